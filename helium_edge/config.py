@@ -1,0 +1,290 @@
+"""`ModelConfig`: what a `config.json` says of a model, read strictly and without transformers.
+
+Owns the spelling differences between transformers 4.x (`rope_theta`) and 5.x (`rope_parameters`), and the
+refusal of what no graph of ours implements. Field names are those of `config.json`.
+
+Source: transformers `configuration_helium.py` 4.49 to 5.23 (defaults are identical apart from RoPE).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from helium_edge.errors import ConfigError, did_you_mean
+
+MAX_CONFIG_BYTES = 1 << 20
+"""A config.json is a few hundred bytes; anything above this is not one."""
+
+MAX_DIMENSION = 1 << 24
+"""Larger sizes belong to no model of this family and would only exhaust memory."""
+
+MODEL_TYPES = ("helium",)
+ARCHITECTURES = {"helium": ("HeliumForCausalLM",)}
+
+# Spellings that transformers maps to one function -> the name the graphs know.
+ACTIVATIONS = {
+    "silu": "silu",
+    "swish": "silu",
+    "gelu": "gelu",
+    "gelu_pytorch_tanh": "gelu_pytorch_tanh",
+    "relu": "relu",
+}
+
+# Literal defaults of HeliumConfig; num_key_value_heads and head_dim are *not* derived from other fields.
+_HELIUM_DEFAULTS: dict[str, Any] = {
+    "vocab_size": 48000,
+    "hidden_size": 2560,
+    "intermediate_size": 7040,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 20,
+    "num_key_value_heads": 20,
+    "head_dim": 128,
+    "hidden_act": "silu",
+    "max_position_embeddings": 4096,
+    "rms_norm_eps": 1e-8,
+    "tie_word_embeddings": False,
+    "rope_theta": 100000.0,
+    "attention_bias": False,
+    "mlp_bias": False,
+    "pad_token_id": 3,
+    "eos_token_id": 2,
+    "bos_token_id": 1,
+}
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The facts of a model that graphs are built from; see `from_dict` for how they are checked.
+
+    `rope_interleaved` says that the checkpoint pairs rotary dimensions (2i, 2i+1), as `model_type: helium`
+    does; readers of weights undo it by reordering the q and k rows.
+    """
+
+    model_type: str
+    architecture: str
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    hidden_act: str
+    max_position_embeddings: int
+    rms_norm_eps: float
+    rope_theta: float
+    attention_bias: bool
+    mlp_bias: bool
+    tie_word_embeddings: bool
+    bos_token_id: int | None
+    eos_token_ids: tuple[int, ...]
+    pad_token_id: int | None
+
+    @property
+    def rope_interleaved(self) -> bool:
+        """Whether the checkpoint's q and k rows are laid out for interleaved RoPE."""
+        return self.model_type == "helium"
+
+    @property
+    def kv_size(self) -> int:
+        """Width of one key or value row: num_key_value_heads * head_dim."""
+        return self.num_key_value_heads * self.head_dim
+
+    @property
+    def num_parameters(self) -> int:
+        """Number of stored parameters, a tied head counted once."""
+        h, kv, i = self.hidden_size, self.kv_size, self.intermediate_size
+        attention = 2 * h * h + 2 * h * kv + (h + 2 * kv if self.attention_bias else 0)
+        mlp = 3 * h * i + (2 * i + h if self.mlp_bias else 0)
+        embeddings = self.vocab_size * h * (1 if self.tie_word_embeddings else 2)
+        return self.num_hidden_layers * (attention + mlp + 2 * h) + h + embeddings
+
+    @classmethod
+    def from_file(cls, path: Path) -> ModelConfig:
+        """Read a `config.json`.
+
+        Raises:
+            ConfigError: The file is missing, too large, not JSON, or describes an unsupported model.
+        """
+        try:
+            if path.stat().st_size > MAX_CONFIG_BYTES:
+                raise ConfigError(f"{path}: {path.stat().st_size} bytes is no config.json (limit 1 MiB)")
+            data = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise ConfigError(
+                f"{path}: no such file", hint="a checkpoint folder holds config.json and *.safetensors"
+            ) from error
+        except (OSError, UnicodeDecodeError, ValueError, RecursionError) as error:
+            raise ConfigError(f"{path}: not readable as JSON: {_first_line(error)}") from error
+        if not isinstance(data, dict):
+            raise ConfigError(f"{path}: the top level must be an object, found {type(data).__name__}")
+        return cls.from_dict(data, where=str(path))
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], *, where: str = "config.json") -> ModelConfig:
+        """Check and convert a parsed `config.json`; `where` names the file in messages.
+
+        Raises:
+            ConfigError: A field is of the wrong type, out of range, inconsistent or not implemented.
+        """
+        read = _Reader(data, where)
+        model_type = read.model_type()
+        architecture = read.architecture(model_type)
+        read.refuse_unsupported()
+        config = cls(
+            model_type=model_type,
+            architecture=architecture,
+            vocab_size=read.size("vocab_size"),
+            hidden_size=read.size("hidden_size"),
+            intermediate_size=read.size("intermediate_size"),
+            num_hidden_layers=read.size("num_hidden_layers"),
+            num_attention_heads=read.size("num_attention_heads"),
+            num_key_value_heads=read.size("num_key_value_heads"),
+            head_dim=read.size("head_dim"),
+            hidden_act=read.activation(),
+            max_position_embeddings=read.size("max_position_embeddings"),
+            rms_norm_eps=read.positive("rms_norm_eps"),
+            rope_theta=read.rope_theta(),
+            attention_bias=read.flag("attention_bias"),
+            mlp_bias=read.flag("mlp_bias"),
+            tie_word_embeddings=read.flag("tie_word_embeddings"),
+            bos_token_id=read.token("bos_token_id"),
+            eos_token_ids=read.eos(),
+            pad_token_id=read.token("pad_token_id"),
+        )
+        _check_consistency(config, where)
+        return config
+
+
+def _check_consistency(config: ModelConfig, where: str) -> None:
+    heads, kv_heads, dim = config.num_attention_heads, config.num_key_value_heads, config.head_dim
+    if heads * dim != config.hidden_size:
+        raise ConfigError(
+            f"{where}: num_attention_heads * head_dim = {heads} * {dim} = {heads * dim} must equal "
+            f"hidden_size = {config.hidden_size}",
+            hint="o_proj is hidden_size x hidden_size, so no other combination can run",
+        )
+    if heads % kv_heads:
+        raise ConfigError(
+            f"{where}: num_key_value_heads = {kv_heads} does not divide num_attention_heads = {heads}"
+        )
+    if dim % 2:
+        raise ConfigError(f"{where}: head_dim = {dim} must be even, RoPE rotates pairs")
+
+
+class _Reader:
+    """Typed access to the fields of one config; every message names the file and the field."""
+
+    def __init__(self, data: Mapping[str, Any], where: str) -> None:
+        self._data = data
+        self._where = where
+
+    def _fail(self, field: str, found: Any, allowed: str, hint: str = "") -> ConfigError:
+        shown = repr(found)
+        shown = shown if len(shown) <= 60 else shown[:57] + "..."
+        return ConfigError(f"{self._where}: {field} = {shown} is not supported; allowed: {allowed}", hint=hint)
+
+    def _get(self, field: str) -> Any:
+        value = self._data.get(field)
+        return _HELIUM_DEFAULTS[field] if value is None and field not in self._data else value
+
+    def model_type(self) -> str:
+        found = self._data.get("model_type")
+        if not isinstance(found, str) or found not in MODEL_TYPES:
+            raise self._fail("model_type", found, ", ".join(MODEL_TYPES))
+        return found
+
+    def architecture(self, model_type: str) -> str:
+        allowed = ARCHITECTURES[model_type]
+        found = self._data.get("architectures")
+        if found is None:
+            return allowed[0]
+        if not isinstance(found, list) or len(found) != 1 or found[0] not in allowed:
+            raise self._fail("architectures", found, ", ".join(allowed))
+        return str(found[0])
+
+    def refuse_unsupported(self) -> None:
+        """Refuse what would change the maths or run foreign code."""
+        if self._data.get("auto_map"):
+            raise self._fail("auto_map", self._data["auto_map"], "absent", "remote code is never run")
+        if self._data.get("quantization_config"):
+            raise self._fail(
+                "quantization_config", self._data["quantization_config"], "absent",
+                "bring the unquantized checkpoint; quantization is this tool's job",
+            )  # fmt: skip
+        scaling = self._data.get("rope_scaling")
+        if scaling not in (None, {}) and _rope_type(scaling) != "default":
+            raise self._fail("rope_scaling", scaling, "null or rope_type 'default'")
+
+    def size(self, field: str) -> int:
+        found = self._get(field)
+        if isinstance(found, bool) or not isinstance(found, int) or not 1 <= found <= MAX_DIMENSION:
+            raise self._fail(field, found, f"an integer from 1 to {MAX_DIMENSION}")
+        return found
+
+    def positive(self, field: str) -> float:
+        return self._positive(field, self._get(field))
+
+    def _positive(self, field: str, found: Any) -> float:
+        number = not isinstance(found, bool) and isinstance(found, (int, float))
+        if not number or not 0 < found <= sys.float_info.max:  # isfinite fails on integers beyond a float
+            raise self._fail(field, found, "a finite number above 0")
+        return float(found)
+
+    def flag(self, field: str) -> bool:
+        found = self._get(field)
+        if not isinstance(found, bool):
+            raise self._fail(field, found, "true or false")
+        return found
+
+    def activation(self) -> str:
+        found = self._get("hidden_act")
+        if not isinstance(found, str) or found not in ACTIVATIONS:
+            hint = did_you_mean(found, ACTIVATIONS) if isinstance(found, str) else ""
+            raise self._fail("hidden_act", found, ", ".join(ACTIVATIONS), hint)
+        return ACTIVATIONS[found]
+
+    def rope_theta(self) -> float:
+        """Theta from the 5.x spelling, else from the 4.x one; both at once must agree."""
+        parameters = self._data.get("rope_parameters")
+        old = self._data.get("rope_theta")
+        if parameters is None:
+            return self._positive("rope_theta", self._get("rope_theta"))
+        if not isinstance(parameters, dict) or _rope_type(parameters) != "default":
+            raise self._fail("rope_parameters", parameters, "an object with rope_type 'default'")
+        theta = self._positive("rope_parameters.rope_theta", parameters.get("rope_theta", old or 100000.0))
+        if old is not None and self._positive("rope_theta", old) != theta:
+            raise self._fail("rope_theta", old, f"the value of rope_parameters.rope_theta, {theta}")
+        return theta
+
+    def token(self, field: str) -> int | None:
+        found = self._get(field)
+        return None if found is None else self._token_id(field, found)
+
+    def _token_id(self, field: str, found: Any) -> int:
+        vocab = self.size("vocab_size")
+        if isinstance(found, bool) or not isinstance(found, int) or not 0 <= found < vocab:
+            raise self._fail(field, found, f"a token id from 0 to {vocab - 1}")
+        return found
+
+    def eos(self) -> tuple[int, ...]:
+        found = self._get("eos_token_id")
+        if found is None:
+            return ()
+        values = found if isinstance(found, list) else [found]
+        return tuple(self._token_id("eos_token_id", value) for value in values)
+
+
+def _rope_type(parameters: Any) -> Any:
+    if not isinstance(parameters, Mapping):
+        return None
+    return parameters.get("rope_type", parameters.get("type", "default"))
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -1,0 +1,116 @@
+"""Every error a user can meet, and the exit code each one ends the command with.
+
+    HeliumEdgeError                     exit 1   (a bare one is a bug of ours)
+    |-- UsageError                      exit 2   the command line or a call asks for what cannot be done
+    |   |-- RecipeError                 exit 2   a recipe file, or a recipe that does not fit the model
+    |   `-- CacheFullError              exit 2   the conversation is longer than the KV cache
+    |-- InputError                      exit 3   what the user brought is unusable
+    |   |-- CheckpointError             exit 3   weights, index, tokenizer
+    |   |   `-- ConfigError             exit 3   config.json
+    |   `-- BundleError                 exit 3   an exported bundle
+    |-- ParityError                     exit 4   an exported graph misses its gates
+    |-- MissingDependencyError          exit 5   an optional package is not installed
+    `-- ResourceError                   exit 6   out of disk space or memory
+
+A message is one line: what, where (file and tensor), what is allowed. The remedy is the `hint`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+EXIT_OK = 0
+EXIT_INTERRUPTED = 130
+
+
+class HeliumEdgeError(Exception):
+    """Base of all errors raised on purpose.
+
+    Args:
+        message: One line: the subject, what was found, what is allowed.
+        hint: One line: what the user can do about it; empty when the message says it all.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.hint})" if self.hint else self.message
+
+
+class UsageError(HeliumEdgeError):
+    """The command line or a call asks for something that cannot be done."""
+
+    exit_code = 2
+
+
+class RecipeError(UsageError):
+    """A recipe is malformed, or asks for what the model or the target cannot carry."""
+
+
+class CacheFullError(UsageError):
+    """A token would be written past the last slot of the KV cache."""
+
+
+class InputError(HeliumEdgeError):
+    """Something the user brought cannot be used."""
+
+    exit_code = 3
+
+
+class CheckpointError(InputError):
+    """A checkpoint is incomplete, malformed or of an unsupported kind."""
+
+
+class ConfigError(CheckpointError):
+    """A `config.json` is malformed or describes an unsupported model."""
+
+
+class BundleError(InputError):
+    """A bundle is damaged, incomplete or newer than this version."""
+
+
+class ParityError(HeliumEdgeError):
+    """An exported graph does not agree with its reference within the gates of its recipe.
+
+    Args:
+        message: As for all errors.
+        hint: As for all errors.
+        report: The parity report, for a command line to show; None where there is none.
+    """
+
+    exit_code = 4
+
+    def __init__(self, message: str, *, hint: str = "", report: object = None) -> None:
+        super().__init__(message, hint=hint)
+        self.report = report
+
+
+class MissingDependencyError(HeliumEdgeError):
+    """An optional package is needed and not installed."""
+
+    exit_code = 5
+
+    def __init__(self, package: str, *, extra: str, purpose: str) -> None:
+        super().__init__(
+            f"{purpose} needs the package {package}, which is not installed",
+            hint=f"pip install 'helium-edge[{extra}]'",
+        )
+
+
+class ResourceError(HeliumEdgeError):
+    """The disk or the memory is full."""
+
+    exit_code = 6
+
+
+def did_you_mean(word: str, allowed: Iterable[str]) -> str:
+    """Return `did you mean 'x'?` for the closest allowed word, or the list of what is allowed."""
+    options = sorted(allowed)
+    close = difflib.get_close_matches(word, options, n=1, cutoff=0.6)
+    return f"did you mean {close[0]!r}?" if close else f"allowed: {', '.join(options)}"
