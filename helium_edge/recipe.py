@@ -1,0 +1,298 @@
+"""Recipes: what to export and how, as typed, frozen data read from YAML.
+
+A recipe says what (schemes per weight, shapes, gates) and knows no method, packing, graph or runtime. Rules are
+ordered, the first match wins, and a pattern must match the whole weight name. An unknown key is an error.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from helium_edge.errors import RecipeError, did_you_mean
+from helium_edge.signature import LogitsMode
+
+MAX_RECIPE_BYTES = 1 << 16
+"""Recipes are a page of text; the limit keeps YAML tricks from costing anything."""
+
+GROUP_SIZES = (32, 64, 128)
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Scheme(_Model):
+    """Numeric format of one weight.
+
+    Args:
+        bits: 4 or 8.
+        group_size: Weights along K that share one scale; None is one scale per output channel.
+        symmetric: Whether the zero point is fixed at 0. Asymmetric is int4 only.
+    """
+
+    bits: Literal[4, 8]
+    group_size: int | None = None
+    symmetric: bool = True
+
+    @model_validator(mode="after")
+    def _check(self) -> Scheme:
+        if self.bits == 4 and self.group_size not in GROUP_SIZES:
+            raise ValueError(f"int4 needs group_size {', '.join(map(str, GROUP_SIZES))}; found {self.group_size}")
+        if self.bits == 8 and self.group_size is not None:
+            raise ValueError("int8 is per output channel: leave group_size out")
+        if self.bits == 8 and not self.symmetric:
+            raise ValueError("int8 is symmetric: leave symmetric out")
+        return self
+
+    def __str__(self) -> str:
+        group = "" if self.group_size is None else f"-g{self.group_size}"
+        return f"int{self.bits}{group}{'' if self.symmetric else '-asym'}"
+
+
+_SCHEME_NAME = re.compile(r"int([48])(?:-g(\d{1,4}))?(-asym)?")
+
+
+def parse_scheme(value: Any) -> Any:
+    """Turn the short spelling (`int4-g32`, `int4-g128-asym`, `int8`) into fields; leave the rest alone."""
+    if not isinstance(value, str):
+        return value
+    match = _SCHEME_NAME.fullmatch(value)
+    if match is None:
+        raise ValueError(f"unknown scheme {value!r}; write int8, int4-g32, int4-g64, int4-g128 or int4-g32-asym")
+    bits, group, asym = match.groups()
+    return {"bits": int(bits), "group_size": int(group) if group else None, "symmetric": asym is None}
+
+
+SchemeField = Annotated[Scheme, BeforeValidator(parse_scheme)]
+
+
+class Rule(_Model):
+    """One line of the quantization plan: weights that fully match `match` get `scheme`, or stay unquantized.
+
+    Args:
+        match: Regular expression over the whole weight name.
+        scheme: The format; exactly one of `scheme` and `skip` is given.
+        skip: True keeps the weight in float32, on purpose.
+        fallback: Format used, and reported, where the group size of `scheme` does not divide K.
+    """
+
+    match: str
+    scheme: SchemeField | None = None
+    skip: bool = False
+    fallback: SchemeField | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Rule:
+        if (self.scheme is None) != self.skip:
+            raise ValueError("a rule has either a scheme or skip: true")
+        try:
+            re.compile(self.match)
+        except re.error as error:
+            raise ValueError(f"match {self.match!r} is no regular expression: {error}") from error
+        return self
+
+
+class Quantization(_Model):
+    """How weights are quantized; the registry of methods lives in `quant`."""
+
+    method: str = "mse"
+    rules: tuple[Rule, ...] = Field(min_length=1)
+
+    def rule_for(self, name: str) -> Rule:
+        """The first rule whose pattern matches the whole name.
+
+        Raises:
+            RecipeError: No rule matches; nothing is ever left unquantized silently.
+        """
+        for rule in self.rules:
+            if re.fullmatch(rule.match, name):
+                return rule
+        raise RecipeError(
+            f"no quantization rule matches the weight {name}",
+            hint="add a rule for it, with a scheme or with skip: true",
+        )
+
+
+class OnnxOptions(_Model):
+    """Options of the ONNX target.
+
+    Args:
+        dialect: `contrib` uses com.microsoft operators and updates the cache in place; `portable` uses standard
+            operators only and returns the new rows (`append`).
+        accuracy_level: MatMulNBits: 0 and 1 compute in float32, 4 quantizes activations to int8 per block.
+        head_accuracy_level: The same for lm_head.
+        int8_block_size: MatMulNBits block that carries the repeated per-channel scale of an int8 weight.
+    """
+
+    dialect: Literal["contrib", "portable"] = "contrib"
+    accuracy_level: Literal[0, 1, 4] = 4
+    head_accuracy_level: Literal[0, 1, 4] = 4
+    int8_block_size: Literal[32, 64, 128] = 32
+
+
+class Targets(_Model):
+    """The targets to write, each with its options; at least one."""
+
+    onnx: OnnxOptions | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Targets:
+        if not self.names():
+            raise ValueError(f"name at least one target: {', '.join(type(self).model_fields)}")
+        return self
+
+    def names(self) -> tuple[str, ...]:
+        """Targets that are asked for."""
+        return tuple(name for name in type(self).model_fields if getattr(self, name) is not None)
+
+
+class Shapes(_Model):
+    """Static shapes; `cache_len` is capped at the model's context when exporting."""
+
+    prefill_len: int = Field(default=128, ge=1, le=4096)
+    cache_len: int = Field(default=4096, ge=2, le=1 << 20)
+
+
+class Gates(_Model):
+    """What parity against the original checkpoint must reach; None is reported and not gated.
+
+    Args:
+        mean_kld: Upper bound of the mean Kullback-Leibler divergence, in nats per token.
+        top1: Lower bound of the share of positions whose most likely token agrees.
+        ppl_ratio: Upper bound of perplexity over the reference's perplexity.
+        max_logit_error: Upper bound of max |delta logit| / rms(logit).
+    """
+
+    mean_kld: float | None = Field(default=None, gt=0)
+    top1: float | None = Field(default=None, gt=0, le=1)
+    ppl_ratio: float | None = Field(default=None, gt=1)
+    max_logit_error: float | None = Field(default=None, gt=0)
+
+
+class Recipe(_Model):
+    """One export, complete: see docs/recipes.md for the annotated form."""
+
+    name: str = Field(pattern=r"[a-z0-9][a-z0-9._-]{0,63}")
+    description: str = ""
+    targets: Targets
+    shapes: Shapes = Shapes()
+    logits: LogitsMode = "last"
+    quantization: Quantization
+    gates: Gates = Gates()
+
+    def canonical_json(self) -> str:
+        """The recipe with every default filled in, in one fixed spelling: what hashes and manifests use."""
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """SafeLoader without aliases (no expansion bombs) and without duplicate keys (no silent override)."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases are not allowed")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.YAMLError(f"the key {key!r} stands twice, line {node.start_mark.line + 1}")
+        return super().construct_mapping(node, deep)
+
+
+def parse_recipe(text: str, *, where: str) -> Recipe:
+    """Read a recipe from YAML text; `where` names the file in messages.
+
+    Raises:
+        RecipeError: Not YAML, an unknown key (with the closest known one), or a value that is not allowed.
+    """
+    try:
+        data = yaml.load(text, Loader=_StrictLoader)  # a SafeLoader
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        problem = getattr(error, "problem", None) or (str(error).splitlines() or ["malformed"])[0]
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark is not None else ""
+        raise RecipeError(f"{where}{line}: not valid YAML: {problem}") from error
+    if not isinstance(data, dict):
+        raise RecipeError(f"{where}: a recipe is a mapping of keys, found {type(data).__name__}")
+    try:
+        # Through JSON: strict mode then takes YAML lists for tuples and nothing else loosely.
+        return Recipe.model_validate_json(json.dumps(data))
+    except ValidationError as error:
+        raise _recipe_error(error, where) from error
+    except (TypeError, ValueError) as error:
+        raise RecipeError(f"{where}: only plain YAML values are allowed: {error}") from error
+
+
+def _recipe_error(error: ValidationError, where: str) -> RecipeError:
+    problems = error.errors(include_url=False)
+    # A misspelt key also leaves its right spelling missing: name the misspelt one.
+    first = next((problem for problem in problems if problem["type"] == "extra_forbidden"), problems[0])
+    path = [str(part) for part in first["loc"]]
+    place = ".".join(path) or "top level"
+    if first["type"] == "extra_forbidden":
+        return RecipeError(f"{where}: unknown key {place!r}", hint=did_you_mean(path[-1], _keys_beside(path)))
+    if first["type"] == "missing":
+        return RecipeError(f"{where}: the key {place!r} is missing")
+    found = json.dumps(first["input"], default=str)
+    found = found if len(found) <= 60 else found[:57] + "..."
+    message = first["msg"].removeprefix("Value error, ")
+    return RecipeError(f"{where}: {place} = {found}: {message}")
+
+
+def _keys_beside(path: list[str]) -> list[str]:
+    """Known keys of the mapping that holds the last part of `path`."""
+    model: type[BaseModel] = Recipe
+    by_key: dict[str, type[BaseModel]] = {
+        "targets": Targets, "onnx": OnnxOptions, "shapes": Shapes, "quantization": Quantization,
+        "rules": Rule, "scheme": Scheme, "fallback": Scheme, "gates": Gates,
+    }  # fmt: skip
+    for part in path[:-1]:
+        model = by_key.get(part, model)
+    return list(model.model_fields)
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that ship with the package."""
+    folder = importlib.resources.files("helium_edge.recipes")
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def recipe_text(name: str) -> str:
+    """YAML text of a shipped recipe.
+
+    Raises:
+        RecipeError: No recipe of that name.
+    """
+    if name not in recipe_names():
+        raise RecipeError(f"no recipe named {name!r}", hint=did_you_mean(name, recipe_names()))
+    resource = importlib.resources.files("helium_edge.recipes").joinpath(f"{name}.yaml")
+    return resource.read_text(encoding="utf-8")
+
+
+def load_recipe(name_or_file: str) -> Recipe:
+    """Load a shipped recipe by name, or a YAML file by path (anything with a slash or .yaml/.yml).
+
+    Raises:
+        RecipeError: Unknown name, unreadable file or malformed recipe.
+    """
+    if "/" not in name_or_file and not name_or_file.endswith((".yaml", ".yml")):
+        return parse_recipe(recipe_text(name_or_file), where=f"recipe {name_or_file}")
+    path = Path(name_or_file)
+    try:
+        if not path.is_file():
+            raise RecipeError(f"{path}: no such recipe file", hint="`helium-edge recipes` lists the shipped ones")
+        if path.stat().st_size > MAX_RECIPE_BYTES:
+            raise RecipeError(f"{path}: larger than {MAX_RECIPE_BYTES} bytes, this is no recipe")
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: not readable: {error}") from error
+    return parse_recipe(text, where=str(path))

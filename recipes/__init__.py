@@ -1,0 +1,1 @@
+"""The recipes that ship with helium-edge: data only, one YAML file each."""
