@@ -1,0 +1,1 @@
+"""Data that ships with the package: the helium-tiny checkpoint and the evaluation text."""
