@@ -1,0 +1,1 @@
+"""Helium in plain torch: weight names and order, RoPE, and the reference decoder."""
