@@ -1,0 +1,173 @@
+"""The original model on transformers, in float32: what every export is compared with.
+
+The only module that imports transformers, and only when a reference is made.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from helium_edge.errors import CheckpointError, MissingDependencyError, ResourceError
+from helium_edge.runtime.runner import Logits, check_tokens
+from helium_edge.signature import LogitsMode
+
+if TYPE_CHECKING:
+    from helium_edge.checkpoint import Checkpoint
+    from helium_edge.config import ModelConfig
+
+
+def require_reference() -> None:
+    """Refuse early, before any work is done, when a reference could not be made.
+
+    Raises:
+        MissingDependencyError: transformers is not installed.
+    """
+    if sys.modules.get("transformers", True) is None or importlib.util.find_spec("transformers") is None:
+        raise MissingDependencyError("transformers", extra="reference", purpose="parity")
+
+
+def reference_runner(checkpoint: Checkpoint, cache_len: int, *, logits: LogitsMode = "all") -> ReferenceRunner:
+    """Load the original weights in float32 into `HeliumForCausalLM`, from disk.
+
+    Loading is the only way to a float32 reference: a model that was ever cast to bfloat16 has rounded RoPE
+    frequencies, which `.float()` does not bring back.
+
+    Args:
+        checkpoint: The original; nothing is fetched, its folder is complete.
+        cache_len: S; more tokens are refused, as by the graphs.
+        logits: What `prefill` returns: a row per token, or the last row only.
+
+    Raises:
+        MissingDependencyError: transformers is not installed.
+        CheckpointError: transformers cannot load it, or understands it otherwise than we do.
+        ResourceError: Not enough memory for the float32 weights.
+    """
+    try:
+        import transformers
+        from transformers import DynamicCache, HeliumForCausalLM
+    except ImportError as error:
+        raise MissingDependencyError("transformers", extra="reference", purpose="parity") from error
+    model_class: Any = HeliumForCausalLM
+    try:
+        with _silent(transformers):
+            model, report = model_class.from_pretrained(
+                str(checkpoint.folder),
+                dtype=torch.float32,
+                attn_implementation="eager",  # the plainest path, the one that the others are tested against
+                local_files_only=True,
+                use_safetensors=True,
+                output_loading_info=True,
+            )
+    except MemoryError as error:
+        raise ResourceError(
+            f"{checkpoint.source}: not enough memory for the float32 reference",
+            hint=f"it takes {4 * checkpoint.config.num_parameters / 1e9:.1f} GB",
+        ) from error
+    except Exception as error:  # transformers raises whatever its parts raise
+        reason = str(error).strip().splitlines()
+        raise CheckpointError(
+            f"{checkpoint.source}: transformers {transformers.__version__} cannot load it: "
+            f"{reason[0] if reason else type(error).__name__}"
+        ) from error
+    random = sorted(report["missing_keys"])
+    if random:
+        raise CheckpointError(
+            f"{checkpoint.source}: transformers {transformers.__version__} finds no weights for {random[0]}"
+            f"{f' and {len(random) - 1} more' if len(random) > 1 else ''}; it would make them up"
+        )
+    model.eval()
+    check_frequencies(model.model.rotary_emb.inv_freq, checkpoint.config, checkpoint.source)
+    return ReferenceRunner(model, DynamicCache, checkpoint.config.vocab_size, cache_len, logits)
+
+
+def check_frequencies(found: torch.Tensor, config: ModelConfig, source: str) -> None:
+    """Refuse a reference whose RoPE frequencies are not those of the config.
+
+    transformers 4 reads a config written by transformers 5 without error and with the default theta.
+
+    Args:
+        found: (D/2,) inverse frequencies of the loaded model.
+        config: What we read from the same config.json.
+        source: The checkpoint, for the message.
+
+    Raises:
+        CheckpointError: They differ by more than float32 rounding.
+    """
+    exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float64) / config.head_dim
+    expected = config.rope_theta**-exponents
+    if found.shape != expected.shape or not torch.allclose(found.double(), expected, rtol=1e-5, atol=0.0):
+        raise CheckpointError(
+            f"{source}: the RoPE frequencies that transformers loaded are not those of rope_theta = "
+            f"{config.rope_theta:g} in config.json",
+            hint="install the transformers version that wrote the checkpoint, or newer",
+        )
+
+
+@contextmanager
+def _silent(transformers: Any) -> Iterator[None]:
+    """No progress bars and no log lines of transformers inside; its settings as before outside."""
+    log = transformers.utils.logging
+    verbosity, bars = log.get_verbosity(), log.is_progress_bar_enabled()
+    log.set_verbosity_error()
+    log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        log.set_verbosity(verbosity)
+        if bars:
+            log.enable_progress_bar()
+
+
+class ReferenceRunner:
+    """`HeliumForCausalLM` behind the `Runner` protocol; its cache grows, `cache_len` only limits it.
+
+    Args:
+        model: A float32 `HeliumForCausalLM` in eval mode.
+        new_cache: Makes an empty cache (`DynamicCache`).
+        vocab_size: V.
+        cache_len: S.
+        logits: `all`: `prefill` returns (len(tokens), V); `last`: (1, V). May be changed at any time.
+    """
+
+    def __init__(self, model: Any, new_cache: Any, vocab_size: int, cache_len: int, logits: LogitsMode) -> None:
+        self.vocab_size = vocab_size
+        self.cache_len = cache_len
+        self.logits: LogitsMode = logits
+        self._model = model
+        self._new_cache = new_cache
+        self.reset()
+
+    @property
+    def position(self) -> int:
+        """Tokens in the cache."""
+        return self._position
+
+    def reset(self) -> None:
+        """Start a new conversation with an empty cache."""
+        self._cache = self._new_cache(config=self._model.config)
+        self._position = 0
+
+    def prefill(self, tokens: Sequence[int]) -> Logits:
+        """Append tokens; returns (len(tokens), V), or (1, V) when `logits` is `last`."""
+        return self._step(tokens, 0 if self.logits == "all" else 1)
+
+    def decode(self, token: int) -> Logits:
+        """Append one token; returns (V,)."""
+        row: Logits = self._step([token], 1)[0]
+        return row
+
+    @torch.inference_mode()
+    def _step(self, tokens: Sequence[int], keep: int) -> Logits:
+        """Run tokens after those in the cache; `keep` rows of logits from the end, 0 for all."""
+        check_tokens(tokens, position=self._position, cache_len=self.cache_len, vocab_size=self.vocab_size)
+        ids = torch.tensor([list(tokens)], dtype=torch.int64)
+        output = self._model(ids, past_key_values=self._cache, use_cache=True, logits_to_keep=keep)
+        self._position += len(tokens)
+        rows: Logits = output.logits[0].numpy()
+        return rows

@@ -1,0 +1,104 @@
+"""The evaluation text that ships with the package, cut into windows of tokens.
+
+Six texts of about 300 words, written for this project, on sensors, phones and computing at the edge.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+import itertools
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from helium_edge.errors import UsageError, did_you_mean
+
+LANGUAGES = ("en", "fr", "de", "it", "pt", "es")
+"""The languages of Helium 1 preview and of helium-tiny, in the order in which they are evaluated and shown."""
+
+DEFAULT_WINDOW_LEN = 256
+MIN_WINDOW_LEN = 16
+"""A shorter window holds hardly more than the prompt; a shorter rest at the end of a text is left out."""
+
+
+class Encoder(Protocol):
+    """What is needed of a tokenizer."""
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text as the model wants them, BOS in front."""
+        ...
+
+
+@dataclass(frozen=True)
+class Window:
+    """Tokens of one conversation: consecutive text of one language, BOS first where the tokenizer adds it."""
+
+    language: str
+    tokens: tuple[int, ...]
+
+
+def evaluation_text(language: str) -> str:
+    """The built-in text of a language.
+
+    Raises:
+        UsageError: No text in that language.
+    """
+    if language not in LANGUAGES:
+        raise UsageError(f"no evaluation text in {language!r}", hint=did_you_mean(language, LANGUAGES))
+    resource = importlib.resources.files("helium_edge.data").joinpath("eval_text", f"{language}.txt")
+    return resource.read_text(encoding="utf-8")
+
+
+def evaluation_windows(
+    tokenizer: Encoder,
+    *,
+    window_len: int = DEFAULT_WINDOW_LEN,
+    max_windows_per_language: int | None = None,
+    languages: Sequence[str] = LANGUAGES,
+) -> list[Window]:
+    """Cut the built-in texts into windows of whole words, language by language.
+
+    Every window is encoded on its own, so it begins as a prompt of the model begins.
+
+    Args:
+        tokenizer: Turns text into ids, with the BOS of the model.
+        window_len: Most tokens of a window.
+        max_windows_per_language: How many to take from the start of each text; None takes all of it.
+        languages: Which of `LANGUAGES`.
+
+    Raises:
+        UsageError: No such language, or a limit too small to hold anything.
+    """
+    if window_len < MIN_WINDOW_LEN:
+        raise UsageError(f"windows of {window_len} tokens are too short; at least {MIN_WINDOW_LEN}")
+    if max_windows_per_language is not None and max_windows_per_language < 1:
+        raise UsageError(f"{max_windows_per_language} windows per language compare nothing; at least 1")
+    windows: list[Window] = []
+    for language in languages:
+        pieces = _cut(tokenizer, evaluation_text(language), window_len)
+        windows += [Window(language, piece) for piece in itertools.islice(pieces, max_windows_per_language)]
+    return windows
+
+
+def _cut(tokenizer: Encoder, text: str, window_len: int) -> Iterator[tuple[int, ...]]:
+    """Encode as many whole words at a time as fit, and go on after them."""
+    words = [match.span() for match in re.finditer(r"\S+", text)]
+    begin = 0
+    while begin < len(words):
+        # The longest run of words that fits lies between `fits` and `fails`; no word is less than one token.
+        fits, fails = begin, min(begin + window_len, len(words)) + 1
+        ids: list[int] = []
+        while fails - fits > 1:
+            middle = (fits + fails) // 2
+            found = tokenizer.encode(text[words[begin][0] : words[middle - 1][1]])
+            if len(found) <= window_len:
+                fits, ids = middle, found
+            else:
+                fails = middle
+        if fits == begin:
+            word = text[slice(*words[begin])]
+            raise UsageError(f"the word {word!r} does not fit a window of {window_len} tokens")
+        if begin == 0 or fits < len(words) or len(ids) >= MIN_WINDOW_LEN:
+            yield tuple(ids)
+        begin = fits
