@@ -1,0 +1,64 @@
+"""Which files of a checkpoint folder may be opened: regular ones, inside the folder.
+
+A link may lead anywhere, and some files are copied into a bundle that is then published; so links are refused,
+except those of the Hub cache, where every file is a link into the `blobs` folder of its own repository.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from helium_edge.errors import CheckpointError
+
+
+def find_file(folder: Path, name: str) -> Path | None:
+    """Return `folder/name` when it is a regular file, None when there is nothing of that name.
+
+    Raises:
+        CheckpointError: It is a folder, a device, a link of no Hub cache, or not accessible.
+    """
+    path = folder / name
+    linked = os.path.islink(path)
+    if linked and not _inside_hub_cache(folder, path):
+        raise CheckpointError(
+            f"{path}: is a link, which is not followed", hint="put the file itself into the checkpoint folder"
+        )
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError as error:
+        if not linked:
+            return None
+        raise CheckpointError(
+            f"{path}: its content is missing from the Hub cache", hint="download the repository again"
+        ) from error
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+    if not stat.S_ISREG(mode):
+        raise CheckpointError(f"{path}: is not a regular file")
+    return path
+
+
+def hub_cache_identity(folder: Path) -> tuple[str, str] | None:
+    """Return (repository id, commit) when `folder` is a snapshot in the Hub cache, else None.
+
+    The layout is `models--ORG--NAME/snapshots/COMMIT`.
+    """
+    real = Path(os.path.realpath(folder))
+    if real.parent.name != "snapshots" or not real.parent.parent.name.startswith("models--"):
+        return None
+    return real.parent.parent.name.removeprefix("models--").replace("--", "/"), real.name
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of a foreign error's message, or its class when it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def _inside_hub_cache(folder: Path, path: Path) -> bool:
+    if hub_cache_identity(folder) is None:
+        return False
+    blobs = Path(os.path.realpath(folder)).parent.parent / "blobs"
+    return Path(os.path.realpath(path)).parent == blobs

@@ -1,0 +1,144 @@
+"""The header of one safetensors file, read with every size checked before it is used.
+
+Layout: 8 bytes little-endian header length, that many bytes of JSON, then the data that the JSON's
+`data_offsets` point into. We parse it to name the tensor that is wrong and to see duplicates; holes, overlaps
+and sizes that do not match shapes are left to the safetensors library, which opens every file once as well.
+
+Source: https://github.com/huggingface/safetensors, section "Format".
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from helium_edge.checkpoint.files import first_line
+from helium_edge.errors import CheckpointError
+
+MAX_HEADER_BYTES = 16 << 20
+"""A header has about 120 bytes a tensor; 16 MiB is room for a hundred thousand of them."""
+
+DAMAGED = "the file is damaged or incomplete: copy or download it again"
+
+_LENGTH_BYTES = 8
+_LFS_POINTER = b"version "  # how a git-lfs pointer begins: a clone without `git lfs pull`
+_LIMIT = 1 << 63
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """What a header says of one tensor.
+
+    Attributes:
+        name: Its name in the checkpoint.
+        dtype: As safetensors spells it: BF16, F16, F32, ...
+        shape: Its sizes, outermost first.
+        file: Name of the file inside the checkpoint folder.
+        nbytes: Bytes of data.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    file: str
+    nbytes: int
+
+
+def read_header(path: Path) -> dict[str, TensorInfo]:
+    """Read the header of a safetensors file; no tensor data is touched.
+
+    Raises:
+        CheckpointError: The file is truncated or malformed; the message names the file and, where the fault
+            lies in one, the tensor.
+    """
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            text = _header_text(file.read(_LENGTH_BYTES), size, path.name)
+            entries = _parse(file.read(text), path.name)
+    except OSError as error:
+        raise CheckpointError(f"{path.name}: cannot be read: {error.strerror}") from error
+    data_size = size - _LENGTH_BYTES - text
+    tensors = {name: _entry(name, entry, path.name, data_size) for name, entry in entries.items()}
+    try:
+        with safe_open(path, framework="pt"):
+            pass
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        reason = first_line(error)
+        raise CheckpointError(f"{path.name}: malformed safetensors file: {reason}", hint=DAMAGED) from error
+    return tensors
+
+
+def shorten(name: str) -> str:
+    """Return a name taken from a file, fit for a message: printable and of bounded length."""
+    shown = name if name.isprintable() else ascii(name)
+    return shown if len(shown) <= 80 else shown[:77] + "..."
+
+
+def reject_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Build a JSON object for `json.loads`, refusing a key that is given twice."""
+    result: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in result:
+            raise ValueError(f"{shorten(key)} is given twice")
+        result[key] = value
+    return result
+
+
+def _header_text(prefix: bytes, size: int, file: str) -> int:
+    """Return the checked length of the header's JSON."""
+    if prefix == _LFS_POINTER:
+        raise CheckpointError(f"{file}: is a git-lfs pointer, not the weights", hint="run `git lfs pull`")
+    if len(prefix) < _LENGTH_BYTES:
+        raise CheckpointError(f"{file}: {size} bytes is no safetensors file", hint=DAMAGED)
+    length = int.from_bytes(prefix, "little")
+    if length > MAX_HEADER_BYTES:
+        raise CheckpointError(
+            f"{file}: is no safetensors file, its header would be {length} bytes (limit {MAX_HEADER_BYTES})",
+            hint=DAMAGED,
+        )
+    if _LENGTH_BYTES + length > size:
+        raise CheckpointError(
+            f"{file}: is truncated, its header ends at byte {_LENGTH_BYTES + length} of {size}", hint=DAMAGED
+        )
+    return length
+
+
+def _parse(text: bytes, file: str) -> dict[str, Any]:
+    try:
+        entries = json.loads(text.decode("utf-8"), object_pairs_hook=reject_duplicates)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{file}: its header is not JSON: {first_line(error)}", hint=DAMAGED) from error
+    if not isinstance(entries, dict):
+        raise CheckpointError(f"{file}: its header is no JSON object", hint=DAMAGED)
+    entries.pop("__metadata__", None)
+    return entries
+
+
+def _entry(name: str, entry: Any, file: str, data_size: int) -> TensorInfo:
+    malformed = CheckpointError(f"{file}: tensor {shorten(name)} has a malformed header entry", hint=DAMAGED)
+    if not isinstance(entry, dict):
+        raise malformed
+    dtype, shape, offsets = entry.get("dtype"), _sizes(entry.get("shape")), _sizes(entry.get("data_offsets"))
+    if not isinstance(dtype, str) or shape is None or offsets is None or len(offsets) != 2:
+        raise malformed
+    begin, end = offsets
+    if begin > end:
+        raise malformed
+    if end > data_size:
+        raise CheckpointError(
+            f"{file}: is truncated, tensor {shorten(name)} ends at byte {end} of its data, "
+            f"the file holds {data_size} bytes of data",
+            hint=DAMAGED,
+        )
+    return TensorInfo(name, dtype, shape, file, end - begin)
+
+
+def _sizes(values: Any) -> tuple[int, ...] | None:
+    if isinstance(values, list) and all(type(value) is int and 0 <= value < _LIMIT for value in values):
+        return tuple(values)
+    return None

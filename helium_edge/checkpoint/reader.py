@@ -1,0 +1,258 @@
+"""`Checkpoint`: a validated folder of safetensors whose tensors are read one at a time."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from helium_edge.checkpoint.files import find_file, first_line
+from helium_edge.checkpoint.header import DAMAGED, TensorInfo, read_header, reject_duplicates, shorten
+from helium_edge.checkpoint.source import TOKENIZER_FILES, Source, resolve_source
+from helium_edge.checkpoint.weight_map import EMBEDDING, HEAD, check_tensors, first_few, is_harmless
+from helium_edge.config import ModelConfig
+from helium_edge.errors import CheckpointError
+
+CONFIG_FILE = "config.json"
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+
+MAX_INDEX_BYTES = 16 << 20
+"""An index has about 100 bytes a tensor."""
+
+_PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_HASH_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A checkpoint whose headers have been read and checked; no tensor data is held.
+
+    Attributes:
+        folder: Where the files are.
+        source: What to print and record: `helium-tiny`, the Hub id, or the name of the folder.
+        revision: Commit on the Hub, None for local folders.
+        config: The model.
+        tensors: All tensors in the order of the forward pass; a tied head is among them when it is stored.
+        weight_files: Names of the files that hold or list the weights.
+    """
+
+    folder: Path
+    source: str
+    revision: str | None
+    config: ModelConfig
+    tensors: Mapping[str, TensorInfo]
+    weight_files: tuple[str, ...]
+
+    def read(self, name: str) -> torch.Tensor:
+        """Read one tensor in its stored dtype.
+
+        The tensor is a private view of the mapped file: its pages come from disk when they are touched and are
+        given back when it is dropped, so keep none longer than needed. Safe to call from several threads.
+
+        Raises:
+            CheckpointError: There is no such tensor, or the file changed since the checkpoint was opened.
+        """
+        info = self.tensors.get(name)
+        if info is None:
+            raise CheckpointError(f"{self.source}: no tensor {shorten(name)}")
+        # Opened anew for each tensor: one mapping for all of them would keep every page touched resident.
+        try:
+            with safe_open(self.folder / info.file, framework="pt") as file:
+                tensor: torch.Tensor = file.get_tensor(name)
+        except (SafetensorError, OSError, RuntimeError) as error:
+            raise CheckpointError(
+                f"{info.file}: tensor {name} cannot be read: {first_line(error)}", hint=DAMAGED
+            ) from error
+        if tuple(tensor.shape) != info.shape or tensor.nbytes != info.nbytes:
+            raise CheckpointError(f"{info.file}: tensor {name} changed while the checkpoint was in use")
+        return tensor
+
+    def find_file(self, name: str) -> Path | None:
+        """Return the path of a file of the folder, None when there is none.
+
+        Raises:
+            CheckpointError: It is no regular file, or a link of no Hub cache.
+        """
+        return find_file(self.folder, name)
+
+    def tokenizer_files(self) -> list[Path]:
+        """Return the paths of those `TOKENIZER_FILES` that are there.
+
+        Raises:
+            CheckpointError: There is no tokenizer.json.
+        """
+        paths = [self.find_file(name) for name in TOKENIZER_FILES]
+        if paths[0] is None:
+            raise CheckpointError(
+                f"{self.folder / TOKENIZER_FILES[0]}: no such file",
+                hint="AutoTokenizer.from_pretrained(...).save_pretrained(FOLDER) in transformers writes it",
+            )
+        return [path for path in paths if path is not None]
+
+    def hashes(self) -> dict[str, str]:
+        """Return the sha256 of the config, weight and tokenizer files, by name, sorted.
+
+        Raises:
+            CheckpointError: A file vanished or cannot be read.
+        """
+        names = sorted({CONFIG_FILE, *self.weight_files, *TOKENIZER_FILES})
+        paths = {name: self.find_file(name) for name in names}
+        return {name: _sha256(path) for name, path in paths.items() if path is not None}
+
+
+def open_checkpoint(source: str, *, revision: str | None = None) -> Checkpoint:
+    """Resolve a checkpoint, read its config and all headers, and check them against each other.
+
+    Args:
+        source: A folder, a Hub id (`org/name` or `org/name@revision`), or `helium-tiny`.
+        revision: Branch, tag or commit of a Hub id.
+
+    Raises:
+        CheckpointError: Nothing is there, or it is incomplete, malformed or of an unsupported kind.
+        UsageError: `revision` is given for a local folder.
+        ResourceError: The disk is full while downloading.
+    """
+    return _open(resolve_source(source, revision=revision))
+
+
+def _open(source: Source) -> Checkpoint:
+    folder = source.folder
+    find_file(folder, CONFIG_FILE)  # refuses what is no regular file before anything reads it
+    config = ModelConfig.from_file(folder / CONFIG_FILE)
+    single, index = find_file(folder, SINGLE_FILE), find_file(folder, INDEX_FILE)
+    if single is not None and index is not None:
+        raise CheckpointError(
+            f"{folder}: holds both {SINGLE_FILE} and {INDEX_FILE}, one of them is stale", hint="remove that one"
+        )
+    if index is not None:
+        listing = _read_index(index)
+        found = _sharded_tensors(folder, listing)
+        files = (INDEX_FILE, *sorted(set(listing.values())))
+    elif single is not None:
+        found = {name: info for name, info in read_header(single).items() if not is_harmless(name)}
+        files = (SINGLE_FILE,)
+    else:
+        raise _no_weights(folder)
+    tensors = check_tensors(config, found, where=files[0])
+    checkpoint = Checkpoint(folder, source.label, source.revision, config, MappingProxyType(tensors), files)
+    _check_tied_head(checkpoint)
+    return checkpoint
+
+
+def _read_index(path: Path) -> dict[str, str]:
+    """Return tensor name -> shard file, every file a plain name."""
+    try:
+        size = path.stat().st_size
+        if size > MAX_INDEX_BYTES:
+            raise CheckpointError(f"{path.name}: {size} bytes is no index (limit {MAX_INDEX_BYTES})")
+        data = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=reject_duplicates)
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path.name}: not readable as JSON: {first_line(error)}", hint=DAMAGED) from error
+    listing = data.get("weight_map") if isinstance(data, dict) else None
+    if not isinstance(listing, dict) or not listing:
+        raise CheckpointError(f"{path.name}: has no weight_map", hint=DAMAGED)
+    for name, file in listing.items():
+        if not _is_plain_name(file):
+            shown = shorten(file) if isinstance(file, str) else repr(file)[:80]
+            raise CheckpointError(
+                f"{path.name}: tensor {shorten(name)} is said to be in {shown!r}; "
+                "allowed: the name of a .safetensors file in the same folder"
+            )
+    return listing
+
+
+def _is_plain_name(file: object) -> bool:
+    return (
+        isinstance(file, str)
+        and file.isprintable()
+        and file.endswith(".safetensors")
+        and len(file) <= 255
+        and not any(character in file for character in "/\\:")
+    )
+
+
+def _sharded_tensors(folder: Path, listing: Mapping[str, str]) -> dict[str, TensorInfo]:
+    """Read the headers of all shards and hold them against the index."""
+    shards = {file: find_file(folder, file) for file in sorted(set(listing.values()))}
+    absent = [file for file, path in shards.items() if path is None]
+    if absent:
+        raise CheckpointError(
+            f"{folder}: {len(absent)} of {len(shards)} shards of {INDEX_FILE} are missing: {first_few(absent)}",
+            hint="copy or download them again",
+        )
+    found: dict[str, TensorInfo] = {}
+    for path in shards.values():
+        assert path is not None  # absent ones were refused above
+        for name, info in read_header(path).items():
+            if name in found:
+                shards_of = f"{found[name].file} and {info.file}"
+                raise CheckpointError(f"{shards_of}: tensor {shorten(name)} is in both")
+            found[name] = info
+    for name, info in found.items():
+        if name not in listing:
+            raise CheckpointError(f"{info.file}: tensor {shorten(name)} is not listed in {INDEX_FILE}")
+        if listing[name] != info.file:
+            raise CheckpointError(
+                f"{info.file}: tensor {shorten(name)} should be in {listing[name]} according to {INDEX_FILE}"
+            )
+    lost = [name for name in listing if name not in found]
+    if lost:
+        raise CheckpointError(
+            f"{listing[lost[0]]}: does not hold what {INDEX_FILE} lists: {first_few([shorten(n) for n in lost])}",
+            hint=DAMAGED,
+        )
+    return {name: info for name, info in found.items() if not is_harmless(name)}
+
+
+def _check_tied_head(checkpoint: Checkpoint) -> None:
+    """Refuse a stored head that differs from the embedding it is said to be.
+
+    transformers 4 would then use the embedding, transformers 5 the head: neither can be the silent choice.
+    """
+    if not checkpoint.config.tie_word_embeddings or HEAD not in checkpoint.tensors:
+        return
+    head, embedding = checkpoint.read(HEAD), checkpoint.read(EMBEDDING)
+    # Compared as bytes, so that a NaN, which equals nothing, is left to the check that names it.
+    if head.dtype != embedding.dtype or not torch.equal(head.view(torch.uint8), embedding.view(torch.uint8)):
+        raise CheckpointError(
+            f"{checkpoint.tensors[HEAD].file}: {HEAD} differs from {EMBEDDING}, "
+            "but config.json says tie_word_embeddings = true",
+            hint="set it to false if the head is its own, or remove the head from the file",
+        )
+
+
+def _no_weights(folder: Path) -> CheckpointError:
+    try:
+        names = sorted(path.name for path in folder.iterdir())
+    except OSError as error:
+        raise CheckpointError(f"{folder}: cannot be read: {error.strerror}") from error
+    pickles = [name for name in names if name.endswith(_PICKLE_SUFFIXES)]
+    if "helium-edge.json" in names:
+        return CheckpointError(f"{folder}: is an exported bundle", hint="export takes the original checkpoint")
+    if pickles:
+        return CheckpointError(
+            f"{folder / pickles[0]}: pickle files are never opened, they can run code",
+            hint="if you trust it, AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(NEW_FOLDER, "
+            "safe_serialization=True) in transformers converts it",
+        )
+    others = [name for name in names if name.endswith(".safetensors")]
+    found = f"; found {first_few(others)}" if others else ""
+    return CheckpointError(f"{folder}: has neither {SINGLE_FILE} nor {INDEX_FILE}{found}")
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(_HASH_CHUNK):
+                digest.update(chunk)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+    return digest.hexdigest()

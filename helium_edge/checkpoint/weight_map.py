@@ -1,0 +1,184 @@
+"""Which tensors a config promises, of which shape, and how a checkpoint differs from that.
+
+Names and shapes are those of transformers' `HeliumForCausalLM`. `o_proj` never has a bias.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from helium_edge.checkpoint.header import TensorInfo, shorten
+from helium_edge.config import ModelConfig
+from helium_edge.errors import CheckpointError
+
+DTYPES = ("F32", "F16", "BF16")
+"""Stored element types that can be read."""
+
+EMBEDDING = "model.embed_tokens.weight"
+HEAD = "lm_head.weight"
+
+# Buffers that older transformers saved beside the weights; they follow from the config.
+_HARMLESS = re.compile(r"(?:.*\.)?rotary_emb\.(?:original_)?inv_freq")
+_LAYER = re.compile(r"model\.layers\.(\d{1,9})\.(.+)")
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class ExpectedTensor:
+    """The shape of a tensor and the config keys, one a dimension, that it follows from."""
+
+    shape: tuple[int, ...]
+    keys: tuple[str, ...]
+
+
+def is_harmless(name: str) -> bool:
+    """Whether a tensor that no model needs may be ignored: a saved RoPE buffer."""
+    return _HARMLESS.fullmatch(name) is not None
+
+
+def expected_tensors(config: ModelConfig) -> dict[str, ExpectedTensor]:
+    """Return every tensor that the config promises, in the order of the forward pass.
+
+    A tied head is not among them, though it may be in the file.
+    """
+    vocab, hidden = (config.vocab_size, "vocab_size"), (config.hidden_size, "hidden_size")
+    layer = _layer_tensors(config)
+    expected = {EMBEDDING: _expect(vocab, hidden)}
+    for index in range(config.num_hidden_layers):
+        expected |= {f"model.layers.{index}.{part}": tensor for part, tensor in layer.items()}
+    expected["model.norm.weight"] = _expect(hidden)
+    if not config.tie_word_embeddings:
+        expected[HEAD] = _expect(vocab, hidden)
+    return expected
+
+
+def check_tensors(config: ModelConfig, found: Mapping[str, TensorInfo], *, where: str) -> dict[str, TensorInfo]:
+    """Compare what the files hold with what the config promises.
+
+    Args:
+        config: The model.
+        found: All tensors of all files, without the harmless ones.
+        where: The file that lists them, named when one is missing.
+
+    Returns:
+        `found`, in the order of the forward pass.
+
+    Raises:
+        CheckpointError: Tensors are missing, unexpected, of a wrong shape or of a type that cannot be read.
+    """
+    if config.num_hidden_layers > len(found):  # before a list of that length is built
+        raise CheckpointError(
+            f"{where}: config.json says num_hidden_layers = {config.num_hidden_layers}, "
+            f"the weights are {len(found)} tensors"
+        )
+    expected = expected_tensors(config)
+    allowed = dict(expected)
+    if config.tie_word_embeddings:
+        allowed[HEAD] = expected[EMBEDDING]
+    missing = [name for name in expected if name not in found]
+    if missing:
+        raise _missing(config, missing, found, where)
+    extra = [tensor for name, tensor in found.items() if name not in allowed]
+    if extra:
+        raise _extra(config, extra)
+    wrong = [tensor for name, tensor in found.items() if tensor.dtype not in DTYPES]
+    if wrong:
+        raise _wrong_dtype(wrong)
+    misshapen = [tensor for name, tensor in found.items() if tensor.shape != allowed[name].shape]
+    if misshapen:
+        raise _misshapen(misshapen, allowed)
+    return {name: found[name] for name in allowed if name in found}
+
+
+def first_few(items: Sequence[str]) -> str:
+    """Return `a, b, c and 4 more`."""
+    shown = ", ".join(items[:_SHOWN])
+    return f"{shown} and {len(items) - _SHOWN} more" if len(items) > _SHOWN else shown
+
+
+def _expect(*dimensions: tuple[int, str]) -> ExpectedTensor:
+    return ExpectedTensor(tuple(size for size, _ in dimensions), tuple(key for _, key in dimensions))
+
+
+def _layer_tensors(config: ModelConfig) -> dict[str, ExpectedTensor]:
+    hidden = (config.hidden_size, "hidden_size")
+    query = (config.num_attention_heads * config.head_dim, "num_attention_heads * head_dim")
+    key_value = (config.kv_size, "num_key_value_heads * head_dim")
+    inner = (config.intermediate_size, "intermediate_size")
+    rows = {"q": query, "k": key_value, "v": key_value, "gate": inner, "up": inner, "down": hidden}
+
+    tensors = {"input_layernorm.weight": _expect(hidden)}
+    for kind in "qkv":
+        tensors[f"self_attn.{kind}_proj.weight"] = _expect(rows[kind], hidden)
+        if config.attention_bias:
+            tensors[f"self_attn.{kind}_proj.bias"] = _expect(rows[kind])
+    tensors["self_attn.o_proj.weight"] = _expect(hidden, query)
+    tensors["post_attention_layernorm.weight"] = _expect(hidden)
+    for kind in ("gate", "up", "down"):
+        tensors[f"mlp.{kind}_proj.weight"] = _expect(rows[kind], inner if kind == "down" else hidden)
+        if config.mlp_bias:
+            tensors[f"mlp.{kind}_proj.bias"] = _expect(rows[kind])
+    return tensors
+
+
+def _missing(
+    config: ModelConfig, missing: Sequence[str], found: Mapping[str, TensorInfo], where: str
+) -> CheckpointError:
+    count = "1 tensor is" if len(missing) == 1 else f"{len(missing)} tensors are"
+    message = f"{where}: {count} missing: {first_few(missing)}"
+    if HEAD in missing and len(missing) == 1:
+        hint = "a head that is the embedding needs tie_word_embeddings = true in config.json"
+        return CheckpointError(message, hint=hint)
+    if EMBEDDING in missing and found:
+        unknown = first_few([shorten(name) for name in list(found)])
+        return CheckpointError(f"{message}; found {unknown}", hint="the names are those of HeliumForCausalLM")
+    return CheckpointError(message, hint=_config_reason(config, missing))
+
+
+def _extra(config: ModelConfig, extra: Sequence[TensorInfo]) -> CheckpointError:
+    names = first_few([shorten(tensor.name) for tensor in extra])
+    count = "tensor" if len(extra) == 1 else f"{len(extra)} tensors"
+    hint = _config_reason(config, [tensor.name for tensor in extra])
+    return CheckpointError(f"{_files(extra)}: unexpected {count}: {names}", hint=hint)
+
+
+def _config_reason(config: ModelConfig, names: Iterable[str]) -> str:
+    """Say which key of config.json decides about the first name that depends on one."""
+    for name in names:
+        match = _LAYER.fullmatch(name)
+        if match is None:
+            continue
+        if int(match[1]) >= config.num_hidden_layers:
+            return f"config.json says num_hidden_layers = {config.num_hidden_layers}"
+        if match[2] == "self_attn.o_proj.bias":
+            return "o_proj has no bias in this architecture, whatever attention_bias says"
+        if match[2].endswith("_proj.bias"):
+            key = "attention_bias" if match[2].startswith("self_attn.") else "mlp_bias"
+            return f"config.json says {key} = {str(getattr(config, key)).lower()}"
+    return f"config.json says num_hidden_layers = {config.num_hidden_layers}; is it of these weights?"
+
+
+def _wrong_dtype(wrong: Sequence[TensorInfo]) -> CheckpointError:
+    names = first_few([f"{tensor.name} is {shorten(tensor.dtype)}" for tensor in wrong])
+    return CheckpointError(
+        f"{_files(wrong)}: stored type not supported: {names}; allowed: {', '.join(DTYPES)}",
+        hint="bring the unquantized checkpoint",
+    )
+
+
+def _misshapen(misshapen: Sequence[TensorInfo], allowed: Mapping[str, ExpectedTensor]) -> CheckpointError:
+    def describe(tensor: TensorInfo) -> str:
+        expected = allowed[tensor.name]
+        keys = " x ".join(expected.keys)
+        return f"{tensor.name} is {list(tensor.shape)}, expected {list(expected.shape)} ({keys})"
+
+    return CheckpointError(
+        f"{_files(misshapen)}: wrong shape: {first_few([describe(tensor) for tensor in misshapen])}",
+        hint="config.json and the weights are not of the same model",
+    )
+
+
+def _files(tensors: Sequence[TensorInfo]) -> str:
+    return first_few(sorted({tensor.file for tensor in tensors[:_SHOWN]}))
