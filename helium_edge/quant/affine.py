@@ -1,0 +1,203 @@
+"""Affine maths: codes, scales and zero points, and the way back. real = scale * (code - zero_point).
+
+Every routine works on groups of weights along K that share one scale; a per-channel scheme has one group per row.
+Shape legend: N output channels (rows), K input channels (columns), G groups in a row, g weights in a group.
+
+Scales are finite, positive and normal float32, since XNNPACK refuses anything else, and those of 4-bit schemes are
+representable in bfloat16, which is how XNNPACK stores them: rounded before codes are chosen, they are the same
+numbers on every runtime.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from helium_edge.recipe import Scheme
+
+SMALLEST_SCALE = 2.0**-126
+"""Smallest normal number, the same in float32 and bfloat16."""
+
+_LARGEST_BF16 = (2.0 - 2.0**-7) * 2.0**127
+
+CHUNK_ELEMENTS = 1 << 19
+"""Weights worked on at a time: 2 MiB of float32 and its temporaries stay in cache (5 times faster)."""
+
+
+@dataclass(frozen=True, eq=False)
+class QuantizedWeight:
+    """One quantized matrix, as every target and the torch decoder read it.
+
+    Args:
+        scheme: The numeric format.
+        codes: (N, K) int8: symmetric int4 in [-8, 7], asymmetric int4 in [0, 15], int8 in [-127, 127].
+        scales: (N, G) float32, positive; G is K // group_size, or 1 per channel.
+        zero_points: (N, G) int8 in [0, 15], or None when the scheme is symmetric.
+
+    Raises:
+        ValueError: The tensors do not fit the scheme or each other.
+    """
+
+    scheme: Scheme
+    codes: torch.Tensor
+    scales: torch.Tensor
+    zero_points: torch.Tensor | None = None
+
+    def __post_init__(self) -> None:
+        rows, columns = self.codes.shape
+        expected = (rows, group_count(self.scheme, columns))
+        if self.codes.dtype != torch.int8 or self.scales.dtype != torch.float32:
+            raise ValueError(f"codes are int8 and scales float32; found {self.codes.dtype}, {self.scales.dtype}")
+        if tuple(self.scales.shape) != expected:
+            raise ValueError(
+                f"{self.scheme} scales of a {rows}x{columns} weight are {expected}, found {self.scales.shape}"
+            )
+        if (self.zero_points is None) != self.scheme.symmetric:
+            raise ValueError(f"{self.scheme}: zero points belong to asymmetric schemes, and to those always")
+        if self.zero_points is not None and (
+            tuple(self.zero_points.shape) != expected or self.zero_points.dtype != torch.int8
+        ):
+            raise ValueError(f"{self.scheme} zero points are int8 {expected}, found {self.zero_points.shape}")
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(N, K)."""
+        return self.codes.shape[0], self.codes.shape[1]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the weight as stored; see `storage_bytes`."""
+        return storage_bytes(self.scheme, self.shape)
+
+
+def code_range(scheme: Scheme) -> tuple[int, int]:
+    """Smallest and largest code. int8 leaves out -128, so that a code and its negative both exist."""
+    if scheme.bits == 8:
+        return -127, 127
+    return (-8, 7) if scheme.symmetric else (0, 15)
+
+
+def group_count(scheme: Scheme, columns: int) -> int:
+    """G, the number of groups in a row of K columns.
+
+    Raises:
+        ValueError: The group size does not divide K; plans refuse this earlier, by name of the tensor.
+    """
+    if scheme.group_size is None:
+        return 1
+    if columns % scheme.group_size:
+        raise ValueError(f"{scheme}: groups of {scheme.group_size} do not divide {columns} columns")
+    return columns // scheme.group_size
+
+
+def storage_bytes(scheme: Scheme | None, shape: tuple[int, int]) -> int:
+    """Bytes of packed codes, float32 scales and packed zero points; of float32 weights when `scheme` is None."""
+    rows, columns = shape
+    if scheme is None:
+        return rows * columns * 4
+    groups = group_count(scheme, columns)
+    codes = rows * (columns * scheme.bits // 8)
+    return codes + rows * groups * 4 + (0 if scheme.symmetric else rows * -(-groups // 2))
+
+
+def row_chunks(rows: int, columns: int) -> Iterator[slice]:
+    """Slices over rows, about `CHUNK_ELEMENTS` weights each."""
+    step = max(1, CHUNK_ELEMENTS // max(1, columns))
+    for start in range(0, rows, step):
+        yield slice(start, min(start + step, rows))
+
+
+def round_scales(scales: torch.Tensor, scheme: Scheme) -> torch.Tensor:
+    """Round to the nearest scale that every runtime can hold, and so that no code dequantizes to infinity.
+
+    Args:
+        scales: Non-negative float32, possibly infinite.
+        scheme: Tells whether scales are bfloat16 (4-bit) or float32 (int8).
+
+    Returns:
+        Float32 of the same shape; zero becomes the smallest normal number.
+    """
+    if scheme.bits == 8:
+        return scales.clamp(SMALLEST_SCALE, _LARGEST_BF16 / 128)
+    largest = _LARGEST_BF16 / (8 if scheme.symmetric else 16)
+    return scales.to(torch.bfloat16).to(torch.float32).clamp(SMALLEST_SCALE, largest)
+
+
+def absmax_scales(groups: torch.Tensor, scheme: Scheme) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Scales (and zero points) that just cover the largest weight of each group.
+
+    A symmetric scale is absmax / (largest code + 1/2): the outermost weights then round inwards by half a step,
+    which is no more than any other weight may err, and the grid is finer than with absmax / largest code.
+
+    Args:
+        groups: (N, G, g) float32.
+        scheme: The numeric format.
+
+    Returns:
+        Scales (N, G) float32; zero points (N, G) float32, or None when symmetric.
+    """
+    low, high = groups.aminmax(dim=-1)
+    if scheme.symmetric:
+        absmax = torch.maximum(high, -low)
+        return round_scales(absmax / (code_range(scheme)[1] + 0.5), scheme), None
+    low, high = low.clamp(max=0.0), high.clamp(min=0.0)  # zero is always a code
+    scales = round_scales((high - low) / 15, scheme)  # may be infinite, and is clamped then
+    return scales, (-low / scales).round_().clamp_(0, 15)
+
+
+def round_to_codes(
+    groups: torch.Tensor, scales: torch.Tensor, zero_points: torch.Tensor | None, scheme: Scheme
+) -> torch.Tensor:
+    """Round weights to the nearest code, ties to even, clamped to the code range.
+
+    Args:
+        groups: (N, G, g) float32.
+        scales: (N, G) float32, positive.
+        zero_points: (N, G) float32 whole numbers, or None.
+        scheme: The numeric format.
+
+    Returns:
+        (N, G, g) int8.
+    """
+    codes = (groups / scales.unsqueeze(-1)).round_()
+    if zero_points is not None:
+        codes += zero_points.unsqueeze(-1)
+    return codes.clamp_(*code_range(scheme)).to(torch.int8)
+
+
+def dequantize(weight: QuantizedWeight) -> torch.Tensor:
+    """Real values of a quantized weight, (N, K) float32, always finite."""
+    out = torch.empty(weight.shape, dtype=torch.float32)
+    for rows in row_chunks(*weight.shape):
+        out[rows] = _dequantize_rows(weight, rows)
+    return out
+
+
+def _dequantize_rows(weight: QuantizedWeight, rows: slice) -> torch.Tensor:
+    scales = weight.scales[rows].unsqueeze(-1)
+    codes = weight.codes[rows].to(torch.float32).view(*weight.scales[rows].shape, -1)
+    if weight.zero_points is not None:
+        codes -= weight.zero_points[rows].unsqueeze(-1)
+    return codes.mul_(scales).view(-1, weight.shape[1])
+
+
+def relative_error(original: torch.Tensor, weight: QuantizedWeight) -> float:
+    """rms(original - dequantized) / rms(original), 0.0 for a weight of zeros.
+
+    Args:
+        original: (N, K), any floating dtype, finite.
+        weight: Its quantized form.
+    """
+    low, high = original.aminmax()
+    peak = max(-float(low), float(high))
+    if peak == 0.0:
+        return 0.0
+    noise = signal = 0.0
+    for rows in row_chunks(*weight.shape):
+        # Divided by the peak, so that squares of huge and of subnormal weights stay within float64.
+        exact = original[rows].to(torch.float64) / peak
+        noise += float((_dequantize_rows(weight, rows).to(torch.float64) / peak - exact).square_().sum())
+        signal += float(exact.square_().sum())
+    return float((noise / signal) ** 0.5)

@@ -1,0 +1,412 @@
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from helium_edge.checkpoint import Checkpoint, open_checkpoint
+from helium_edge.errors import CheckpointError, RecipeError, ResourceError, UsageError
+from helium_edge.model import weights as model_weights
+from helium_edge.model.weights import matrix_names, vector_names
+from helium_edge.quant import METHODS, QuantizedStore, QuantizedWeight, dequantize, plan_weights
+from helium_edge.quant import store as store_module
+from helium_edge.quant.affine import relative_error
+from helium_edge.recipe import Quantization, Rule, Scheme, load_recipe
+from tests.helpers.checkpoints import make_checkpoint, random_weights, tiny_config, write_weights
+
+INT8, G32 = Scheme(bits=8), Scheme(bits=4, group_size=32)
+A32 = Scheme(bits=4, group_size=32, symmetric=False)
+MIXED = Quantization(
+    method="mse",
+    rules=(
+        Rule(match=r"lm_head\.weight", skip=True),
+        Rule(match=r"model\.embed_tokens\.weight", scheme=INT8),
+        Rule(match=r".*\.(q|k)_proj\.weight", scheme=A32),
+        Rule(match=r".*down_proj\.weight", scheme=Scheme(bits=4, group_size=64), fallback=G32),
+        Rule(match=r".*", scheme=G32),
+    ),
+)
+SKIP = "lm_head.weight"
+QUERY = "model.layers.0.self_attn.q_proj.weight"
+UP = "model.layers.1.mlp.up_proj.weight"
+
+
+@pytest.fixture
+def checkpoint(tiny_checkpoint: Path) -> Checkpoint:
+    return open_checkpoint(str(tiny_checkpoint))
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often each weight has been read."""
+    counts: Counter[str] = Counter()
+
+    def read(checkpoint: Checkpoint, name: str) -> torch.Tensor:
+        counts[name] += 1
+        return model_weights.read_weight(checkpoint, name)
+
+    monkeypatch.setattr(store_module, "read_weight", read)
+    return counts
+
+
+@pytest.fixture
+def computed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Shapes and schemes of what has been quantized, in order."""
+    log: list[str] = []
+
+    def quantize(weight: torch.Tensor, scheme: Scheme, importance: torch.Tensor | None = None) -> QuantizedWeight:
+        log.append(f"{tuple(weight.shape)} {scheme}")
+        return METHODS["mse"](weight, scheme, importance)
+
+    monkeypatch.setattr(store_module, "find_method", lambda name: quantize)
+    return log
+
+
+def assert_same(found: Any, expected: Any) -> None:
+    assert type(found) is type(expected)
+    if isinstance(expected, torch.Tensor):
+        assert torch.equal(found, expected)
+        return
+    assert found.scheme == expected.scheme
+    assert torch.equal(found.codes, expected.codes)
+    assert torch.equal(found.scales, expected.scales)
+    assert (found.zero_points is None) == (expected.zero_points is None)
+    if expected.zero_points is not None:
+        assert torch.equal(found.zero_points, expected.zero_points)
+
+
+def shards(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_weights_are_those_of_the_method_on_the_reordered_original(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    store = QuantizedStore(checkpoint, MIXED, tmp_path)
+    assert store.names == matrix_names(checkpoint.config)
+    assert store.plan == plan_weights(checkpoint.config, MIXED)
+    for planned in store.plan:
+        original = model_weights.read_weight(checkpoint, planned.name)
+        expected = original.float() if planned.scheme is None else METHODS["mse"](original, planned.scheme)
+        for _ in range(2):  # computed, then read
+            assert_same(store.get(planned.name), expected)
+        dense = dequantize(expected) if isinstance(expected, QuantizedWeight) else expected
+        assert torch.equal(store.dense(planned.name), dense)
+    for name in vector_names(checkpoint.config):
+        assert torch.equal(store.vector(name), checkpoint.read(name).float())
+    assert len(shards(tmp_path)) == len(store.names) - 1
+
+
+def test_shards_hold_packed_codes_and_say_what_they_are(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    store = QuantizedStore(checkpoint, MIXED, tmp_path)
+    for report in store.reports():
+        if report.name == SKIP:
+            assert not list(tmp_path.glob(f"{report.name}-*"))
+            continue
+        (path,) = tmp_path.glob(f"{report.name}-*.safetensors")
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+            facts = json.loads(file.metadata()["helium_edge"])
+        assert sum(tensor.nbytes for tensor in tensors.values()) == report.nbytes
+        assert tensors["codes"].dtype == torch.uint8
+        assert facts["scheme"] == report.scheme
+        assert facts["method"] == "mse"
+        assert facts["relative_error"] == report.relative_error
+        assert path.name == f"{report.name}-{facts['key'][:16]}.safetensors"
+
+
+def test_reports(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    reports = {report.name: report for report in QuantizedStore(checkpoint, MIXED, tmp_path).reports()}
+    assert list(reports) == matrix_names(checkpoint.config)
+    assert (reports[SKIP].scheme, reports[SKIP].relative_error, reports[SKIP].nbytes) == (
+        "float32",
+        0.0,
+        160 * 64 * 4,
+    )
+    down = reports["model.layers.0.mlp.down_proj.weight"]
+    assert (down.scheme, down.fallback, down.shape) == ("int4-g32", True, (64, 96))
+    assert (reports[QUERY].scheme, reports[QUERY].fallback) == ("int4-g32-asym", False)
+    original = model_weights.read_weight(checkpoint, UP)
+    assert reports[UP].relative_error == relative_error(original, METHODS["mse"](original, G32))
+    again = QuantizedStore(checkpoint, MIXED, tmp_path).reports()
+    assert again == list(reports.values())
+
+
+def test_a_weight_is_read_once_to_compute_it_and_once_to_recognise_it(
+    checkpoint: Checkpoint, tmp_path: Path, reads: Counter[str], computed: list[str]
+) -> None:
+    store = QuantizedStore(checkpoint, MIXED, tmp_path)
+    assert not reads  # planning reads nothing
+    store.get(UP)
+    assert (reads[UP], len(computed)) == (1, 1)
+    store.get(UP)
+    store.reports()
+    assert (reads[UP], reads[QUERY], reads[SKIP]) == (1, 1, 0)
+    done = len(computed)
+    QuantizedStore(checkpoint, MIXED, tmp_path).reports()
+    assert len(computed) == done
+    assert max(reads.values()) == 2
+    (shard,) = tmp_path.glob(f"{UP}-*")
+    shard.unlink()
+    store.get(UP)
+    assert (reads[UP], len(computed)) == (3, done + 1)
+
+
+def test_only_missing_shards_are_computed_again(
+    checkpoint: Checkpoint, tmp_path: Path, computed: list[str]
+) -> None:
+    QuantizedStore(checkpoint, MIXED, tmp_path).reports()
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    computed.clear()
+    for name in (UP, QUERY):
+        next(tmp_path.glob(f"{name}-*")).unlink()
+    QuantizedStore(checkpoint, MIXED, tmp_path).reports()
+    assert computed == ["(64, 64) int4-g32-asym", "(96, 64) int4-g32"]
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from helium_edge.checkpoint import open_checkpoint
+from helium_edge.quant import QuantizedStore, shard
+from helium_edge.recipe import load_recipe
+
+left = 5
+real = os.fsync
+
+def fsync(handle):
+    global left
+    left -= 1
+    if left == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    real(handle)
+
+os.fsync = fsync
+QuantizedStore(open_checkpoint(sys.argv[1]), load_recipe("onnx-int4").quantization, Path(sys.argv[2])).reports()
+"""
+
+
+def test_a_killed_run_resumes(checkpoint: Checkpoint, tmp_path: Path, computed: list[str]) -> None:
+    folder, whole = tmp_path / "store", tmp_path / "whole"
+    command = [sys.executable, "-c", KILLED, str(checkpoint.folder), str(folder)]
+    assert subprocess.run(command, check=False, timeout=120).returncode == -signal.SIGKILL
+    left = shards(folder)
+    assert len([name for name in left if name.endswith(".safetensors")]) == 4
+    assert len([name for name in left if ".partial-" in name]) == 1
+
+    recipe = load_recipe("onnx-int4").quantization
+    resumed = QuantizedStore(checkpoint, recipe, folder)
+    reports = resumed.reports()
+    assert len(computed) == len(reports) - 4
+    # What a run that may still be at work wrote is spared; an hour later it goes with the next shard.
+    (partial,) = folder.glob("*.partial-*")
+    hour_ago = time.time() - 4000
+    os.utime(partial, (hour_ago, hour_ago))
+    next(folder.glob(f"{UP}-*")).unlink()
+    resumed.get(UP)
+    assert not partial.exists()
+    QuantizedStore(checkpoint, recipe, whole).reports()
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == {
+        path.name: path.read_bytes() for path in whole.iterdir()
+    }
+
+
+def test_another_weight_scheme_method_or_code_has_another_key(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "store"
+
+    def names(path: Path, quantization: Quantization) -> set[str]:
+        store = QuantizedStore(open_checkpoint(str(path)), quantization, folder)
+        before = set(shards(folder)) if folder.exists() else set()
+        store.reports()
+        return set(shards(folder)) - before
+
+    count = len(names(tiny_checkpoint, MIXED))
+    assert count == 15
+    assert names(tiny_checkpoint, MIXED) == set()
+
+    changed = make_checkpoint(tmp_path / "changed")
+    weights = random_weights(tiny_config())
+    weights[UP][3, 5] += 0.25
+    write_weights(changed, weights)
+    (name,) = names(changed, MIXED)
+    assert name.startswith(UP)
+
+    same_values = make_checkpoint(tmp_path / "float32")
+    write_weights(same_values, {name: weight.float() for name, weight in random_weights(tiny_config()).items()})
+    assert len(names(same_values, MIXED)) == count  # the stored type is part of the identity
+
+    rules = [rule if rule.scheme != A32 else rule.model_copy(update={"scheme": G32}) for rule in MIXED.rules]
+    assert len(names(tiny_checkpoint, MIXED.model_copy(update={"rules": tuple(rules)}))) == 4
+    assert len(names(tiny_checkpoint, MIXED.model_copy(update={"method": "rtn"}))) == count
+    monkeypatch.setattr(store_module, "CODE_VERSION", store_module.CODE_VERSION + 1)
+    assert len(names(tiny_checkpoint, MIXED)) == count
+
+
+def test_fingerprint_changes_with_any_number_and_with_nothing_else(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    def fingerprint(path: Path, folder: str, quantization: Quantization = MIXED) -> str:
+        return QuantizedStore(open_checkpoint(str(path)), quantization, tmp_path / folder).fingerprint()
+
+    first = fingerprint(tiny_checkpoint, "a")
+    assert first == fingerprint(tiny_checkpoint, "b")
+    assert not (tmp_path / "a").exists()  # nothing is quantized for it
+    store = QuantizedStore(open_checkpoint(str(tiny_checkpoint)), MIXED, tmp_path / "c")
+    store.reports()
+    assert store.fingerprint() == first
+    assert fingerprint(tiny_checkpoint, "a", MIXED.model_copy(update={"method": "rtn"})) != first
+    changed = make_checkpoint(tmp_path / "changed")
+    for name in (UP, SKIP, "model.norm.weight"):
+        weights = random_weights(tiny_config())
+        weights[name].view(-1)[3] += 0.25
+        write_weights(changed, weights)
+        assert fingerprint(changed, "a") != first, name
+
+
+def flip(data: bytearray, at: int) -> bytearray:
+    data[at] ^= 1
+    return data
+
+
+DAMAGE = {
+    "empty": lambda data: b"",
+    "truncated": lambda data: data[: len(data) // 2],
+    "last byte missing": lambda data: data[:-1],
+    "code flipped": lambda data: flip(data, len(data) - 1),
+    "codes flipped": lambda data: flip(data, len(data) // 2 + 100),
+    "header flipped": lambda data: flip(data, 20),
+    "error flipped": lambda data: bytearray(bytes(data).replace(b"relative_error", b"relative_horror")),
+    "other key": lambda data: bytearray(bytes(data).replace(b'key\\": \\"', b'key\\": \\"0')),
+    "garbage": lambda data: b"\x08\x00\x00\x00\x00\x00\x00\x00{}      ",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_a_damaged_shard_is_computed_again(
+    damage: Any, checkpoint: Checkpoint, tmp_path: Path, computed: list[str]
+) -> None:
+    expected = QuantizedStore(checkpoint, MIXED, tmp_path).get(QUERY)
+    (path,) = tmp_path.iterdir()
+    sound = path.read_bytes()
+    damaged = bytes(damage(bytearray(sound)))
+    assert damaged != sound
+    path.write_bytes(damaged)
+    assert_same(QuantizedStore(checkpoint, MIXED, tmp_path).get(QUERY), expected)
+    assert len(computed) == 2
+    assert path.read_bytes() == sound
+
+
+def test_a_shard_of_another_weight_is_not_taken(
+    checkpoint: Checkpoint, tmp_path: Path, computed: list[str]
+) -> None:
+    store = QuantizedStore(checkpoint, MIXED, tmp_path)
+    names = ["model.layers.0.mlp.up_proj.weight", UP]
+    for name in names:
+        store.get(name)
+    first, second = (next(tmp_path.glob(f"{name}-*")) for name in names)
+    second.write_bytes(first.read_bytes())
+    expected = METHODS["mse"](model_weights.read_weight(checkpoint, UP), G32)
+    assert_same(store.get(UP), expected)
+    assert len(computed) == 3
+
+
+@pytest.mark.parametrize("code", ["ENOSPC", "EDQUOT", "EFBIG"])
+@pytest.mark.parametrize("call", ["os.fsync", "os.replace"])
+def test_a_full_disk_names_folder_and_bytes_and_leaves_nothing(
+    call: str, code: str, checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "store"
+    store = QuantizedStore(checkpoint, MIXED, folder)
+    store.get(QUERY)
+    kept = shards(folder)
+
+    def fail(*_: Any) -> None:
+        number = getattr(errno, code)
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(call, fail)
+        with pytest.raises(ResourceError) as caught:
+            store.get(UP)
+    assert caught.value.exit_code == 6
+    assert str(folder) in caught.value.message
+    nbytes = int(caught.value.message.split(" bytes")[0].split()[-1])
+    assert shards(folder) == kept
+    store.get(UP)  # with space again, it goes on
+    assert (folder / next(name for name in shards(folder) if name.startswith(UP))).stat().st_size == nbytes
+
+
+def test_a_disk_that_fills_while_writing_leaves_nothing(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    store = QuantizedStore(checkpoint, MIXED, tmp_path)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(ResourceError, match="no space"):
+            store.get(UP)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert shards(tmp_path) == []
+
+
+def test_an_interrupt_leaves_nothing(
+    checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(_: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.fsync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        QuantizedStore(checkpoint, MIXED, tmp_path).get(UP)
+    assert shards(tmp_path) == []
+
+
+def test_a_folder_that_is_a_file_is_a_usage_error(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("mine")
+    with pytest.raises(UsageError, match="cannot be written") as caught:
+        QuantizedStore(checkpoint, MIXED, path).get(UP)
+    assert str(path) in caught.value.message
+    assert path.read_text() == "mine"
+
+
+def test_a_weight_that_is_not_finite_is_refused_by_name(tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path / "nan")
+    weights = random_weights(tiny_config())
+    weights[UP][1, 2] = float("nan")
+    write_weights(folder, weights)
+    store = QuantizedStore(open_checkpoint(str(folder)), MIXED, tmp_path / "store")
+    with pytest.raises(CheckpointError, match="up_proj"):
+        store.get(UP)
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_tied_head_is_the_embedding_under_its_own_rule(tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path / "tied", tie_word_embeddings=True)
+    rules = (Rule(match=r"lm_head\.weight", scheme=G32), Rule(match=".*", scheme=INT8))
+    checkpoint = open_checkpoint(str(folder))
+    store = QuantizedStore(checkpoint, Quantization(method="rtn", rules=rules), tmp_path / "store")
+    embedding = checkpoint.read("model.embed_tokens.weight")
+    assert_same(store.get("model.embed_tokens.weight"), METHODS["rtn"](embedding, INT8))
+    assert_same(store.get("lm_head.weight"), METHODS["rtn"](embedding, G32))
+
+
+def test_rules_that_do_not_fit_are_refused_when_the_store_is_opened(
+    checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    with pytest.raises(RecipeError, match="cannot take"):
+        QuantizedStore(
+            checkpoint, Quantization(rules=(Rule(match=".*", scheme=Scheme(bits=4, group_size=128)),)), tmp_path
+        )
