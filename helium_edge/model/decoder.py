@@ -1,0 +1,193 @@
+"""The Helium decoder in plain torch: static shapes, external cache in, new cache rows out (`append`).
+
+`HeliumDecoder` computes what the exported graphs compute, from the same weights in the same order (half-split
+RoPE), and is therefore the yardstick of parity level L1. `DecoderStack` is its body, which targets export with
+parts of their own. It knows nothing of files, quantization or runtimes.
+
+The operators are chosen so that a backend with few of them takes the whole stack: bmm on three axes, views and
+slices; no gather, no mean, no squeeze. Q, K and V, and gate and up, are one projection each.
+
+Shapes: T tokens of this call, S cache slots, H / Hkv query / key-value heads, G = H / Hkv, D head_dim,
+C hidden_size, V vocabulary.
+
+Source: transformers modeling_helium.py (HeliumDecoderLayer, HeliumAttention).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - the field's spelling
+from torch import Tensor
+
+from helium_edge.config import ModelConfig
+from helium_edge.model.parts import DenseParts, Parts, WeightSource
+from helium_edge.model.rope import apply_rope, rope_tables
+from helium_edge.model.weights import FINAL_NORM, HEAD, layer_name
+
+__all__ = ["ACTIVATIONS", "MASKED", "DecoderStack", "HeliumDecoder", "Rope", "WeightSource", "causal_mask"]
+
+MASKED = -1e9
+"""Added to the score of a slot that must not be seen; finite, so that no row can become NaN."""
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": F.silu,
+    "gelu": F.gelu,
+    "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "relu": F.relu,
+}
+
+Rope = tuple[Tensor, Tensor]
+"""cos and sin at the positions of the tokens, each (T, D/2)."""
+
+
+class HeliumDecoder(torch.nn.Module):
+    """All layers and the head as one function of tokens, position and cache.
+
+    Args:
+        config: The model.
+        weights: Source of float32 weights; each is read once, here.
+        cache_len: S; also the length of the RoPE tables.
+        parts: Makes the modules that carry the weights; float32 from `weights` by default.
+    """
+
+    def __init__(
+        self, config: ModelConfig, weights: WeightSource, cache_len: int, parts: Parts | None = None
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.cache_len = cache_len
+        cos, sin = rope_tables(config.rope_theta, config.head_dim, cache_len)
+        self.register_buffer("cos", cos)
+        self.register_buffer("sin", sin)
+        self.stack = DecoderStack(config, parts or DenseParts(config, weights))
+
+    def forward(
+        self, input_ids: Tensor, past_length: Tensor, past: Sequence[Tensor]
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Run T tokens after `past_length` cached ones; never writes into `past`.
+
+        Args:
+            input_ids: (1, T) int64.
+            past_length: (1,) integer, tokens in the cache, which is the position of the first new token.
+            past: key and value of each layer in turn, each (Hkv, S, D) float32; slots >= past_length are ignored.
+
+        Returns:
+            Logits (1, T, V) float32, and per layer the new key and value rows, each (Hkv, T, D).
+        """
+        tokens = input_ids.shape[1]
+        positions = past_length + torch.arange(tokens)
+        rope = self.cos.index_select(0, positions), self.sin.index_select(0, positions)
+        on_past = torch.where(torch.arange(self.cache_len) < past_length, 0.0, MASKED)[None]
+        masks = on_past, causal_mask(self.config, tokens)
+        x, new = self.stack(input_ids[0], rope, masks, past)
+        return self.stack.logits(x)[None], new
+
+
+def causal_mask(config: ModelConfig, tokens: int) -> Tensor:
+    """Additive mask (G * T, T) of the new tokens over themselves, query heads of one key-value head stacked."""
+    rows = torch.arange(tokens)
+    mask = torch.where(rows[None, :] <= rows[:, None], 0.0, MASKED)
+    return mask.repeat(config.num_attention_heads // config.num_key_value_heads, 1)
+
+
+class DecoderStack(torch.nn.Module):
+    """Embedding, layers, final norm and head, without positions: RoPE rows and masks come from outside.
+
+    Args:
+        config: The model.
+        parts: Makes the modules that carry the weights.
+    """
+
+    def __init__(self, config: ModelConfig, parts: Parts) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = parts.embedding()
+        self.layers = torch.nn.ModuleList(
+            DecoderLayer(config, parts, layer) for layer in range(config.num_hidden_layers)
+        )
+        self.norm = parts.norm(FINAL_NORM)
+        self.head = parts.linear([HEAD])
+
+    def forward(
+        self, token_ids: Tensor, rope: Rope, masks: tuple[Tensor, Tensor], past: Sequence[Tensor]
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Run the layers.
+
+        Args:
+            token_ids: (T,) int64.
+            rope: See `Rope`.
+            masks: Additive masks over the past, (1, S), and over the new tokens, (G * T, T).
+            past: key and value of each layer in turn, each (Hkv, S, D).
+
+        Returns:
+            Hidden states (T, C) before the final norm, and the new key and value rows, each (Hkv, T, D).
+        """
+        x = self.embedding(token_ids)
+        new: list[Tensor] = []
+        for layer, block in enumerate(self.layers):
+            x, key, value = block(x, rope, masks, (past[2 * layer], past[2 * layer + 1]))
+            new += [key, value]
+        return x, new
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Final norm and head: hidden states (R, C) -> (R, V)."""
+        result: Tensor = self.head(self.norm(x))
+        return result
+
+
+class DecoderLayer(torch.nn.Module):
+    """Pre-norm attention and gated MLP with residual additions."""
+
+    def __init__(self, config: ModelConfig, parts: Parts, layer: int) -> None:
+        super().__init__()
+        self.config = config
+        self.activation = ACTIVATIONS[config.hidden_act]
+        self.norm1 = parts.norm(layer_name(layer, "input_layernorm.weight"))
+        self.qkv = parts.linear([layer_name(layer, f"self_attn.{kind}_proj.weight") for kind in "qkv"])
+        self.o = parts.linear([layer_name(layer, "self_attn.o_proj.weight")])
+        self.norm2 = parts.norm(layer_name(layer, "post_attention_layernorm.weight"))
+        self.gate_up = parts.linear([layer_name(layer, f"mlp.{kind}_proj.weight") for kind in ("gate", "up")])
+        self.down = parts.linear([layer_name(layer, "mlp.down_proj.weight")])
+
+    def forward(
+        self, x: Tensor, rope: Rope, masks: tuple[Tensor, Tensor], past: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Run one layer; arguments as in `DecoderStack.forward`, `past` of this layer.
+
+        Returns:
+            The layer's output (T, C) and its new key and value rows, each (Hkv, T, D).
+        """
+        config = self.config
+        heads, kv_heads, dim = config.num_attention_heads, config.num_key_value_heads, config.head_dim
+        qkv = self.qkv(self.norm1(x)).view(x.shape[0], heads + 2 * kv_heads, dim).transpose(0, 1)
+        # Queries and keys turn alike: one rotation for both.
+        turned, value = apply_rope(qkv[: heads + kv_heads], *rope), qkv[heads + kv_heads :]
+        query, key = turned[:heads], turned[heads:]
+        x = x + self.o(self._attend(query, (key, value), past, masks))
+        gate_up = self.gate_up(self.norm2(x))
+        inner = config.intermediate_size
+        x = x + self.down(self.activation(gate_up[:, :inner]) * gate_up[:, inner:])
+        return x, key, value
+
+    def _attend(
+        self,
+        query: Tensor,
+        new: tuple[Tensor, Tensor],
+        past: tuple[Tensor, Tensor],
+        masks: tuple[Tensor, Tensor],
+    ) -> Tensor:
+        """Attention over the past and the new tokens; only scores are concatenated, never the caches.
+
+        Query head h reads key-value head h // G, so heads fold into (Hkv, G * T, D) without a copy of keys.
+        """
+        tokens, kv_heads, dim = query.shape[1], self.config.num_key_value_heads, self.config.head_dim
+        query = query.reshape(kv_heads, -1, dim) * (1.0 / math.sqrt(dim))  # CoreML widens a division to float32
+        on_past = torch.bmm(query, past[0].transpose(1, 2)) + masks[0]
+        on_new = torch.bmm(query, new[0].transpose(1, 2)) + masks[1]
+        weights = torch.softmax(torch.cat((on_past, on_new), dim=-1), dim=-1)
+        slots = past[0].shape[1]
+        out = torch.bmm(weights[..., :slots], past[1]) + torch.bmm(weights[..., slots:], new[1])
+        return out.view(-1, tokens, dim).transpose(0, 1).reshape(tokens, -1)
