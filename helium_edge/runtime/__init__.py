@@ -1,0 +1,1 @@
+"""Running what was exported: the Runner protocol, ONNX Runtime, sampling and the generate loop."""

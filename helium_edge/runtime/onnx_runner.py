@@ -1,0 +1,205 @@
+"""ONNX Runtime behind the `Runner` protocol: static buffers, cache in place, no copy that grows with the context.
+
+Buffers are numpy arrays that live as long as the runner; OrtValues share their memory. With `in_place` graphs the
+past and the present of each layer are bound to the same array, so a step moves no cache at all; with `append`
+graphs the new rows, and only they, are copied to their slots.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from helium_edge.errors import BundleError, ResourceError
+from helium_edge.runtime.runner import Logits, check_tokens
+from helium_edge.signature import (
+    DecoderSpec,
+    GraphSignature,
+    Phase,
+    TensorSpec,
+)
+
+Array = npt.NDArray[Any]
+
+
+class OnnxRunner:
+    """Runs the decoder graphs of one folder.
+
+    Args:
+        folder: Where the graphs and their weights lie.
+        graphs: File name by phase: `any`, or `prefill` and `decode`.
+        spec: Cache, vocabulary and shapes of the graphs.
+        threads: Threads within an operator; 0 lets ONNX Runtime choose.
+        static: Use the static pair even where an `any` graph exists. The pair packs its weights twice; one
+            session over the `any` graph packs them once, so that is the default.
+        session_config: Extra ONNX Runtime session entries, by key.
+
+    Raises:
+        BundleError: A graph cannot be loaded.
+        ResourceError: Not enough memory for the cache.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        graphs: Mapping[str, str],
+        spec: DecoderSpec,
+        *,
+        threads: int = 0,
+        static: bool = False,
+        session_config: Mapping[str, str] | None = None,
+    ) -> None:
+        cache = spec.cache
+        self.vocab_size = spec.vocab_size
+        self.cache_len = cache.cache_len
+        self._cache = cache
+        self._logits = spec.logits
+        self._prefill_len = spec.prefill_len
+        self._position = 0
+        try:
+            self._buffers = [np.zeros(cache.shape, cache.dtype) for _ in range(2 * cache.layers)]
+        except MemoryError as error:
+            raise ResourceError(f"no memory for a KV cache of {cache.total_bytes} bytes") from error
+        self._values = [ort.OrtValue.ortvalue_from_numpy(buffer) for buffer in self._buffers]
+        options = _session_options(threads, session_config or {})
+        self._dynamic = not static and "any" in graphs
+        phases: tuple[Phase, ...] = ("any",) if self._dynamic else ("prefill", "decode")
+        self._sessions = {phase: _load(folder, graphs, phase, options) for phase in phases}
+        self._steps: dict[tuple[Phase, int], _Step] = {}
+
+    @property
+    def position(self) -> int:
+        """Tokens in the cache."""
+        return self._position
+
+    @property
+    def cache_buffers(self) -> list[Array]:
+        """Key and value of each layer in turn, shaped as the graphs take them; owned by the runner."""
+        return self._buffers
+
+    def reset(self) -> None:
+        """Start a new conversation; stale slots are never read, so nothing is cleared."""
+        self._position = 0
+
+    def prefill(self, tokens: Sequence[int]) -> Logits:
+        """Append tokens in chunks of at most `prefill_len`; see `Runner.prefill`."""
+        check_tokens(tokens, position=self._position, cache_len=self.cache_len, vocab_size=self.vocab_size)
+        rows: list[Logits] = []
+        done = 0
+        while done < len(tokens):
+            chunk = tokens[done : done + self._prefill_len]
+            if not self._dynamic and self._position + self._prefill_len > self.cache_len:
+                # The padded tail of a static chunk would pass the last slot.
+                chunk = tokens[done : done + 1]
+                rows.append(self._run("decode", 1, chunk))
+            else:
+                phase: Phase = "any" if self._dynamic else "prefill"
+                rows.append(self._run(phase, len(chunk) if self._dynamic else self._prefill_len, chunk))
+            done += len(chunk)
+        return np.concatenate(rows) if self._logits == "all" else rows[-1]
+
+    def decode(self, token: int) -> Logits:
+        """Append one token; see `Runner.decode`."""
+        check_tokens([token], position=self._position, cache_len=self.cache_len, vocab_size=self.vocab_size)
+        row: Logits = self._run("any" if self._dynamic else "decode", 1, [token])[0]
+        return row
+
+    def _run(self, phase: Phase, width: int, tokens: Sequence[int]) -> Logits:
+        """Run one call of `width` token slots, of which the first `len(tokens)` are real."""
+        step = self._steps.get((phase, width))
+        if step is None:
+            step = _Step(self._sessions[phase], self._signature(phase, width), self._values)
+            # A ragged tail has one of many widths: only the two that recur are worth keeping.
+            if width in (1, self._prefill_len):
+                self._steps[phase, width] = step
+        step.set_inputs(tokens, self._position)
+        step.run()
+        for buffer, rows in zip(self._buffers, step.new_rows, strict=False):
+            slots = slice(self._position, self._position + len(tokens))
+            buffer.reshape(self._cache.shape[-3:])[:, slots] = rows[:, : len(tokens)]
+        self._position += len(tokens)
+        valid = len(tokens) if self._logits == "all" else 1
+        return step.logits[0, :valid].copy()
+
+    def _signature(self, phase: Phase, width: int) -> GraphSignature:
+        return GraphSignature(phase, width, self.vocab_size, self._cache, self._logits)
+
+
+class _Step:
+    """One width of one session: its input and output arrays, bound once and reused by every call."""
+
+    def __init__(self, session: ort.InferenceSession, signature: GraphSignature, cache: list[Any]) -> None:
+        self._session = session
+        self._binding = session.io_binding()
+        self._inputs = {}
+        past = iter(cache)
+        for spec in signature.inputs():
+            if spec.role in ("past_key", "past_value"):
+                self._binding.bind_ortvalue_input(spec.name, next(past))
+            else:
+                self._inputs[spec.role] = self._bind_input(spec)
+        present = iter(cache)
+        self.new_rows: list[Array] = []
+        for spec in signature.outputs():
+            if spec.role in ("present_key", "present_value"):
+                self._binding.bind_ortvalue_output(spec.name, next(present))
+            elif spec.role == "logits":
+                self.logits = self._bind_output(spec)
+            else:
+                self.new_rows.append(self._bind_output(spec))
+
+    def _bind_input(self, spec: TensorSpec) -> Array:
+        array = np.zeros([int(dim) for dim in spec.shape], spec.dtype)
+        self._binding.bind_ortvalue_input(spec.name, ort.OrtValue.ortvalue_from_numpy(array))
+        return array
+
+    def _bind_output(self, spec: TensorSpec) -> Array:
+        array = np.zeros([int(dim) for dim in spec.shape], spec.dtype)
+        self._binding.bind_ortvalue_output(spec.name, ort.OrtValue.ortvalue_from_numpy(array))
+        return array
+
+    def set_inputs(self, tokens: Sequence[int], position: int) -> None:
+        """Fill the input arrays; token slots past the real ones hold a repeated id, whose results are unused."""
+        ids = self._inputs["tokens"]
+        ids[0, : len(tokens)] = tokens
+        ids[0, len(tokens) :] = tokens[-1]
+        self._inputs["past_length"][0] = position
+        if "last_index" in self._inputs:
+            self._inputs["last_index"][0] = len(tokens) - 1
+
+    def run(self) -> None:
+        try:
+            self._session.run_with_iobinding(self._binding)
+        except Exception as error:  # the binding layer raises several unrelated types
+            first = (str(error).splitlines() or [type(error).__name__])[0]
+            raise BundleError(f"ONNX Runtime stopped: {first}") from error
+
+
+def _session_options(threads: int, config: Mapping[str, str]) -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    for key, value in config.items():
+        options.add_session_config_entry(key, value)
+    return options
+
+
+def _load(
+    folder: Path, graphs: Mapping[str, str], phase: str, options: ort.SessionOptions
+) -> ort.InferenceSession:
+    if phase not in graphs:
+        raise BundleError(f"{folder.name}: the bundle has no {phase} graph; it has {', '.join(sorted(graphs))}")
+    path = folder / graphs[phase]
+    try:
+        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # the binding layer raises several unrelated types
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise BundleError(
+            f"{path.name}: ONNX Runtime {ort.__version__} cannot load the graph: {first}",
+            hint="`helium-edge verify` tells whether the file is damaged",
+        ) from error

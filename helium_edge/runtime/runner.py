@@ -1,0 +1,80 @@
+"""The `Runner` protocol: one way to run a decoder, whatever runs it.
+
+ONNX Runtime, the torch decoder and the Hugging Face reference all stand behind it, so that generation and parity
+are written once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from helium_edge.errors import CacheFullError, UsageError
+
+Logits = npt.NDArray[np.float32]
+
+
+class Runner(Protocol):
+    """A decoder with its KV cache and the number of tokens that are in it.
+
+    Attributes:
+        vocab_size: V.
+        cache_len: S, the number of tokens that fit.
+        position: Tokens in the cache, which is the position of the next one.
+    """
+
+    vocab_size: int
+    cache_len: int
+
+    @property
+    def position(self) -> int:
+        """Tokens in the cache."""
+        ...
+
+    def reset(self) -> None:
+        """Start a new conversation; the buffers stay."""
+        ...
+
+    def prefill(self, tokens: Sequence[int]) -> Logits:
+        """Append one or more tokens, in chunks as the graphs allow.
+
+        Returns:
+            (R, V): the logits of every token (R = len(tokens)) when the graph returns all, else those of the
+            last token (R = 1). The array is the caller's.
+
+        Raises:
+            CacheFullError: The tokens do not fit; nothing was written.
+            UsageError: No tokens, or an id outside the vocabulary.
+        """
+        ...
+
+    def decode(self, token: int) -> Logits:
+        """Append one token and return its logits, (V,). The array is the caller's.
+
+        Raises:
+            CacheFullError: The cache is full; it stays as it was.
+            UsageError: An id outside the vocabulary.
+        """
+        ...
+
+
+def check_tokens(tokens: Sequence[int], *, position: int, cache_len: int, vocab_size: int) -> None:
+    """Refuse tokens that a runner cannot take, before anything is written.
+
+    Raises:
+        CacheFullError: More tokens than free slots.
+        UsageError: No tokens, or an id outside the vocabulary.
+    """
+    if not len(tokens):
+        raise UsageError("no tokens to run: at least one is needed")
+    if position + len(tokens) > cache_len:
+        raise CacheFullError(
+            f"{len(tokens)} tokens do not fit: the KV cache has {cache_len} slots, {position} are taken",
+            hint="shorten the prompt, or export with a larger cache_len",
+        )
+    bad = next((token for token in tokens if not 0 <= token < vocab_size), None)
+    if bad is not None:
+        raise UsageError(f"token id {bad} is outside the vocabulary of {vocab_size}")
