@@ -1,0 +1,59 @@
+"""What both dialects emit alike: float32 linear layers, activations, and the choice of the last token."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from helium_edge.config import ModelConfig
+from helium_edge.signature import LAST_INDEX, Dim
+from helium_edge.targets.onnx.builder import GraphBuilder
+from helium_edge.targets.onnx.packed import PackedMatrix
+
+
+def row_dim(x: ir.Value) -> Dim:
+    """The second dimension of a (1, R, K) value."""
+    dim = x.shape[1] if x.shape is not None else 1
+    return dim if isinstance(dim, int) else str(dim.value)
+
+
+def add_bias(b: GraphBuilder, x: ir.Value, matrix: PackedMatrix) -> ir.Value:
+    """Add the layer's bias, if it has one."""
+    if matrix.bias is None:
+        return x
+    return b.op("Add", [x, b.weight(matrix.bias)], (1, row_dim(x), matrix.n))
+
+
+def dense_linear(b: GraphBuilder, x: ir.Value, matrix: PackedMatrix) -> ir.Value:
+    """A float32 linear layer: (1, R, K) to (1, R, N)."""
+    product = b.op("MatMul", [x, b.weight(matrix.weight)], (1, row_dim(x), matrix.n))
+    return add_bias(b, product, matrix)
+
+
+def rms_norm(b: GraphBuilder, x: ir.Value, gain: ir.ExternalTensor, config: ModelConfig) -> ir.Value:
+    """The standard operator: the contrib one in the default domain fails onnx.checker."""
+    attributes = {"axis": -1, "epsilon": config.rms_norm_eps, "stash_type": 1}
+    return b.op(
+        "RMSNormalization", [x, b.weight(gain)], (1, row_dim(x), config.hidden_size), attributes=attributes
+    )
+
+
+def activation(b: GraphBuilder, x: ir.Value, hidden_act: str, width: int) -> ir.Value:
+    """The gate's activation.
+
+    SiLU is x * sigmoid(x), which onnxruntime fuses into one kernel; it has none for the standard Swish.
+    """
+    shape = (1, row_dim(x), width)
+    if hidden_act == "silu":
+        return b.op("Mul", [x, b.op("Sigmoid", [x], shape)], shape)
+    if hidden_act == "relu":
+        return b.op("Relu", [x], shape)
+    approximate = "tanh" if hidden_act == "gelu_pytorch_tanh" else "none"
+    return b.op("Gelu", [x], shape, attributes={"approximate": approximate})
+
+
+def select_last(b: GraphBuilder, x: ir.Value, width: int) -> ir.Value:
+    """The rows whose logits are returned: (1, T, C) to (1, 1, C), or x itself when all are."""
+    if b.signature.logits == "all" or b.signature.tokens == 1:
+        return x
+    index = b.inputs[LAST_INDEX] if b.signature.has_last_index else b.ints(-1)
+    return b.op("Gather", [x, index], (1, 1, width), attributes={"axis": 1})

@@ -1,0 +1,141 @@
+"""`OnnxTarget`: checks, plans and writes the ONNX files of a bundle.
+
+Files (design: graphs over one `weights.bin`): `prefill.onnx` and `decode.onnx` with static shapes, `decoder.onnx`
+with a symbolic token count for runtimes that then pack weights once, `genai.onnx` for onnxruntime-genai.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+
+from helium_edge.bundle import write_genai_config
+from helium_edge.config import ModelConfig
+from helium_edge.errors import ConfigError, HeliumEdgeError, RecipeError
+from helium_edge.model.weights import EMBEDDING
+from helium_edge.quant import PlannedWeight, QuantizedStore
+from helium_edge.recipe import OnnxOptions, Recipe
+from helium_edge.signature import CacheSpec, GraphSignature, Phase, cache_spec
+from helium_edge.targets.base import BuiltGraph
+from helium_edge.targets.onnx.decoder import build_decoder
+from helium_edge.targets.onnx.packed import PackedModel, Packer
+from helium_edge.targets.onnx.weights_file import ALIGNMENT, WEIGHTS_FILE, WeightsFile
+
+GRAPH_FILES: dict[Phase, str] = {
+    "prefill": "prefill.onnx",
+    "decode": "decode.onnx",
+    "any": "decoder.onnx",
+}
+GENAI_FILE = "genai.onnx"
+
+# Measured: 11 to 13 kB per decoder layer, in either dialect, and little else.
+_GRAPH_BYTES_PER_LAYER = 13_000
+_MIN_BLOCK = 16
+
+
+class OnnxTarget:
+    """Writes ONNX for ONNX Runtime (contrib dialect) or for any runtime of opset 23 (portable dialect)."""
+
+    name = "onnx"
+    runtime = "onnxruntime"
+    libraries = ("onnx", "onnx-ir", "onnxruntime")
+
+    def check(self, config: ModelConfig, recipe: Recipe) -> None:
+        """See `Target.check`."""
+        if config.hidden_size % _MIN_BLOCK or config.head_dim % 8:
+            raise ConfigError(
+                f"target onnx: hidden_size {config.hidden_size} and head_dim {config.head_dim} are not supported; "
+                f"they must be multiples of {_MIN_BLOCK} and 8"
+            )
+        shapes = recipe.shapes
+        if shapes.prefill_len >= shapes.cache_len:
+            raise RecipeError(
+                f"recipe {recipe.name}: prefill_len {shapes.prefill_len} must be below the cache_len "
+                f"{shapes.cache_len} (capped at the model's context of {config.max_position_embeddings})"
+            )
+
+    def cache(self, config: ModelConfig, recipe: Recipe) -> CacheSpec:
+        """See `Target.cache`."""
+        update = "in_place" if _options(recipe).dialect == "contrib" else "append"
+        return cache_spec(config, recipe.shapes.cache_len, "in_place" if update == "in_place" else "append")
+
+    def plan(self, config: ModelConfig, recipe: Recipe, weights: list[PlannedWeight]) -> list[tuple[str, int]]:
+        """See `Target.plan`."""
+        names = [*GRAPH_FILES.values(), *([GENAI_FILE] if _has_genai(recipe) else [])]
+        graph = _GRAPH_BYTES_PER_LAYER * config.num_hidden_layers
+        padding = ALIGNMENT * 2 * len(weights)
+        tables = 4 * config.head_dim * recipe.shapes.cache_len
+        total = sum(weight.nbytes for weight in weights) + padding + tables
+        return [(name, graph) for name in names] + [(WEIGHTS_FILE, total)]
+
+    def memory(self, config: ModelConfig, recipe: Recipe, weights: list[PlannedWeight]) -> dict[str, int]:
+        """See `Target.memory`."""
+        rows = recipe.shapes.prefill_len
+        # The widest layer's values live at once: norm input and output, q, k and v, or gate, up and product.
+        width = 2 * config.hidden_size + max(
+            2 * config.hidden_size + 2 * config.kv_size, 3 * config.intermediate_size
+        )
+        head_rows = rows if recipe.logits == "all" else 1
+        return {
+            "weights": sum(_packed_bytes(weight, _options(recipe)) for weight in weights),
+            "cache": self.cache(config, recipe).total_bytes,
+            "activations": 4 * (rows * width + head_rows * config.vocab_size),
+        }
+
+    def build(
+        self, store: QuantizedStore, recipe: Recipe, folder: Path, on_weight: Callable[[str], None]
+    ) -> list[BuiltGraph]:
+        """See `Target.build`."""
+        options = _options(recipe)
+        with WeightsFile(folder) as weights:
+            model = Packer(store, weights, options, on_weight).pack(recipe.shapes.cache_len)
+        cache = self.cache(store.config, recipe)
+        tokens: dict[Phase, int | None] = {"prefill": recipe.shapes.prefill_len, "decode": 1, "any": None}
+        built = []
+        for phase, file in GRAPH_FILES.items():
+            signature = GraphSignature(phase, tokens[phase], store.config.vocab_size, cache, recipe.logits)
+            _save(store.config, model, signature, options, folder / file)
+            built.append(BuiltGraph(file, None, signature))
+        if _has_genai(recipe):
+            signature = GraphSignature("any", None, store.config.vocab_size, cache, recipe.logits, genai=True)
+            _save(store.config, model, signature, options, folder / GENAI_FILE)
+            write_genai_config(store.config, cache.cache_len, folder)
+        return built
+
+
+def _packed_bytes(weight: PlannedWeight, options: OnnxOptions) -> int:
+    """Bytes of a matrix as onnxruntime's kernels hold it: codes, and a float32 scale and sum per block.
+
+    Measured for int4 in groups of 32: 0.75 bytes a weight. The embedding is read from the mapped file.
+    """
+    if weight.name == EMBEDDING:
+        return 0
+    n, k = weight.shape
+    if weight.scheme is None:
+        return 4 * n * k
+    blocks = -(-k // (weight.scheme.group_size or options.int8_block_size))
+    return n * k * weight.scheme.bits // 8 + 8 * n * blocks
+
+
+def _options(recipe: Recipe) -> OnnxOptions:
+    return recipe.targets.onnx or OnnxOptions()
+
+
+def _has_genai(recipe: Recipe) -> bool:
+    """onnxruntime-genai knows caches that the graph updates in place, and no appended rows."""
+    return _options(recipe).dialect == "contrib"
+
+
+def _save(
+    config: ModelConfig, model: PackedModel, signature: GraphSignature, options: OnnxOptions, path: Path
+) -> None:
+    """Write one graph and run the full checker on it, with the weights beside it."""
+    ir.save(build_decoder(config, model, signature, options, path.stem), path)
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+    except Exception as error:  # the checker raises its own and protobuf's types
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise HeliumEdgeError(f"{path.name}: the graph does not pass onnx.checker: {first}") from error
