@@ -168,18 +168,22 @@ class Gates(_Model):
         top1: Lower bound of the share of positions whose most likely token agrees.
         ppl_ratio: Upper bound of perplexity over the reference's perplexity.
         max_logit_error: Upper bound of max |delta logit| / rms(logit).
+        near_tie: A disagreement is no failure of `top1` where the reference's best token leads by less than this
+            share of rms(logit). The default is what rounding of float32 does; quantized recipes allow 0.02, which
+            is two tokens whose probabilities differ by about a tenth.
     """
 
     mean_kld: float | None = Field(default=None, gt=0)
     top1: float | None = Field(default=None, gt=0, le=1)
     ppl_ratio: float | None = Field(default=None, gt=1)
     max_logit_error: float | None = Field(default=None, gt=0)
+    near_tie: float = Field(default=1e-3, gt=0, le=0.1)
 
 
 class Recipe(_Model):
     """One export, complete: see docs/recipes.md for the annotated form."""
 
-    name: str = Field(pattern=r"[a-z0-9][a-z0-9._-]{0,63}")
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")
     description: str = ""
     targets: Targets
     shapes: Shapes = Shapes()

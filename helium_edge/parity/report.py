@@ -75,6 +75,7 @@ class ParityReport:
             "mean_kld": overall.kld_mean,
             "mean_kld_se": overall.kld_mean_se,
             "top1": overall.top1,
+            "top1_decided": overall.top1_decided,
             "ppl_ratio": overall.ppl_ratio,
             "max_logit_error": overall.max_logit_error,
         }

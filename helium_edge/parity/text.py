@@ -46,7 +46,7 @@ def evaluation_text(language: str) -> str:
     """
     if language not in LANGUAGES:
         raise UsageError(f"no evaluation text in {language!r}", hint=did_you_mean(language, LANGUAGES))
-    resource = importlib.resources.files("helium_edge.data").joinpath("eval_text", f"{language}.txt")
+    resource = importlib.resources.files("helium_edge.data").joinpath("eval-text", f"{language}.txt")
     return resource.read_text(encoding="utf-8")
 
 

@@ -265,6 +265,7 @@ def test_report() -> None:
         "mean_kld": float(f"{report.overall.kld_mean:.2e}"),
         "mean_kld_se": float(f"{report.overall.kld_mean_se:.2e}"),
         "top1": float(f"{report.overall.top1:.2e}"),
+        "top1_decided": float(f"{report.overall.top1_decided:.2e}"),
         "ppl_ratio": float(f"{report.overall.ppl_ratio:.2e}"),
         "max_logit_error": float(f"{report.overall.max_logit_error:.2e}"),
     }

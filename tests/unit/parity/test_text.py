@@ -34,7 +34,7 @@ def tokenizer() -> Iterator[Tokenizer]:
 
 
 def test_one_text_per_language() -> None:
-    names = sorted(entry.name for entry in (DATA / "eval_text").iterdir())
+    names = sorted(entry.name for entry in (DATA / "eval-text").iterdir())
     assert names == sorted(f"{language}.txt" for language in LANGUAGES)
     texts = [evaluation_text(language) for language in LANGUAGES]
     paragraphs = [part for text in texts for part in text.split("\n\n")]
@@ -43,7 +43,7 @@ def test_one_text_per_language() -> None:
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_text(language: str) -> None:
-    raw = (DATA / "eval_text" / f"{language}.txt").read_bytes()
+    raw = (DATA / "eval-text" / f"{language}.txt").read_bytes()
     text = raw.decode("utf-8")
     assert 250 <= len(text.split()) <= 350
     assert text.endswith("\n")
