@@ -1,0 +1,41 @@
+"""The bundle: manifest, atomic publishing, verification, golden trace and companion files."""
+
+from helium_edge.bundle.card import read_checkpoint_card, write_card
+from helium_edge.bundle.companions import (
+    generation_defaults,
+    tokenizer_facts,
+    write_companions,
+    write_genai_config,
+)
+from helium_edge.bundle.golden import GoldenCheck, GoldenTrace, check_golden, record_golden
+from helium_edge.bundle.graph_sections import CacheSection, GraphEntry
+from helium_edge.bundle.load import open_runner
+from helium_edge.bundle.manifest import MANIFEST_NAME, Manifest, read_manifest
+from helium_edge.bundle.sections import (
+    CreatedBy,
+    FileEntry,
+    GenerationSection,
+    MemorySection,
+    ModelSection,
+    QuantizationSection,
+    SourceSection,
+    TargetSection,
+    TokenizerSection,
+    TokensSection,
+)
+from helium_edge.bundle.verify import Bundle, Check, open_bundle, verify_bundle
+from helium_edge.bundle.writer import BundleWriter, check_output
+
+__all__ = [
+    # opening and checking
+    "Bundle", "Check", "open_bundle", "open_runner", "verify_bundle",
+    # writing
+    "BundleWriter", "check_output", "generation_defaults", "read_checkpoint_card", "tokenizer_facts",
+    "write_card", "write_companions", "write_genai_config",
+    # the manifest
+    "MANIFEST_NAME", "Manifest", "read_manifest", "CacheSection", "CreatedBy", "FileEntry", "GenerationSection",
+    "GraphEntry", "MemorySection", "ModelSection", "QuantizationSection", "SourceSection", "TargetSection",
+    "TokenizerSection", "TokensSection",
+    # the golden trace
+    "GoldenCheck", "GoldenTrace", "check_golden", "record_golden",
+]  # fmt: skip

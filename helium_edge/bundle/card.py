@@ -1,0 +1,157 @@
+"""The model card: `README.md` of a bundle, with the front matter that the Hugging Face Hub reads.
+
+Everything in it comes from the manifest, the folder and the README of the checkpoint, so it is reproducible.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+import re
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import yaml
+
+from helium_edge.bundle import durable
+from helium_edge.bundle.manifest import Manifest
+from helium_edge.bundle.verify import GENAI_CONFIG, scan_folder
+
+CARD = "README.md"
+TEMPLATE = "card.md.txt"
+
+_MAX_README_BYTES = 1 << 20
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_WORD = re.compile(r"[\w.-]{1,64}")
+
+# Its tokenizer takes the file for BPE, by the class in tokenizer_config.json (0.18).
+_GENAI = """
+
+With onnxruntime-genai: `onnxruntime_genai.Model(".")` loads `genai.onnx`. Give it token ids made with the
+`tokenizers` library from `tokenizer.json`; its own tokenizer does not read this one."""
+
+
+@dataclass(frozen=True)
+class CheckpointCard:
+    """What a checkpoint's README declares in its front matter; empty where it declares nothing."""
+
+    license: str | None = None
+    languages: tuple[str, ...] = ()
+
+
+def read_checkpoint_card(folder: Path) -> CheckpointCard:
+    """Read licence and languages from a checkpoint's `README.md`; one that says neither is no error."""
+    path = folder / CARD
+    try:
+        if path.stat().st_size > _MAX_README_BYTES:
+            return CheckpointCard()
+        match = re.match(r"---\r?\n(.*?)\r?\n---\s", path.read_text(encoding="utf-8"), re.DOTALL)
+        data = yaml.safe_load(match[1]) if match else None
+    except (OSError, ValueError, yaml.YAMLError, RecursionError):
+        return CheckpointCard()
+    if not isinstance(data, dict):
+        return CheckpointCard()
+    licenses = _words(data.get("license"))
+    return CheckpointCard(license=licenses[0] if licenses else None, languages=_words(data.get("language")))
+
+
+def _words(value: Any) -> tuple[str, ...]:
+    """A word or a list of words; anything else is dropped, since it goes into another file's front matter."""
+    values = value if isinstance(value, list) else [value]
+    return tuple(word for word in values if isinstance(word, str) and _WORD.fullmatch(word))
+
+
+def write_card(manifest: Manifest, card: CheckpointCard, folder: Path) -> None:
+    """Write the model card of the bundle that is in `folder`, complete but for this file and the manifest."""
+    sizes = {path: (folder / path).stat().st_size for path in scan_folder(folder).files}
+    durable.write_file(folder / CARD, render_card(manifest, card, sizes).encode("utf-8"))
+
+
+def render_card(manifest: Manifest, card: CheckpointCard, sizes: Mapping[str, int]) -> str:
+    """The text of the model card; `sizes` are the bytes of the files by name."""
+    source, memory = manifest.source, manifest.memory
+    on_hub = _HUB_ID.fullmatch(source.checkpoint) is not None
+    phases = sorted({graph.phase for graph in manifest.graphs})
+    template = Template(importlib.resources.files(__package__).joinpath(TEMPLATE).read_text(encoding="utf-8"))
+    return template.substitute(
+        front_matter=_front_matter(manifest, card, on_hub=on_hub),
+        name=manifest.name,
+        checkpoint=source.checkpoint,
+        revision=f" at revision `{source.revision}`" if source.revision else "",
+        version=manifest.created_by.version,
+        phases=f"graphs of phase {', '.join(phases)}",
+        cache_len=manifest.cache_len,
+        prefill_len=manifest.prefill_len,
+        runtime=manifest.runtime,
+        recipe=manifest.quantization.recipe_name,
+        summary=", ".join(
+            f"{entry.weights} matrices in {scheme}" for scheme, entry in manifest.quantization.summary.items()
+        ),
+        files=_table({f"`{path}`": size for path, size in sorted(sizes.items())}),
+        memory=_table(
+            {
+                "weights, packed for the kernels": memory.packed_bytes,
+                f"cache of {manifest.cache_len} tokens": memory.cache_bytes,
+                "activations": memory.activations_bytes,
+                "together (estimated)": memory.total_bytes,
+            }
+        ),
+        parity=_parity(manifest.parity),
+        golden=_golden(manifest),
+        genai=_GENAI if GENAI_CONFIG in sizes else "",
+        prompt=shlex.quote(manifest.golden.prompt if manifest.golden else "Hello"),
+        license=f"`{card.license}`, as the source checkpoint." if card.license else "See the source checkpoint.",
+    )
+
+
+def _front_matter(manifest: Manifest, card: CheckpointCard, *, on_hub: bool) -> str:
+    data: dict[str, Any] = {
+        "base_model": manifest.source.checkpoint if on_hub else None,
+        "base_model_relation": "quantized" if on_hub else None,
+        "language": list(card.languages),
+        "library_name": "helium-edge",
+        "license": card.license,
+        "pipeline_tag": "text-generation",
+        "tags": ["helium", "onnx" if manifest.target.name == "onnx" else manifest.target.name, "on-device"],
+    }
+    known = {name: value for name, value in data.items() if value}
+    return f"---\n{yaml.safe_dump(known, sort_keys=True, allow_unicode=True)}---\n"
+
+
+def _table(rows: Mapping[str, int]) -> str:
+    return "\n".join(f"| {name} | {value} |" for name, value in rows.items())
+
+
+def _golden(manifest: Manifest) -> str:
+    if manifest.golden is None:
+        return ""
+    return (
+        f"`golden` holds {len(manifest.golden.greedy_ids)} greedy tokens after a prompt, to check the loop of an "
+        "app with."
+    )
+
+
+def _parity(parity: Mapping[str, Any] | None) -> str:
+    """A table of whatever figures the report holds, one row per group (`overall`, a language, ...)."""
+    groups = dict(_groups(parity or {}, ""))
+    if not groups:
+        return "Not measured for this export; `helium-edge parity` measures it."
+    columns = sorted({column for figures in groups.values() for column in figures})
+    lines = [f"| | {' | '.join(columns)} |", f"|---|{'---:|' * len(columns)}"]
+    for name, figures in groups.items():
+        cells = [f"{figures[column]:.6g}" if column in figures else "" for column in columns]
+        lines.append(f"| {name or 'overall'} | {' | '.join(cells)} |")
+    return "Against the original checkpoint, on text:\n\n" + "\n".join(lines)
+
+
+def _groups(node: Mapping[str, Any], name: str) -> Iterator[tuple[str, dict[str, float]]]:
+    figures = {key: value for key, value in node.items() if type(value) in (int, float)}
+    # Counts alone say nothing of accuracy.
+    if any(type(value) is float for value in figures.values()):
+        yield name, figures
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            yield from _groups(value, key)

@@ -1,0 +1,194 @@
+"""The files beside the graphs: tokenizer and configs of the checkpoint, and what onnxruntime-genai reads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from helium_edge.bundle import durable
+from helium_edge.bundle.sections import GenerationSection, TokenizerSection
+from helium_edge.bundle.verify import GENAI_CONFIG
+from helium_edge.config import ModelConfig
+from helium_edge.errors import CheckpointError
+from helium_edge.signature import ATTENTION_MASK, INPUT_IDS, LOGITS
+
+if TYPE_CHECKING:
+    from helium_edge.checkpoint import Checkpoint
+
+CONFIG = "config.json"
+GENERATION_CONFIG = "generation_config.json"
+TOKENIZER = "tokenizer.json"
+GENAI_GRAPH = "genai.onnx"
+
+_MAX_JSON_BYTES = 256 << 20
+
+
+def write_companions(checkpoint: Checkpoint, folder: Path) -> None:
+    """Copy the tokenizer files, config.json and generation_config.json byte for byte; write the last if absent.
+
+    Raises:
+        CheckpointError: A file of the checkpoint cannot be read, or there is no tokenizer.json.
+    """
+    for source in checkpoint.tokenizer_files():
+        _copy(source, folder / source.name)
+    _copy(_config_file(checkpoint), folder / CONFIG)
+    generation = checkpoint.find_file(GENERATION_CONFIG)
+    if generation is not None:
+        _copy(generation, folder / GENERATION_CONFIG)
+    else:
+        _write_json(folder / GENERATION_CONFIG, _generation_config(checkpoint.config))
+
+
+def write_genai_config(config: ModelConfig, cache_len: int, folder: Path) -> None:
+    """Write `genai_config.json` for `genai.onnx`, whose cache onnxruntime-genai shares between past and present.
+
+    Written for onnxruntime-genai 0.18. Its `llama` stands for any decoder with these inputs and outputs; how
+    positions are rotated is in the graph.
+    """
+    decoder = {
+        "filename": GENAI_GRAPH,
+        "head_size": config.head_dim,
+        "hidden_size": config.hidden_size,
+        "num_attention_heads": config.num_attention_heads,
+        "num_hidden_layers": config.num_hidden_layers,
+        "num_key_value_heads": config.num_key_value_heads,
+        "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
+        "inputs": {
+            "input_ids": INPUT_IDS,
+            "attention_mask": ATTENTION_MASK,
+            "past_key_names": "past_key_values.%d.key",
+            "past_value_names": "past_key_values.%d.value",
+        },
+        "outputs": {
+            "logits": LOGITS,
+            "present_key_names": "present.%d.key",
+            "present_value_names": "present.%d.value",
+        },
+    }
+    model = {
+        "type": "llama",
+        "context_length": cache_len,
+        "vocab_size": config.vocab_size,
+        "decoder": decoder,
+        **_token_ids(config),
+    }
+    # It asks for a pad id even when nothing is ever padded, as with one sequence.
+    if config.pad_token_id is None and config.eos_token_ids:
+        model["pad_token_id"] = config.eos_token_ids[0]
+    search = {
+        "do_sample": False,
+        "early_stopping": True,
+        "max_length": cache_len,
+        "min_length": 0,
+        "num_beams": 1,
+        "num_return_sequences": 1,
+        "past_present_share_buffer": True,
+        "repetition_penalty": 1.0,
+        "temperature": 1.0,
+        "top_k": 1,
+        "top_p": 1.0,
+    }
+    _write_json(folder / GENAI_CONFIG, {"model": model, "search": search})
+
+
+def generation_defaults(checkpoint: Checkpoint) -> GenerationSection:
+    """Sampling defaults that the checkpoint's generation_config.json sets; greedy without one.
+
+    Raises:
+        CheckpointError: The file is there and malformed.
+    """
+    path = checkpoint.find_file(GENERATION_CONFIG)
+    if path is None:
+        return GenerationSection()
+    data = _read_json(path)
+    known = {name: data[name] for name in GenerationSection.model_fields if data.get(name) is not None}
+    try:
+        return GenerationSection.model_validate(known)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise CheckpointError(f"{path.name}: {field} = {first['input']!r}: {first['msg']}") from error
+
+
+def tokenizer_facts(path: Path, *, bos: int | None) -> tuple[TokenizerSection, bool]:
+    """What a host must know of a tokenizer.json, and whether the file itself starts every text with `bos`.
+
+    The template in the file decides, not a declared bos token: Helium declares none and prepends it all the same.
+
+    Raises:
+        CheckpointError: Not a tokenizer.json.
+    """
+    data = _read_json(path)
+    model = data.get("model")
+    kind = model.get("type") if isinstance(model, dict) else None
+    if not isinstance(model, dict) or not isinstance(kind, str):
+        raise CheckpointError(f"{path.name}: has no model.type, so it is no tokenizer of the tokenizers library")
+    section = TokenizerSection(file=path.name, kind=kind.lower(), byte_fallback=model.get("byte_fallback") is True)
+    return section, bos is not None and bos in _leading_ids(data.get("post_processor"))
+
+
+def _leading_ids(processor: Any) -> list[Any]:
+    """Ids that a post-processor puts in front of a text."""
+    if not isinstance(processor, dict):
+        return []
+    if processor.get("type") == "Sequence":
+        return [token for part in processor.get("processors", []) for token in _leading_ids(part)]
+    ids: list[Any] = []
+    for piece in processor.get("single") or []:
+        token = piece.get("SpecialToken") if isinstance(piece, dict) else None
+        if not isinstance(token, dict):
+            break
+        ids += (processor.get("special_tokens") or {}).get(token.get("id"), {}).get("ids", [])
+    return ids
+
+
+def _generation_config(config: ModelConfig) -> dict[str, Any]:
+    return {"do_sample": False, **_token_ids(config)}
+
+
+def _token_ids(config: ModelConfig) -> dict[str, Any]:
+    """Special ids under the names of Hugging Face configs; what the model lacks is left out."""
+    eos = config.eos_token_ids
+    ids = {
+        "bos_token_id": config.bos_token_id,
+        "eos_token_id": eos[0] if len(eos) == 1 else list(eos) or None,
+        "pad_token_id": config.pad_token_id,
+    }
+    return {name: value for name, value in ids.items() if value is not None}
+
+
+def _config_file(checkpoint: Checkpoint) -> Path:
+    path = checkpoint.find_file(CONFIG)
+    if path is None:
+        raise CheckpointError(f"{checkpoint.folder / CONFIG}: is gone")
+    return path
+
+
+def _copy(source: Path, target: Path) -> None:
+    try:
+        durable.copy_file(source, target)
+    except OSError as error:
+        if error.filename != str(source):
+            raise  # about the target: the writer of the bundle explains it
+        raise CheckpointError(f"{source.name}: not readable: {error.strerror}") from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > _MAX_JSON_BYTES:
+            raise CheckpointError(f"{path.name}: {path.stat().st_size} bytes, the limit is {_MAX_JSON_BYTES}")
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(f"{path.name}: not readable as JSON: {first}") from error
+    if not isinstance(data, dict):
+        raise CheckpointError(f"{path.name}: the top level must be an object, found {type(data).__name__}")
+    return data
+
+
+def _write_json(path: Path, data: Mapping[str, Any]) -> None:
+    durable.write_file(path, (json.dumps(data, sort_keys=True, indent=2) + "\n").encode("utf-8"))

@@ -1,0 +1,131 @@
+"""Graph and cache sections of the manifest, and their conversions from and to `signature`."""
+
+from __future__ import annotations
+
+from typing import Literal, cast
+
+from helium_edge.bundle.sections import BundlePath, DtypeName, Items, Section, Size
+from helium_edge.errors import BundleError
+from helium_edge.signature import CacheSpec, CacheUpdate, GraphSignature, Role, TensorSpec
+
+BATCHED_LAYOUT = ("batch", "kv_head", "slot", "head_dim")
+PLAIN_LAYOUT = BATCHED_LAYOUT[1:]
+
+GraphPhase = Literal["prefill", "decode", "any", "classify"]
+
+
+class TensorEntry(Section):
+    """One graph input or output."""
+
+    name: str
+    role: str
+    """What it is for: `tokens`, `past_length`, `last_index`, `past_key`, `logits`, ..."""
+    dtype: DtypeName
+    """As numpy spells it."""
+    shape: Items[Size | str]
+    """A string is the name of a dimension that is free at each call."""
+
+    @classmethod
+    def from_spec(cls, spec: TensorSpec) -> TensorEntry:
+        """The entry of a tensor."""
+        return cls(name=spec.name, role=spec.role, dtype=spec.dtype, shape=spec.shape)
+
+    def to_spec(self) -> TensorSpec:
+        """The tensor of an entry."""
+        # A role that a later minor version adds is carried along; a runner looks up the roles that it serves.
+        return TensorSpec(name=self.name, role=cast("Role", self.role), dtype=self.dtype, shape=self.shape)
+
+
+class GraphEntry(Section):
+    """One graph: a file, or a method of one."""
+
+    file: BundlePath
+    method: str | None
+    """Name inside the file (ExecuTorch); null for ONNX."""
+    phase: GraphPhase
+    """`any` serves prefill and decode: its number of tokens is free at each call."""
+    tokens: Size | None
+    """Tokens per call; null when free."""
+    cache_len: Size | None
+    """Slots of the cache that it takes; null without a cache."""
+    inputs: Items[TensorEntry]
+    """In the order in which the runtime takes them."""
+    outputs: Items[TensorEntry]
+    """In the order in which the runtime returns them."""
+
+    @classmethod
+    def from_signature(cls, file: str, signature: GraphSignature, *, method: str | None = None) -> GraphEntry:
+        """The entry of a decoder graph."""
+        return cls(
+            file=file,
+            method=method,
+            phase=signature.phase,
+            tokens=signature.tokens,
+            cache_len=signature.cache.cache_len,
+            inputs=tuple(TensorEntry.from_spec(spec) for spec in signature.inputs()),
+            outputs=tuple(TensorEntry.from_spec(spec) for spec in signature.outputs()),
+        )
+
+    def input_specs(self) -> tuple[TensorSpec, ...]:
+        """Inputs in order, for runners to check a loaded graph against."""
+        return tuple(entry.to_spec() for entry in self.inputs)
+
+    def output_specs(self) -> tuple[TensorSpec, ...]:
+        """Outputs in order, for runners to check a loaded graph against."""
+        return tuple(entry.to_spec() for entry in self.outputs)
+
+
+class CacheSection(Section):
+    """The KV cache that the host owns: a key buffer and a value buffer per layer."""
+
+    update: CacheUpdate
+    """`in_place`: bind each output to the memory of its input. `append`: outputs hold only the new rows, and the
+    host copies the real ones to slots `past_length` and up."""
+    layout: Items[str]
+    """Meaning of each dimension of `shape`."""
+    shape: Items[Size]
+    """Of one buffer."""
+    dtype: DtypeName
+    layers: Size
+    bytes_per_token: Size
+    """Over all layers, keys and values."""
+    total_bytes: Size
+    keys: Literal["post_rope"] = "post_rope"
+    """Cached keys are already rotated."""
+
+    @classmethod
+    def from_spec(cls, spec: CacheSpec) -> CacheSection:
+        """The section of a cache."""
+        return cls(
+            update=spec.update,
+            layout=BATCHED_LAYOUT if spec.batched else PLAIN_LAYOUT,
+            shape=spec.shape,
+            dtype=spec.dtype,
+            layers=spec.layers,
+            bytes_per_token=spec.bytes_per_token,
+            total_bytes=spec.total_bytes,
+        )
+
+    def to_spec(self) -> CacheSpec:
+        """The cache that the section describes.
+
+        Raises:
+            BundleError: Layout, shape, dtype and sizes do not fit each other, or are not known here.
+        """
+        batched = self.layout == BATCHED_LAYOUT
+        if not batched and self.layout != PLAIN_LAYOUT:
+            raise BundleError(f"cache.layout = {list(self.layout)} is not known; allowed: {list(BATCHED_LAYOUT)}")
+        if len(self.shape) != len(self.layout) or (batched and self.shape[0] != 1):
+            raise BundleError(f"cache.shape = {list(self.shape)} does not fit the layout {list(self.layout)}")
+        kv_heads, cache_len, head_dim = self.shape[-3:]
+        spec = CacheSpec(self.layers, kv_heads, cache_len, head_dim, self.update, batched, self.dtype)
+        try:
+            sizes = (spec.bytes_per_token, spec.total_bytes)
+        except KeyError as error:
+            raise BundleError(f"cache.dtype = {self.dtype!r} is not known to this version") from error
+        if sizes != (self.bytes_per_token, self.total_bytes):
+            raise BundleError(
+                f"cache.bytes_per_token = {self.bytes_per_token} and total_bytes = {self.total_bytes} do not fit "
+                f"the shape, which gives {sizes[0]} and {sizes[1]}"
+            )
+        return spec

@@ -1,0 +1,272 @@
+"""`Manifest`: the content of `helium-edge.json`, which tells hosts in any language how to run a bundle.
+
+Field names are a contract: renaming or removing one, or changing its meaning, takes a new major schema version;
+adding one takes a new minor version, and readers ignore what they do not know. The same manifest always gives the
+same bytes.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.resources
+import json
+import os
+import re
+import stat
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import jsonschema
+from pydantic import ConfigDict, Field, JsonValue, ValidationError
+
+from helium_edge.bundle.golden import GoldenTrace
+from helium_edge.bundle.graph_sections import CacheSection, GraphEntry
+from helium_edge.bundle.sections import (
+    CreatedBy,
+    FileEntry,
+    GenerationSection,
+    Items,
+    MemorySection,
+    ModelSection,
+    QuantizationSection,
+    Section,
+    Size,
+    SourceSection,
+    TargetSection,
+    TokenizerSection,
+    TokensSection,
+)
+from helium_edge.errors import BundleError
+from helium_edge.signature import DecoderSpec, LogitsMode
+
+MANIFEST_NAME = "helium-edge.json"
+SCHEMA_NAME = "helium-edge/bundle"
+SCHEMA_VERSION = "1.0"
+SCHEMA_FILE = "schema.json"
+
+MAX_MANIFEST_BYTES = 16 << 20
+"""A manifest of a hundred layers stays below 1 MiB; anything above this limit is not one."""
+
+
+class Manifest(Section):
+    """Everything a host needs to run, check and describe a bundle."""
+
+    # `schema` is a method of pydantic models, so the field has another name in Python.
+    model_config = ConfigDict(validate_by_name=True, validate_by_alias=True)
+
+    schema_id: Literal["helium-edge/bundle"] = Field(default="helium-edge/bundle", alias="schema")
+    schema_version: Annotated[str, Field(pattern=r"^[0-9]{1,4}\.[0-9]{1,4}$")] = SCHEMA_VERSION
+    name: Annotated[str, Field(min_length=1, max_length=255)]
+    created_by: CreatedBy
+    runtime: str
+    """What runs the graphs: `onnxruntime`."""
+    target: TargetSection
+    source: SourceSection
+    model: ModelSection
+    tokens: TokensSection
+    tokenizer: TokenizerSection
+    quantization: QuantizationSection
+    graphs: Items[GraphEntry] = Field(min_length=1)
+    cache: CacheSection
+    logits: LogitsMode
+    """`last`: prefill returns the logits of the position `last_index`; `all`: those of every position."""
+    prefill_len: Size
+    """Tokens of the prefill graph, and the longest chunk to give to a graph of phase `any`."""
+    cache_len: Size
+    """Tokens that fit in the cache, prompt and answer together."""
+    generation: GenerationSection
+    memory: MemorySection
+    parity: dict[str, JsonValue] | None = None
+    """Result of the comparison with the original checkpoint; null when it was not run."""
+    golden: GoldenTrace | None = None
+    """A recorded run to check a host's own loop with; null when it was not recorded."""
+    files: Items[FileEntry] = ()
+    """Every file but this one, sorted by path."""
+
+    def to_json(self) -> str:
+        """The one spelling of this manifest: sorted keys, two spaces, a final newline."""
+        data = self.model_dump(mode="json", by_alias=True)
+        return json.dumps(data, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+    def with_files(self, files: Iterable[FileEntry]) -> Manifest:
+        """A copy that lists `files`, sorted by path."""
+        return self.model_copy(update={"files": tuple(sorted(files, key=lambda entry: entry.path))})
+
+    def graph_files(self) -> dict[str, str]:
+        """File of each phase."""
+        return {graph.phase: graph.file for graph in self.graphs}
+
+    def decoder_spec(self) -> DecoderSpec:
+        """What a runner must know of the decoder graphs.
+
+        Raises:
+            BundleError: The cache section contradicts itself, or is not known here.
+        """
+        return DecoderSpec(self.model.vocab_size, self.cache.to_spec(), self.prefill_len, self.logits)
+
+
+@functools.cache
+def schema_text() -> str:
+    """The JSON Schema of the manifest, as it ships with the package."""
+    return importlib.resources.files(__package__).joinpath(SCHEMA_FILE).read_text(encoding="utf-8")
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read and check a `helium-edge.json`; nothing else of the bundle is looked at.
+
+    Raises:
+        BundleError: Unreadable, of a newer major version, or against the schema; the field is named.
+    """
+    return parse_manifest(_read_regular_file(path), where=path.name)
+
+
+def parse_manifest(data: bytes, *, where: str = MANIFEST_NAME) -> Manifest:
+    """Check the bytes of a manifest; `where` names the file in messages.
+
+    Raises:
+        BundleError: See `read_manifest`.
+    """
+    try:
+        document = json.loads(data.decode("utf-8"), object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{where}: not readable as JSON: {_first_line(error)}") from error
+    _check_version(document, where)
+    _check_schema(document, where)
+    try:
+        # Through JSON: strict mode then takes arrays for tuples and nothing else loosely.
+        manifest = Manifest.model_validate_json(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise BundleError(f"{where}: {place}: {first['msg']}") from error
+    check_manifest(manifest, where)
+    return manifest
+
+
+def check_manifest(manifest: Manifest, where: str = MANIFEST_NAME) -> None:
+    """Check what no schema can say: that the sections fit each other and the list of files.
+
+    Raises:
+        BundleError: The first contradiction.
+    """
+    problem = next(_contradictions(manifest), None)
+    if problem is not None:
+        raise BundleError(f"{where}: {problem}")
+    try:
+        manifest.cache.to_spec()
+    except BundleError as error:
+        raise BundleError(f"{where}: {error.message}") from error
+
+
+def _contradictions(manifest: Manifest) -> Iterator[str]:
+    seen: dict[str, str] = {}
+    for entry in manifest.files:
+        # Folded, because the bundle may be copied to a file system that takes both names for one.
+        if entry.path.casefold() in seen:
+            yield f"files lists {seen[entry.path.casefold()]!r} and {entry.path!r}: one file twice"
+        seen[entry.path.casefold()] = entry.path
+        if entry.path.casefold() == MANIFEST_NAME:
+            yield f"files lists {entry.path!r}, the manifest itself"
+    listed = set(seen.values())
+    for index, graph in enumerate(manifest.graphs):
+        if graph.file not in listed:
+            yield f"graphs[{index}].file = {graph.file!r} is not among the files"
+    if manifest.tokenizer.file not in listed:
+        yield f"tokenizer.file = {manifest.tokenizer.file!r} is not among the files"
+    keys = [(graph.phase, graph.cache_len) for graph in manifest.graphs]
+    if len(set(keys)) != len(keys):
+        yield "graphs has two entries of one phase and cache_len, so a host cannot choose"
+    if manifest.cache_len not in manifest.cache.shape:
+        yield f"cache_len = {manifest.cache_len} does not fit cache.shape = {list(manifest.cache.shape)}"
+    yield from _bad_tokens(manifest)
+
+
+def _bad_tokens(manifest: Manifest) -> Iterator[str]:
+    tokens, golden, vocab = manifest.tokens, manifest.golden, manifest.model.vocab_size
+    ids = {
+        "tokens.bos": () if tokens.bos is None else (tokens.bos,),
+        "tokens.eos": tokens.eos,
+        "tokens.pad": () if tokens.pad is None else (tokens.pad,),
+        "golden": () if golden is None else golden.token_ids(),
+    }
+    for place, values in ids.items():
+        bad = next((value for value in values if value >= vocab), None)
+        if bad is not None:
+            yield f"{place} holds the id {bad}, outside the vocabulary of {vocab}"
+
+
+def _read_regular_file(path: Path) -> bytes:
+    try:
+        # Not through a link, and without waiting for a writer should someone have put a FIFO there.
+        flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+        with open(os.open(path, flags | getattr(os, "O_BINARY", 0)), "rb") as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise BundleError(f"{path.name}: not a plain file")
+            if status.st_size > MAX_MANIFEST_BYTES:
+                raise BundleError(f"{path.name}: {status.st_size} bytes is no manifest (limit 16 MiB)")
+            return file.read()
+    except OSError as error:
+        raise BundleError(f"{path.name}: not readable: {error.strerror}") from error
+
+
+def _check_version(document: Any, where: str) -> None:
+    if not isinstance(document, dict) or document.get("schema") != SCHEMA_NAME:
+        raise BundleError(f'{where}: not a helium-edge manifest: "schema" must be {SCHEMA_NAME!r}')
+    version = document.get("schema_version")
+    major = version.partition(".")[0] if isinstance(version, str) else ""
+    if not re.fullmatch(r"[0-9]{1,4}", major):
+        raise BundleError(f"{where}: schema_version = {_short(version)} is no version such as {SCHEMA_VERSION!r}")
+    known = SCHEMA_VERSION.partition(".")[0]
+    if int(major) > int(known):
+        raise BundleError(
+            f"{where}: schema version {version} was made by a newer helium-edge; this one reads {known}.x",
+            hint="pip install --upgrade helium-edge",
+        )
+    if int(major) < int(known):
+        raise BundleError(
+            f"{where}: schema version {version} is no longer read; this helium-edge reads {known}.x",
+            hint="export the checkpoint again",
+        )
+
+
+@functools.cache
+def _validator() -> jsonschema.Draft202012Validator:
+    return jsonschema.Draft202012Validator(json.loads(schema_text()))
+
+
+def _check_schema(document: Any, where: str) -> None:
+    error = jsonschema.exceptions.best_match(_validator().iter_errors(document))
+    if error is None:
+        return
+    place = error.json_path.removeprefix("$").removeprefix(".") or "top level"
+    if error.validator == "pattern" and error.absolute_path and error.absolute_path[-1] in ("path", "file"):
+        raise BundleError(
+            f"{where}: {place} = {_short(error.instance)} is not allowed; allowed: a plain relative path inside "
+            "the bundle"
+        )
+    problem = error.message if len(error.message) <= 120 else f"{_short(error.instance)} is not allowed"
+    raise BundleError(f"{where}: {place}: {_first_line(problem)}")
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {_short(twice)} stands twice")
+    return result
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _first_line(error: object) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,121 @@
+"""What can be checked of an `.onnx` file without running it: where its weights lie, and its inputs and outputs.
+
+A graph names its weights by file, offset and length. ONNX's own checker accepts lengths and offsets that do not
+fit, and loaders differ in what they refuse, so everything is checked here before any of them sees the file.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path, PurePosixPath
+
+import onnx
+import onnx_ir as ir
+
+from helium_edge.bundle.graph_sections import GraphEntry, TensorEntry
+from helium_edge.errors import BundleError
+
+_EXTERNAL_KEYS = frozenset({"location", "offset", "length", "checksum"})
+
+
+def check_onnx_file(folder: Path, path: str, sizes: Mapping[str, int], entry: GraphEntry | None) -> int:
+    """Check one graph of a bundle.
+
+    Args:
+        folder: The bundle.
+        path: The graph, relative to it.
+        sizes: Bytes of each file of the bundle.
+        entry: What the manifest says of the graph, if anything.
+
+    Returns:
+        Number of tensors that lie outside the graph's own file.
+
+    Raises:
+        BundleError: Not an ONNX file; a tensor that is not wholly inside a listed file; other inputs or outputs
+            than the manifest says.
+    """
+    try:
+        model = onnx.load(str(folder / path), load_external_data=False)
+    except Exception as error:  # protobuf's and onnx' errors have no common base
+        raise BundleError(f"{path}: not readable as an ONNX graph: {_first_line(error)}") from error
+    count = 0
+    for tensor in _tensors(model):
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            count += 1
+            problem = _external_problem(tensor, path, sizes)
+            if problem:
+                raise BundleError(f"{path}: tensor {tensor.name}: {problem}")
+    if entry is not None:
+        _check_values(path, "input", model.graph.input, entry.inputs)
+        _check_values(path, "output", model.graph.output, entry.outputs)
+    return count
+
+
+def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """Every tensor of a model: initializers and attributes, in all graphs, subgraphs and functions."""
+    graphs = [model.graph]
+    nodes = [node for function in model.functions for node in function.node]
+    while graphs or nodes:
+        if graphs:
+            graph = graphs.pop()
+            yield from graph.initializer
+            for sparse in graph.sparse_initializer:
+                yield from (sparse.values, sparse.indices)
+            nodes.extend(graph.node)
+            continue
+        for attribute in nodes.pop().attribute:
+            yield from (attribute.t, *attribute.tensors)
+            for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
+                yield from (sparse.values, sparse.indices)
+            graphs.extend((*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs))
+
+
+def _external_problem(tensor: onnx.TensorProto, path: str, sizes: Mapping[str, int]) -> str:
+    fields = {field.key: field.value for field in tensor.external_data}
+    if len(fields) != len(tensor.external_data) or not fields.keys() <= _EXTERNAL_KEYS:
+        return f"external data has the fields {sorted(field.key for field in tensor.external_data)}"
+    location = fields.get("location", "")
+    file = str(PurePosixPath(path).parent / location)
+    if file not in sizes:
+        return f"its data lies in {location!r}, which is no file of the bundle"
+    try:
+        expected = math.ceil(math.prod(tensor.dims) * ir.DataType(tensor.data_type).bitwidth / 8)
+        offset, length = int(fields.get("offset", "0")), int(fields.get("length", str(expected)))
+    except (ValueError, TypeError) as error:
+        return f"its data is not described in numbers: {_first_line(error)}"
+    if length != expected or length < 0 or offset < 0 or offset + length > sizes[file]:
+        return f"its {expected} bytes are said to be {length} bytes at {offset} of {file} ({sizes[file]} bytes)"
+    return ""
+
+
+def _check_values(
+    path: str, kind: str, found: Iterable[onnx.ValueInfoProto], listed: Iterable[TensorEntry]
+) -> None:
+    in_graph = [_describe(value) for value in found]
+    in_manifest = [(entry.name, entry.dtype, entry.shape) for entry in listed]
+    if in_graph == in_manifest:
+        return
+    for position, (graph, manifest) in enumerate(zip(in_graph, in_manifest, strict=False)):
+        if graph != manifest:
+            raise BundleError(f"{path}: {kind} {position} is {_show(graph)}, the manifest says {_show(manifest)}")
+    raise BundleError(f"{path}: has {len(in_graph)} {kind}s, the manifest says {len(in_manifest)}")
+
+
+def _describe(value: onnx.ValueInfoProto) -> tuple[str, str, tuple[int | str, ...]]:
+    tensor = value.type.tensor_type
+    try:
+        dtype = ir.DataType(tensor.elem_type).numpy().name
+    except (TypeError, ValueError):
+        dtype = f"type {tensor.elem_type}"
+    shape = tuple(dim.dim_value if dim.HasField("dim_value") else dim.dim_param for dim in tensor.shape.dim)
+    return value.name, dtype, shape
+
+
+def _show(value: tuple[str, str, tuple[int | str, ...]]) -> str:
+    name, dtype, shape = value
+    return f"{name} {dtype}{list(shape)}"
+
+
+def _first_line(error: object) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
