@@ -1,0 +1,80 @@
+"""From what an export has at hand to the manifest of its bundle."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Sequence
+
+import helium_edge
+from helium_edge.bundle import (
+    CacheSection,
+    CreatedBy,
+    GraphEntry,
+    Manifest,
+    MemorySection,
+    ModelSection,
+    QuantizationSection,
+    SourceSection,
+    TargetSection,
+    TokensSection,
+    generation_defaults,
+    read_checkpoint_card,
+    tokenizer_facts,
+)
+from helium_edge.checkpoint import Checkpoint
+from helium_edge.quant import QuantizedStore
+from helium_edge.recipe import Recipe
+from helium_edge.targets import BuiltGraph, Target
+
+
+def describe(
+    checkpoint: Checkpoint,
+    recipe: Recipe,
+    target: Target,
+    graphs: Sequence[BuiltGraph],
+    store: QuantizedStore,
+) -> Manifest:
+    """Describe a bundle that has been built; golden trace, parity and the list of files are added later.
+
+    Raises:
+        CheckpointError: A companion file of the checkpoint is malformed.
+    """
+    config = checkpoint.config
+    tokenizer, add_bos = tokenizer_facts(checkpoint.tokenizer_files()[0], bos=config.bos_token_id)
+    memory = target.memory(config, recipe, store.plan)
+    reports = store.reports()
+    return Manifest(
+        name=f"{checkpoint.source.rsplit('/', 1)[-1]}-{recipe.name}",
+        created_by=CreatedBy(
+            version=helium_edge.__version__,
+            libraries={name: importlib.metadata.version(name) for name in sorted({"torch", *target.libraries})},
+        ),
+        runtime=target.runtime,
+        target=TargetSection(
+            name=target.name, options=getattr(recipe.targets, target.name).model_dump(mode="json")
+        ),
+        source=SourceSection(
+            checkpoint=checkpoint.source,
+            revision=checkpoint.revision,
+            license=read_checkpoint_card(checkpoint.folder).license,
+            files=checkpoint.hashes(),
+        ),
+        model=ModelSection.from_config(config),
+        tokens=TokensSection.from_config(config, add_bos=add_bos),
+        tokenizer=tokenizer,
+        quantization=QuantizationSection.from_reports(recipe, reports, fingerprint=store.fingerprint()),
+        graphs=tuple(
+            GraphEntry.from_signature(graph.file, graph.signature, method=graph.method) for graph in graphs
+        ),
+        cache=CacheSection.from_spec(target.cache(config, recipe)),
+        logits=recipe.logits,
+        prefill_len=recipe.shapes.prefill_len,
+        cache_len=recipe.shapes.cache_len,
+        generation=generation_defaults(checkpoint),
+        memory=MemorySection.estimate(
+            weights_bytes=sum(report.nbytes for report in reports),
+            packed_bytes=memory["weights"],
+            cache_bytes=memory["cache"],
+            activations_bytes=memory["activations"],
+        ),
+    )

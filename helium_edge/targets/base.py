@@ -1,0 +1,67 @@
+"""What a target is: it checks a recipe, says what it will write, and writes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from helium_edge.config import ModelConfig
+from helium_edge.quant import PlannedWeight, QuantizedStore
+from helium_edge.recipe import Recipe
+from helium_edge.signature import CacheSpec, GraphSignature
+
+
+@dataclass(frozen=True)
+class BuiltGraph:
+    """One graph that hosts run: its file, the method within the file (None for ONNX) and its signature."""
+
+    file: str
+    method: str | None
+    signature: GraphSignature
+
+
+class Target(Protocol):
+    """One runtime's format; a new one is a folder and a line in `TARGETS`.
+
+    Attributes:
+        name: Key in a recipe's `targets`.
+        runtime: The runtime that loads what it writes, as the manifest spells it.
+        libraries: Packages whose versions decide the bytes written; recorded in the manifest.
+    """
+
+    name: str
+    runtime: str
+    libraries: tuple[str, ...]
+
+    def check(self, config: ModelConfig, recipe: Recipe) -> None:
+        """Refuse what this target cannot carry, before any work is done.
+
+        Raises:
+            RecipeError: The recipe asks for it.
+            ConfigError: The model needs it.
+        """
+        ...
+
+    def cache(self, config: ModelConfig, recipe: Recipe) -> CacheSpec:
+        """The cache of the graphs it writes."""
+        ...
+
+    def plan(self, config: ModelConfig, recipe: Recipe, weights: list[PlannedWeight]) -> list[tuple[str, int]]:
+        """Names and estimated sizes in bytes of the files it will write."""
+        ...
+
+    def memory(self, config: ModelConfig, recipe: Recipe, weights: list[PlannedWeight]) -> dict[str, int]:
+        """Estimated bytes on the device, by part: `weights` as kernels hold them, `cache`, `activations`."""
+        ...
+
+    def build(
+        self, store: QuantizedStore, recipe: Recipe, folder: Path, on_weight: Callable[[str], None]
+    ) -> list[BuiltGraph]:
+        """Write the graphs and their weights into an empty folder; `on_weight` is called with each matrix.
+
+        Returns:
+            The graphs that follow our contract; files for other hosts may lie beside them.
+        """
+        ...
