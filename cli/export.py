@@ -1,0 +1,140 @@
+"""`helium-edge export`: a checkpoint becomes a verified bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from helium_edge.errors import ParityError, UsageError
+
+from . import _console, _views
+from ._format import duration, size
+from ._options import JsonOption, RevisionOption, ThreadsOption
+from ._overrides import override
+
+if TYPE_CHECKING:
+    from helium_edge.pipeline import ExportResult
+
+EPILOG = """\b
+Examples:
+  helium-edge export helium-tiny --recipe onnx-int4 -o tiny
+  helium-edge export ORG/NAME --revision v1 --recipe onnx-int4 --dry-run
+"""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("export", short_help="Export a checkpoint to a verified bundle.", epilog=EPILOG)(export)
+
+
+def export(
+    checkpoint: Annotated[
+        str, typer.Argument(metavar="CHECKPOINT", help="A folder, a Hub id, or helium-tiny.", show_default=False)
+    ],
+    recipe: Annotated[
+        str,
+        typer.Option(metavar="NAME|FILE", help="What to export: see `helium-edge recipes`.", show_default=False),
+    ],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="DIR", help="The bundle to write.", show_default=False)
+    ] = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Only this target of the recipe; repeatable.", show_default=False),
+    ] = None,
+    revision: RevisionOption = None,
+    cache_len: Annotated[
+        int | None,
+        typer.Option(
+            min=2, metavar="N", help="Slots of the KV cache, instead of the recipe's.", show_default=False
+        ),
+    ] = None,
+    prefill_len: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help="Tokens of a prefill chunk, instead of the recipe's.", show_default=False
+        ),
+    ] = None,
+    store: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Keep quantized weights here; a second export, or one that was interrupted, reuses them.",
+            show_default=False,
+        ),
+    ] = None,
+    threads: ThreadsOption = 0,
+    force: Annotated[bool, typer.Option("--force", help="Replace a bundle that stands at DIR.")] = False,
+    no_verify: Annotated[
+        bool, typer.Option("--no-verify", help="Publish without comparing with the original model.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the plan and its sizes; write nothing.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Export a checkpoint to a bundle: quantize, build, compare with the original, publish.
+
+    The bundle appears at DIR complete and verified, or not at all.
+    """
+    if output is None and not dry_run:
+        raise UsageError("export needs -o DIR, the bundle to write", hint="or --dry-run, which writes nothing")
+    from helium_edge import pipeline
+    from helium_edge.parity import ParityReport
+
+    chosen = override(recipe, target or (), cache_len=cache_len, prefill_len=prefill_len)
+    if dry_run or output is None:
+        plan = pipeline.plan(checkpoint, chosen, revision=revision)
+        _views.show_plan(plan, checkpoint, chosen, as_json=as_json)
+        _console.next_step("export", checkpoint, "--recipe", recipe, "-o", output or "DIR")
+        return
+    try:
+        with _console.progress() as progress:
+            result = pipeline.export(
+                checkpoint,
+                chosen,
+                output,
+                revision=revision,
+                force=force,
+                verify=not no_verify,
+                store=store,
+                threads=threads,
+                progress=progress,
+            )
+    except ParityError as error:
+        if isinstance(error.report, ParityReport):
+            _views.show_parity(error.report, stderr=True)
+        raise
+    _show(result, output, as_json=as_json)
+
+
+def _show(result: ExportResult, output: Path, *, as_json: bool) -> None:
+    manifest, report = result.manifest, result.parity
+    if as_json:
+        _console.document(
+            {
+                "bundle": str(result.bundle),
+                "bundle_bytes": result.bundle_bytes,
+                "seconds": round(result.seconds, 3),
+                "peak_rss_bytes": result.peak_rss_bytes,
+                "recipe": manifest.quantization.recipe_name,
+                "files": [entry.model_dump(mode="json") for entry in manifest.files],
+                "parity": None if report is None else report.to_json(),
+            }
+        )
+    else:
+        if report is not None:
+            _views.show_parity(report)
+            _console.line("")
+        _console.fields(
+            [
+                ("bundle", f"{output}, {size(result.bundle_bytes)} in {len(manifest.files) + 1} files"),
+                ("export", f"{duration(result.seconds)}, at most {size(result.peak_rss_bytes)} of memory"),
+            ]
+        )
+        if report is None:
+            _console.line("parity: not compared with the original (--no-verify)")
+    prompt = manifest.golden.prompt if manifest.golden is not None else "Edge AI"
+    _console.next_step("generate", output, prompt)

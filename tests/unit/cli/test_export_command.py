@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from helium_edge.errors import ParityError
+from helium_edge.parity import ParityReport
+from helium_edge.parity.metrics import Aggregate
+from helium_edge.parity.verdict import judge
+from helium_edge.recipe import Gates, load_recipe, recipe_text
+from tests.unit.bundle.bundles import make_manifest
+
+Cli = Callable[..., tuple[int, str, str]]
+
+
+def make_report(
+    mean_kld: float, *, top1: float = 0.95, top1_decided: float = 0.95, ambiguous: int = 0
+) -> ParityReport:
+    figures = Aggregate(
+        tokens=381, nonfinite=0, kld_mean=mean_kld, kld_mean_se=0.001, kld_median=0.02, kld_p99=0.3, kld_max=0.9,
+        top1=top1, top1_se=0.01, ambiguous=ambiguous, top1_decided=top1_decided, ppl_reference=30.0,
+        ppl_candidate=31.5, ppl_ratio=1.05, ppl_ratio_se=0.01, max_logit_error=0.5, rms_logit_error=0.1,
+        rms_delta_p=0.02,
+    )  # fmt: skip
+    gates = judge(Gates(mean_kld=0.06, top1=0.9), figures)
+    return ParityReport("L3", figures, {"en": figures, "fr": figures}, gates, windows=2, seconds=1.0)
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What `pipeline.export` was called with."""
+    found: list[dict[str, Any]] = []
+
+    def export(source: str, recipe: object, out: Path, **options: Any) -> SimpleNamespace:
+        options.pop("progress").stage("quantize", 2, "weights")
+        found.append({"source": source, "recipe": recipe, "out": out, **options})
+        report = make_report(0.02) if options["verify"] else None
+        return SimpleNamespace(
+            bundle=Path("/abs") / out, manifest=make_manifest(), parity=report, seconds=3.2,
+            peak_rss_bytes=700_000_000, bundle_bytes=5_570_000,
+        )  # fmt: skip
+
+    monkeypatch.setattr("helium_edge.pipeline.export", export)
+    return found
+
+
+def test_options_have_their_defaults(cli: Cli, calls: list[dict[str, Any]]) -> None:
+    code, out, err = cli("export", "helium-tiny", "--recipe", "onnx-int4", "-o", "tiny")
+    assert code == 0
+    assert calls == [
+        {
+            "source": "helium-tiny", "recipe": load_recipe("onnx-int4"), "out": Path("tiny"), "revision": None,
+            "force": False, "verify": True, "store": None, "threads": 0,
+        }
+    ]  # fmt: skip
+    assert "bundle:  tiny, 5.57 MB in" in out
+    assert "mean_kld" in out
+    assert max(map(len, out.splitlines())) <= 80
+    assert err.splitlines()[-1].startswith("next: helium-edge generate tiny ")
+
+
+def test_options_reach_the_pipeline(cli: Cli, calls: list[dict[str, Any]], tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(recipe_text("onnx-int4-portable"), encoding="utf-8")
+    code, out, _ = cli(
+        "export", "org/name", "--recipe", str(file), "--output", "x", "--revision", "v1", "--force", "--no-verify",
+        "--store", "s", "--threads", "2", "--cache-len", "512", "--prefill-len", "64", "--target", "onnx",
+    )  # fmt: skip
+    assert code == 0
+    (call,) = calls
+    recipe = call.pop("recipe")
+    assert call == {
+        "source": "org/name", "out": Path("x"), "revision": "v1", "force": True, "verify": False,
+        "store": Path("s"), "threads": 2,
+    }  # fmt: skip
+    assert (recipe.shapes.prefill_len, recipe.shapes.cache_len) == (64, 512)
+    assert recipe.model_copy(update={"shapes": load_recipe("onnx-int4-portable").shapes}) == load_recipe(
+        "onnx-int4-portable"
+    )
+    assert "not compared with the original" in out
+
+
+def test_json_document(cli: Cli, calls: list[dict[str, Any]]) -> None:
+    code, out, err = cli("export", "helium-tiny", "--recipe", "onnx-int4", "-o", "tiny", "--json")
+    document = json.loads(out)
+    assert code == 0
+    assert document["bundle"] == "/abs/tiny"
+    assert document["bundle_bytes"] == 5_570_000
+    assert document["parity"] == make_report(0.02).to_json()
+    assert "quantize:" in err
+
+
+def test_without_output_nothing_is_done(cli: Cli, calls: list[dict[str, Any]]) -> None:
+    code, _, err = cli("export", "helium-tiny", "--recipe", "onnx-int4")
+    assert (code, calls) == (2, [])
+    assert err.splitlines()[0] == "error: export needs -o DIR, the bundle to write"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--target", "onx"), "error: no target 'onx'\nhint: did you mean 'onnx'?"),
+        (("--prefill-len", "5000"), "error: --prefill-len 5000: Input should be less than or equal to 4096"),
+        (("--cache-len", "1"), "error: Invalid value for '--cache-len'"),
+        (("--recipe", "onnx-int5"), "error: no recipe named 'onnx-int5'"),
+    ],
+)
+def test_options_that_do_not_fit_end_with_2_before_any_work(
+    cli: Cli, calls: list[dict[str, Any]], options: tuple[str, ...], message: str
+) -> None:
+    code, out, err = cli("export", "helium-tiny", "--recipe", "onnx-int4", "-o", "tiny", *options)
+    assert (code, out, calls) == (2, "", [])
+    assert err.startswith(message)
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch) -> ParityReport:
+    """An export, and a comparison, whose result misses a gate."""
+    report = make_report(0.07)
+    assert not report.passed
+
+    def export(*arguments: Any, **options: Any) -> None:
+        raise ParityError("the exported graphs miss the gates", hint="h", report=report)
+
+    monkeypatch.setattr("helium_edge.pipeline.export", export)
+    monkeypatch.setattr("helium_edge.pipeline.check", lambda *_, **__: report)
+    return report
+
+
+def test_a_failed_comparison_ends_with_4_and_the_table_on_stderr(cli: Cli, failing: ParityReport) -> None:
+    code, out, err = cli("export", "helium-tiny", "--recipe", "onnx-int4", "-o", "tiny")
+    assert (code, out) == (4, "")
+    rows = [line.split() for line in err.splitlines()]
+    assert ["mean_kld", "0.07", "-", "at", "most", "0.06", "FAILED"] in rows
+    assert err.endswith("error: the exported graphs miss the gates\nhint: h\n")
+
+
+def test_a_gate_that_holds_only_within_the_noise_says_so(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise the table would read as `0.8898 at least 0.9: ok`."""
+    report = make_report(0.02, top1=0.81, top1_decided=0.889, ambiguous=30)
+    assert report.passed
+    monkeypatch.setattr("helium_edge.pipeline.check", lambda *_, **__: report)
+    code, out, _ = cli("parity", "tiny")
+    rows = [line.split() for line in out.splitlines()]
+    assert code == 0
+    assert ["top1", "0.889", "0.016", "at", "least", "0.9", "ok,", "within", "noise"] in rows
+    assert "top1 counts 30 near ties of the original as agreement; without them 0.81 agree" in out
+
+
+def test_a_failed_comparison_as_json_has_error_and_report(cli: Cli, failing: ParityReport) -> None:
+    code, out, _ = cli("export", "helium-tiny", "--recipe", "onnx-int4", "-o", "tiny", "--json")
+    document = json.loads(out)
+    assert code == document["error"]["exit_code"] == 4
+    assert document["parity"] == failing.to_json()
+
+
+def test_parity_that_fails_shows_the_table_as_its_result(cli: Cli, failing: ParityReport) -> None:
+    code, out, err = cli("parity", "tiny")
+    assert code == 4
+    assert "FAILED" in out
+    assert err.splitlines()[0] == "error: tiny: mean_kld 0.07 is above the limit 0.06"
+    assert "next:" not in err
+
+
+def test_parity_that_fails_as_json(cli: Cli, failing: ParityReport) -> None:
+    code, out, err = cli("parity", "tiny", "--json")
+    document = json.loads(out)
+    assert code == document["error"]["exit_code"] == 4
+    assert document["parity"] == failing.to_json()
+    assert "FAILED" not in err
+
+
+def test_parity_options_reach_the_pipeline(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[Any] = []
+
+    def check(bundle: Path, **options: Any) -> ParityReport:
+        options.pop("progress")
+        found.append((bundle, options))
+        return make_report(0.01)
+
+    monkeypatch.setattr("helium_edge.pipeline.check", check)
+    code, out, err = cli("parity", "tiny")
+    assert code == 0
+    assert out.splitlines()[0] == "Parity with the original (L3, 381 tokens)"
+    assert [line.split()[0] for line in out.splitlines()[1:5]] == ["text", "en", "fr", "all"]
+    assert max(map(len, out.splitlines())) <= 80
+    assert err.startswith("next: helium-edge generate tiny ")
+    defaults = {"checkpoint": None, "tokens": 0, "threads": 0, "static": False, "unverified": False}
+    assert found.pop() == (Path("tiny"), defaults)
+    document = json.loads(
+        cli(
+            "parity", "tiny", "--checkpoint", "c", "--tokens", "500", "--threads", "1", "--static", "--unverified",
+            "--json",
+        )[1]
+    )  # fmt: skip
+    assert document == {"bundle": "tiny", "parity": make_report(0.01).to_json()}
+    options = {"checkpoint": "c", "tokens": 500, "threads": 1, "static": True, "unverified": True}
+    assert found.pop() == (Path("tiny"), options)
