@@ -28,6 +28,7 @@ TOKENIZER_FILES = (
 DOWNLOADED = (
     "config.json",
     "generation_config.json",
+    "README.md",  # licence and languages, for the model card
     "model*.safetensors",
     "model.safetensors.index.json",
     *TOKENIZER_FILES,

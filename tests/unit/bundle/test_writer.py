@@ -34,8 +34,11 @@ def test_the_same_input_gives_the_same_bytes_in_any_folder(
 ) -> None:
     first = content(write_bundle(tmp_path / "one"))
     monkeypatch.chdir(tmp_path)
-    os.umask(os.umask(0o077))
-    second = content(write_bundle(Path("other place/zwei")))
+    mask = os.umask(0o077)
+    try:
+        second = content(write_bundle(Path("other place/zwei")))
+    finally:
+        os.umask(mask)
     assert first == second
     assert "helium-edge.json" in first
 

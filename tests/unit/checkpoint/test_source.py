@@ -175,7 +175,7 @@ def test_only_what_is_needed_is_downloaded(
     )  # fmt: skip
     assert wanted == {
         *TOKENIZER_FILES, "config.json", "generation_config.json", "model.safetensors",
-        "model-00001-of-00002.safetensors", "model.safetensors.index.json",
+        "model-00001-of-00002.safetensors", "model.safetensors.index.json", "README.md",
     }  # fmt: skip
 
 
