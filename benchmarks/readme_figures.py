@@ -36,7 +36,8 @@ def parity_rows(manifest: Manifest, report: ParityReport) -> list[str]:
     for language, found in [*report.languages.items(), ("all", report.overall)]:
         rows.append(
             f"| `{recipe}` | {language} | {found.tokens} | {found.kld_mean:.4f} | {found.top1:.1%} | "
-            f"{found.top1_decided:.1%} | {found.ppl_reference:.2f} | {found.ppl_candidate:.2f} | {found.ppl_ratio:.4f} |"
+            f"{found.top1_decided:.1%} | {found.ppl_reference:.2f} | {found.ppl_candidate:.2f} | "
+            f"{found.ppl_ratio:.4f} |"
         )
     return rows
 
