@@ -53,6 +53,9 @@ class HeliumDecoder(torch.nn.Module):
         parts: Makes the modules that carry the weights; float32 from `weights` by default.
     """
 
+    cos: Tensor
+    sin: Tensor
+
     def __init__(
         self, config: ModelConfig, weights: WeightSource, cache_len: int, parts: Parts | None = None
     ) -> None:

@@ -78,6 +78,8 @@ class DenseParts:
 class Embedding(torch.nn.Module):
     """Rows of a (V, C) matrix."""
 
+    weight: Tensor
+
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
         self.register_buffer("weight", weight)
@@ -89,6 +91,9 @@ class Embedding(torch.nn.Module):
 
 class Linear(torch.nn.Module):
     """x @ weight.T + bias with a (N, K) weight."""
+
+    weight: Tensor
+    bias: Tensor | None
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
@@ -105,6 +110,9 @@ class RmsNorm(torch.nn.Module):
 
     eps is 1e-8 in released models, below float16's smallest subnormal: the norm never runs in float16.
     """
+
+    gain: Tensor
+    average: Tensor
 
     def __init__(self, gain: Tensor, eps: float) -> None:
         super().__init__()
