@@ -1,6 +1,7 @@
+"""The quantized store: what it holds, and that it computes each weight once."""
+
 from __future__ import annotations
 
-import errno
 import json
 import os
 import signal
@@ -9,85 +10,20 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from safetensors import safe_open
 
 from helium_edge.checkpoint import Checkpoint, open_checkpoint
-from helium_edge.errors import CheckpointError, RecipeError, ResourceError, UsageError
 from helium_edge.model import weights as model_weights
 from helium_edge.model.weights import matrix_names, vector_names
 from helium_edge.quant import METHODS, QuantizedStore, QuantizedWeight, dequantize, plan_weights
 from helium_edge.quant import store as store_module
 from helium_edge.quant.affine import relative_error
-from helium_edge.recipe import Quantization, Rule, Scheme, load_recipe
+from helium_edge.recipe import Quantization, load_recipe
 from tests.helpers.checkpoints import make_checkpoint, random_weights, tiny_config, write_weights
-
-INT8, G32 = Scheme(bits=8), Scheme(bits=4, group_size=32)
-A32 = Scheme(bits=4, group_size=32, symmetric=False)
-MIXED = Quantization(
-    method="mse",
-    rules=(
-        Rule(match=r"lm_head\.weight", skip=True),
-        Rule(match=r"model\.embed_tokens\.weight", scheme=INT8),
-        Rule(match=r".*\.(q|k)_proj\.weight", scheme=A32),
-        Rule(match=r".*down_proj\.weight", scheme=Scheme(bits=4, group_size=64), fallback=G32),
-        Rule(match=r".*", scheme=G32),
-    ),
-)
-SKIP = "lm_head.weight"
-QUERY = "model.layers.0.self_attn.q_proj.weight"
-UP = "model.layers.1.mlp.up_proj.weight"
-
-
-@pytest.fixture
-def checkpoint(tiny_checkpoint: Path) -> Checkpoint:
-    return open_checkpoint(str(tiny_checkpoint))
-
-
-@pytest.fixture
-def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """How often each weight has been read."""
-    counts: Counter[str] = Counter()
-
-    def read(checkpoint: Checkpoint, name: str) -> torch.Tensor:
-        counts[name] += 1
-        return model_weights.read_weight(checkpoint, name)
-
-    monkeypatch.setattr(store_module, "read_weight", read)
-    return counts
-
-
-@pytest.fixture
-def computed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Shapes and schemes of what has been quantized, in order."""
-    log: list[str] = []
-
-    def quantize(weight: torch.Tensor, scheme: Scheme, importance: torch.Tensor | None = None) -> QuantizedWeight:
-        log.append(f"{tuple(weight.shape)} {scheme}")
-        return METHODS["mse"](weight, scheme, importance)
-
-    monkeypatch.setattr(store_module, "find_method", lambda name: quantize)
-    return log
-
-
-def assert_same(found: Any, expected: Any) -> None:
-    assert type(found) is type(expected)
-    if isinstance(expected, torch.Tensor):
-        assert torch.equal(found, expected)
-        return
-    assert found.scheme == expected.scheme
-    assert torch.equal(found.codes, expected.codes)
-    assert torch.equal(found.scales, expected.scales)
-    assert (found.zero_points is None) == (expected.zero_points is None)
-    if expected.zero_points is not None:
-        assert torch.equal(found.zero_points, expected.zero_points)
-
-
-def shards(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
+from tests.unit.quant.stores import A32, G32, MIXED, QUERY, SKIP, UP, assert_same, shards
 
 
 def test_weights_are_those_of_the_method_on_the_reordered_original(checkpoint: Checkpoint, tmp_path: Path) -> None:
@@ -273,142 +209,3 @@ def test_fingerprint_changes_with_any_number_and_with_nothing_else(tiny_checkpoi
         weights[name].view(-1)[3] += 0.25
         write_weights(changed, weights)
         assert fingerprint(changed, "a") != first, name
-
-
-def flip(data: bytearray, at: int) -> bytearray:
-    data[at] ^= 1
-    return data
-
-
-DAMAGE = {
-    "empty": lambda data: b"",
-    "truncated": lambda data: data[: len(data) // 2],
-    "last byte missing": lambda data: data[:-1],
-    "code flipped": lambda data: flip(data, len(data) - 1),
-    "codes flipped": lambda data: flip(data, len(data) // 2 + 100),
-    "header flipped": lambda data: flip(data, 20),
-    "error flipped": lambda data: bytearray(bytes(data).replace(b"relative_error", b"relative_horror")),
-    "other key": lambda data: bytearray(bytes(data).replace(b'key\\": \\"', b'key\\": \\"0')),
-    "garbage": lambda data: b"\x08\x00\x00\x00\x00\x00\x00\x00{}      ",
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
-def test_a_damaged_shard_is_computed_again(
-    damage: Any, checkpoint: Checkpoint, tmp_path: Path, computed: list[str]
-) -> None:
-    expected = QuantizedStore(checkpoint, MIXED, tmp_path).get(QUERY)
-    (path,) = tmp_path.iterdir()
-    sound = path.read_bytes()
-    damaged = bytes(damage(bytearray(sound)))
-    assert damaged != sound
-    path.write_bytes(damaged)
-    assert_same(QuantizedStore(checkpoint, MIXED, tmp_path).get(QUERY), expected)
-    assert len(computed) == 2
-    assert path.read_bytes() == sound
-
-
-def test_a_shard_of_another_weight_is_not_taken(
-    checkpoint: Checkpoint, tmp_path: Path, computed: list[str]
-) -> None:
-    store = QuantizedStore(checkpoint, MIXED, tmp_path)
-    names = ["model.layers.0.mlp.up_proj.weight", UP]
-    for name in names:
-        store.get(name)
-    first, second = (next(tmp_path.glob(f"{name}-*")) for name in names)
-    second.write_bytes(first.read_bytes())
-    expected = METHODS["mse"](model_weights.read_weight(checkpoint, UP), G32)
-    assert_same(store.get(UP), expected)
-    assert len(computed) == 3
-
-
-@pytest.mark.parametrize("code", ["ENOSPC", "EDQUOT", "EFBIG"])
-@pytest.mark.parametrize("call", ["os.fsync", "os.replace"])
-def test_a_full_disk_names_folder_and_bytes_and_leaves_nothing(
-    call: str, code: str, checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = tmp_path / "store"
-    store = QuantizedStore(checkpoint, MIXED, folder)
-    store.get(QUERY)
-    kept = shards(folder)
-
-    def fail(*_: Any) -> None:
-        number = getattr(errno, code)
-        raise OSError(number, os.strerror(number))
-
-    with monkeypatch.context() as patch:
-        patch.setattr(call, fail)
-        with pytest.raises(ResourceError) as caught:
-            store.get(UP)
-    assert caught.value.exit_code == 6
-    assert str(folder) in caught.value.message
-    nbytes = int(caught.value.message.split(" bytes")[0].split()[-1])
-    assert shards(folder) == kept
-    store.get(UP)  # with space again, it goes on
-    assert (folder / next(name for name in shards(folder) if name.startswith(UP))).stat().st_size == nbytes
-
-
-def test_a_disk_that_fills_while_writing_leaves_nothing(checkpoint: Checkpoint, tmp_path: Path) -> None:
-    resource = pytest.importorskip("resource")
-    store = QuantizedStore(checkpoint, MIXED, tmp_path)
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
-    try:
-        with pytest.raises(ResourceError, match="no space"):
-            store.get(UP)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, handler)
-    assert shards(tmp_path) == []
-
-
-def test_an_interrupt_leaves_nothing(
-    checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupt(_: int) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("os.fsync", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        QuantizedStore(checkpoint, MIXED, tmp_path).get(UP)
-    assert shards(tmp_path) == []
-
-
-def test_a_folder_that_is_a_file_is_a_usage_error(checkpoint: Checkpoint, tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    path.write_text("mine")
-    with pytest.raises(UsageError, match="cannot be written") as caught:
-        QuantizedStore(checkpoint, MIXED, path).get(UP)
-    assert str(path) in caught.value.message
-    assert path.read_text() == "mine"
-
-
-def test_a_weight_that_is_not_finite_is_refused_by_name(tmp_path: Path) -> None:
-    folder = make_checkpoint(tmp_path / "nan")
-    weights = random_weights(tiny_config())
-    weights[UP][1, 2] = float("nan")
-    write_weights(folder, weights)
-    store = QuantizedStore(open_checkpoint(str(folder)), MIXED, tmp_path / "store")
-    with pytest.raises(CheckpointError, match="up_proj"):
-        store.get(UP)
-    assert not (tmp_path / "store").exists()
-
-
-def test_a_tied_head_is_the_embedding_under_its_own_rule(tmp_path: Path) -> None:
-    folder = make_checkpoint(tmp_path / "tied", tie_word_embeddings=True)
-    rules = (Rule(match=r"lm_head\.weight", scheme=G32), Rule(match=".*", scheme=INT8))
-    checkpoint = open_checkpoint(str(folder))
-    store = QuantizedStore(checkpoint, Quantization(method="rtn", rules=rules), tmp_path / "store")
-    embedding = checkpoint.read("model.embed_tokens.weight")
-    assert_same(store.get("model.embed_tokens.weight"), METHODS["rtn"](embedding, INT8))
-    assert_same(store.get("lm_head.weight"), METHODS["rtn"](embedding, G32))
-
-
-def test_rules_that_do_not_fit_are_refused_when_the_store_is_opened(
-    checkpoint: Checkpoint, tmp_path: Path
-) -> None:
-    with pytest.raises(RecipeError, match="cannot take"):
-        QuantizedStore(
-            checkpoint, Quantization(rules=(Rule(match=".*", scheme=Scheme(bits=4, group_size=128)),)), tmp_path
-        )
