@@ -61,6 +61,15 @@ def test_links_to_files_resolve(path: Path) -> None:
     assert not broken
 
 
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
+def test_rows_of_a_table_have_as_many_cells_as_its_heading(path: Path) -> None:
+    columns = 0
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        cells = len(re.findall(r"(?<!\\)\|", line)) - 1 if line.startswith("|") else 0
+        columns = (columns or cells) if cells else 0
+        assert cells == columns, f"line {number}: {line}"
+
+
 def test_documents_that_code_names_exist() -> None:
     sources = [
         *(ROOT / "helium_edge").rglob("*.py"),
