@@ -137,10 +137,43 @@ class OnnxOptions(_Model):
     int8_block_size: Literal[32, 64, 128] = 32
 
 
+class CoremlOptions(_Model):
+    """Options of the CoreML target.
+
+    Args:
+        precision: Of activations, unquantized weights and the cache; the only one that all Apple engines have.
+        ios: The oldest iOS that is to run it (17: also macOS 14; 18: macOS 15). By default 18 for int4 weights and
+            17 without. From 18 on both methods share one set of weights, before each has its own copy in the file.
+    """
+
+    precision: Literal["float16"] = "float16"
+    ios: Literal[17, 18] | None = None
+
+
+class XnnpackOptions(_Model):
+    """Options of the XNNPACK target.
+
+    Args:
+        cache_buckets: Cache lengths of additional decode methods, ascending. A step pays for every slot of its
+            method's cache, so short conversations are faster in a short one. Lengths from `cache_len` on are left
+            out, since the method `decode` is there for that one.
+    """
+
+    cache_buckets: tuple[Annotated[int, Field(ge=2, le=1 << 20)], ...] = Field(default=(), max_length=8)
+
+    @model_validator(mode="after")
+    def _check(self) -> XnnpackOptions:
+        if list(self.cache_buckets) != sorted(set(self.cache_buckets)):
+            raise ValueError("cache_buckets must be ascending, each length once")
+        return self
+
+
 class Targets(_Model):
     """The targets to write, each with its options; at least one."""
 
     onnx: OnnxOptions | None = None
+    coreml: CoremlOptions | None = None
+    xnnpack: XnnpackOptions | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Targets:
@@ -256,8 +289,9 @@ def _keys_beside(path: list[str]) -> list[str]:
     """Known keys of the mapping that holds the last part of `path`."""
     model: type[BaseModel] = Recipe
     by_key: dict[str, type[BaseModel]] = {
-        "targets": Targets, "onnx": OnnxOptions, "shapes": Shapes, "quantization": Quantization,
-        "rules": Rule, "scheme": Scheme, "fallback": Scheme, "gates": Gates,
+        "targets": Targets, "onnx": OnnxOptions, "coreml": CoremlOptions, "xnnpack": XnnpackOptions,
+        "shapes": Shapes, "quantization": Quantization, "rules": Rule, "scheme": Scheme, "fallback": Scheme,
+        "gates": Gates,
     }  # fmt: skip
     for part in path[:-1]:
         model = by_key.get(part, model)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 from helium_edge.bundle.verify import Bundle
 from helium_edge.errors import BundleError
 from helium_edge.runtime.runner import Runner
@@ -19,19 +22,63 @@ def open_runner(bundle: Bundle, *, threads: int = 0, static: bool = False) -> Ru
         BundleError: No runner of this version serves the bundle's runtime, or a graph is missing or damaged.
         ResourceError: Not enough memory for the cache.
     """
-    manifest = bundle.manifest
-    if manifest.runtime != "onnxruntime":
+    name = bundle.manifest.target.name
+    if name not in _OPENERS:
         raise BundleError(
-            f"{bundle.folder.name}: runs on {manifest.runtime}; this version runs bundles for onnxruntime",
+            f"{bundle.folder.name}: was made for the target {name!r}, which this version does not run; it runs "
+            f"{', '.join(sorted(_OPENERS))}",
             hint="pip install --upgrade helium-edge",
         )
-    # onnxruntime is slow to import, and reading a manifest needs none of it.
+    return _OPENERS[name](bundle, threads, static)
+
+
+# The runtimes are slow to import, and reading a manifest needs none of them.
+
+
+def _open_onnx(bundle: Bundle, threads: int, static: bool) -> Runner:
     from helium_edge.runtime.onnx_runner import OnnxRunner
 
+    manifest = bundle.manifest
     return OnnxRunner(
-        bundle.folder,
-        manifest.graph_files(),
-        manifest.decoder_spec(),
-        threads=threads,
-        static=static,
+        bundle.folder, manifest.graph_files(), manifest.decoder_spec(), threads=threads, static=static
     )
+
+
+def _open_xnnpack(bundle: Bundle, threads: int, static: bool) -> Runner:
+    del static  # all of its graphs are
+    from helium_edge.runtime.executorch_runner import ExecutorchRunner
+
+    path, prefill, decode = _methods(bundle)
+    return ExecutorchRunner(path, bundle.manifest.decoder_spec(), decode, prefill=prefill, threads=threads)
+
+
+def _open_coreml(bundle: Bundle, threads: int, static: bool) -> Runner:
+    del threads, static  # evaluated by an interpreter
+    from helium_edge.runtime.coreml_runner import CoremlRunner
+
+    return CoremlRunner(_methods(bundle)[0], bundle.manifest.decoder_spec())
+
+
+def _methods(bundle: Bundle) -> tuple[Path, str, dict[int, str]]:
+    """The program of an ExecuTorch bundle, its prefill method, and its decode methods by cache length."""
+    prefill: str | None = None
+    decode: dict[int, str] = {}
+    files = set()
+    for graph in bundle.manifest.graphs:
+        files.add(graph.file)
+        if graph.phase == "prefill":
+            prefill = graph.method
+        elif graph.method is not None and graph.cache_len is not None:
+            decode[graph.cache_len] = graph.method
+    if prefill is None or not decode or len(files) != 1:
+        raise BundleError(
+            f"{bundle.folder.name}: an ExecuTorch bundle has one file with a prefill and a decode method"
+        )
+    return bundle.folder / files.pop(), prefill, decode
+
+
+_OPENERS: dict[str, Callable[[Bundle, int, bool], Runner]] = {
+    "onnx": _open_onnx,
+    "xnnpack": _open_xnnpack,
+    "coreml": _open_coreml,
+}

@@ -12,7 +12,10 @@ GatherBlockQuantized (ONNX Runtime)
     (V, H*bits/8) uint8: the layout `codes`; scales and zero points as MatMulNBits.
 ONNX INT4, UINT4 (standard)
     the transposed codes [K, N], flattened, as two's complement nibbles; an odd count is padded with 0 at the end.
+embedding_4bit (ExecuTorch)
+    (V, H/2) uint8: code + 8 in nibbles, but the one with the even index in the high nibble.
 
+XNNPACK's int4 weights in a `.pte` have the layout `codes`.
 A per-channel scale is repeated for every block. Blocks are of one size: the group size, or a divisor of it.
 """
 
@@ -141,6 +144,16 @@ def read_gather_block(
     )
 
 
+def embedding_4bit_weight(weight: QuantizedWeight) -> torch.Tensor:
+    """Input `weight` of embedding_4bit: (V, H/2) uint8; symmetric int4 only."""
+    return _swap_nibbles(pack_codes(weight.codes, weight.scheme))
+
+
+def read_embedding_4bit(data: torch.Tensor, scheme: Scheme) -> torch.Tensor:
+    """Undo `embedding_4bit_weight`: (V, H/2) uint8 -> codes (V, H) int8."""
+    return unpack_codes(_swap_nibbles(data), scheme, 2 * data.shape[-1])
+
+
 def onnx_int4_columns(codes: torch.Tensor) -> torch.Tensor:
     """Raw data of an ONNX INT4 tensor [K, N] (UINT4 for codes 0..15): transposed, flattened, packed.
 
@@ -159,6 +172,10 @@ def read_onnx_int4_columns(data: torch.Tensor, *, rows: int, columns: int, signe
     if signed:
         values = (values ^ 8) - 8  # sign extension
     return values.view(columns, rows).t().contiguous()
+
+
+def _swap_nibbles(data: torch.Tensor) -> torch.Tensor:
+    return (data << 4) | (data >> 4)
 
 
 def _blocks_per_group(weight: QuantizedWeight, block_size: int) -> int:

@@ -8,7 +8,11 @@ from helium_edge.errors import RecipeError, did_you_mean
 from helium_edge.targets.base import BuiltGraph, Target
 
 # Module and class by the name that recipes use; imported when asked for, since each pulls in its runtime.
-TARGETS = {"onnx": "helium_edge.targets.onnx.target:OnnxTarget"}
+TARGETS = {
+    "onnx": "helium_edge.targets.onnx.target:OnnxTarget",
+    "coreml": "helium_edge.targets.coreml.target:CoremlTarget",
+    "xnnpack": "helium_edge.targets.xnnpack.target:XnnpackTarget",
+}
 
 
 def load_target(name: str) -> Target:

@@ -1,0 +1,173 @@
+"""CoreML bundles behind the `Runner` protocol, evaluated by our own interpreter.
+
+Apple's kernels are not run: no CoreML runtime exists outside Apple's systems. What is evaluated is the program and
+the weights inside the `.pte`, operator by operator in float16, which shows whether the export is right and nothing
+about speed or about what a phone's engines do with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from helium_edge.errors import BundleError, ResourceError
+from helium_edge.runtime.coreml_program import CoremlMethod, TensorType, read_coreml
+from helium_edge.runtime.mil_interpreter import MilFunction
+from helium_edge.runtime.mil_ops import Array
+from helium_edge.runtime.runner import Logits, check_tokens
+from helium_edge.signature import (
+    INPUT_IDS,
+    LAST_INDEX,
+    PAST_LENGTH,
+    DecoderSpec,
+    GraphSignature,
+    Phase,
+    TensorSpec,
+)
+
+_PHASES: tuple[Phase, ...] = ("prefill", "decode")
+
+
+class CoremlRunner:
+    """Runs the methods `prefill` and `decode` of one `.pte`.
+
+    Args:
+        path: The `.pte`.
+        spec: Cache, vocabulary and shapes of its methods.
+
+    Attributes:
+        evaluated_by: What computes the logits.
+        caveat: The same as a sentence, for reports: it is not the runtime of phones.
+
+    Raises:
+        BundleError: The file cannot be read, or is not what `spec` says.
+        MissingDependencyError: executorch or coremltools is not installed.
+        ResourceError: Not enough memory for the cache.
+    """
+
+    evaluated_by = "MIL interpreter"
+    caveat = "the CoreML program was evaluated by our MIL interpreter in float16; Apple's kernels were not run"
+
+    def __init__(self, path: Path, spec: DecoderSpec) -> None:
+        cache = spec.cache
+        self.vocab_size = spec.vocab_size
+        self.cache_len = cache.cache_len
+        self._spec = spec
+        self._position = 0
+        methods = read_coreml(path)
+        pool: dict[str, Array] = {}
+        self._methods = {
+            phase: _Method(_find(methods, phase, path), _signature(spec, phase), pool) for phase in _PHASES
+        }
+        try:
+            self._buffers = [np.zeros(cache.shape, cache.dtype) for _ in range(2 * cache.layers)]
+        except MemoryError as error:
+            raise ResourceError(f"no memory for a KV cache of {cache.total_bytes} bytes") from error
+
+    @property
+    def position(self) -> int:
+        """Tokens in the cache."""
+        return self._position
+
+    @property
+    def cache_buffers(self) -> list[Array]:
+        """Key and value of each layer in turn, (Hkv, S, D); owned by the runner."""
+        return self._buffers
+
+    def reset(self) -> None:
+        """Start a new conversation; stale slots are never read, so nothing is cleared."""
+        self._position = 0
+
+    def prefill(self, tokens: Sequence[int]) -> Logits:
+        """Append tokens in chunks of at most `prefill_len`; see `Runner.prefill`."""
+        check_tokens(tokens, position=self._position, cache_len=self.cache_len, vocab_size=self.vocab_size)
+        rows: list[Logits] = []
+        done = 0
+        while done < len(tokens):
+            # The padded tail of a static chunk must not pass the last slot.
+            fits = self._position + self._spec.prefill_len <= self.cache_len
+            chunk = tokens[done : done + (self._spec.prefill_len if fits else 1)]
+            rows.append(self._run("prefill" if fits else "decode", chunk))
+            done += len(chunk)
+        return np.concatenate(rows) if self._spec.logits == "all" else rows[-1]
+
+    def decode(self, token: int) -> Logits:
+        """Append one token; see `Runner.decode`."""
+        check_tokens([token], position=self._position, cache_len=self.cache_len, vocab_size=self.vocab_size)
+        row: Logits = self._run("decode", [token])[0]
+        return row
+
+    def _run(self, phase: Phase, tokens: Sequence[int]) -> Logits:
+        """Run one call, of whose token slots the first `len(tokens)` are real."""
+        outputs = self._methods[phase](tokens, self._position, self._buffers)
+        for buffer, rows in zip(self._buffers, outputs[1:], strict=True):
+            buffer[:, self._position : self._position + len(tokens)] = rows[:, : len(tokens)]
+        self._position += len(tokens)
+        valid = len(tokens) if self._spec.logits == "all" else 1
+        logits: Logits = outputs[0][0, :valid]
+        return logits
+
+
+class _Method:
+    """One method: the caller's inputs and outputs in order, the function's by name."""
+
+    def __init__(self, method: CoremlMethod, signature: GraphSignature, pool: dict[str, Array]) -> None:
+        self._method = method
+        self._signature = signature
+        _check_types(method.name, "inputs", method.inputs, signature.inputs())
+        _check_types(method.name, "outputs", method.outputs, signature.outputs())
+        self._function = MilFunction(method.function, pool)
+        # CoreML knows no int64: ExecuTorch narrows inputs and widens outputs as it copies them.
+        self._types = {name: _narrowed(method.inputs[index].dtype) for name, index in method.arguments}
+
+    def __call__(self, tokens: Sequence[int], position: int, cache: Sequence[Array]) -> list[Array]:
+        given = self._inputs(tokens, position, cache)
+        values = {
+            name: given[index].astype(self._types[name], copy=False) for name, index in self._method.arguments
+        }
+        found = self._function(values)
+        outputs: list[Array] = [np.empty(0)] * len(self._method.outputs)
+        for name, index in self._method.results:
+            kind = self._method.outputs[index]
+            if found[name].shape != kind.shape:
+                raise BundleError(
+                    f"method {self._method.name}: CoreML returns {name} as {found[name].shape}, not {kind.shape}"
+                )
+            outputs[index] = found[name].astype(kind.dtype)
+        return outputs
+
+    def _inputs(self, tokens: Sequence[int], position: int, cache: Sequence[Array]) -> list[Array]:
+        width = int(self._signature.token_dim)
+        # Slots past the real tokens hold a repeated id, whose results are unused.
+        ids = [*tokens, *[tokens[-1]] * (width - len(tokens))]
+        scalars = {INPUT_IDS: [ids], PAST_LENGTH: [position], LAST_INDEX: [len(tokens) - 1]}
+        buffers = iter(cache)
+        return [
+            np.array(scalars[spec.name], spec.dtype) if spec.name in scalars else next(buffers)
+            for spec in self._signature.inputs()
+        ]
+
+
+def _signature(spec: DecoderSpec, phase: Phase) -> GraphSignature:
+    tokens = spec.prefill_len if phase == "prefill" else 1
+    return GraphSignature(phase, tokens, spec.vocab_size, spec.cache, spec.logits, "int64")
+
+
+def _find(methods: dict[str, CoremlMethod], phase: Phase, path: Path) -> CoremlMethod:
+    if phase not in methods:
+        raise BundleError(f"{path.name}: no CoreML method {phase}; found {', '.join(sorted(methods)) or 'none'}")
+    return methods[phase]
+
+
+def _check_types(method: str, side: str, found: Sequence[TensorType], expected: Sequence[TensorSpec]) -> None:
+    wanted = [TensorType(spec.dtype, tuple(int(dim) for dim in spec.shape)) for spec in expected]
+    if list(found) != wanted:
+        pairs = zip([*found, *[None] * len(wanted)], wanted, strict=False)
+        first = next((f"{have} where {want} belongs" for have, want in pairs if have != want), "too many")
+        raise BundleError(f"CoreML method {method}: its {side} are not those of the manifest: {first}")
+
+
+def _narrowed(dtype: str) -> str:
+    return "int32" if dtype == "int64" else dtype

@@ -1,0 +1,267 @@
+"""ExecuTorch behind the `Runner` protocol: the methods of one `.pte`, one cache, copied as it grows and no more.
+
+Methods read the cache where it lies and return the new rows, and only they are copied to their slots. A program
+may hold several decode methods with shorter caches: the runner takes the shortest that fits, with buffers of its
+own that follow the full cache row by row, and moves on when the conversation grows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import weakref
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from helium_edge.errors import BundleError, ResourceError, UsageError
+from helium_edge.runtime.executorch_library import load_runtime
+from helium_edge.runtime.executorch_options import set_weight_cache
+from helium_edge.runtime.quiet import quiet
+from helium_edge.runtime.runner import Logits, check_tokens
+from helium_edge.signature import DecoderSpec, GraphSignature, Phase
+
+Array = npt.NDArray[Any]
+
+_SCALAR_TYPES = {"int64": 4, "float32": 6}
+"""ExecuTorch's ScalarType by dtype."""
+
+_live: weakref.WeakSet[ExecutorchRunner] = weakref.WeakSet()
+_loading = threading.Lock()
+
+
+class ExecutorchRunner:
+    """Runs the decoder methods of one program.
+
+    Args:
+        path: The `.pte`.
+        spec: Cache, vocabulary and shapes of the methods; the cache is that of `prefill`, the longest.
+        decode: Name of the decode method by the length of its cache; one of them has the full cache.
+        prefill: Name of the prefill method.
+        threads: Threads of the process's pool, which all programs share; 0 leaves it as it is.
+
+    Raises:
+        BundleError: The program cannot be loaded, or its methods are not those of the spec.
+        MissingDependencyError: executorch is not installed.
+        ResourceError: Not enough memory for the cache.
+        UsageError: Another number of threads while another runner is alive.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        spec: DecoderSpec,
+        decode: Mapping[int, str],
+        *,
+        prefill: str = "prefill",
+        threads: int = 0,
+    ) -> None:
+        cache = spec.cache
+        self.vocab_size = spec.vocab_size
+        self.cache_len = cache.cache_len
+        self._spec = spec
+        self._position = 0
+        self._synced = 0
+        self._bucket: _Buffers | None = None
+        if cache.cache_len not in decode:
+            raise BundleError(f"{path.name}: no decode method for the full cache of {cache.cache_len} slots")
+        self._full = _Buffers(spec, cache.cache_len)
+        methods = _load(path, [prefill, *decode.values()], threads, self)
+        self._prefill = _Method(methods[prefill], _signature(spec, "prefill", cache.cache_len))
+        self._decode = {
+            slots: _Method(methods[decode[slots]], _signature(spec, "decode", slots)) for slots in sorted(decode)
+        }
+
+    @property
+    def position(self) -> int:
+        """Tokens in the cache."""
+        return self._position
+
+    @property
+    def cache_buffers(self) -> list[Array]:
+        """Key and value of each layer in turn, (Hkv, S, D); owned by the runner."""
+        return self._full.arrays
+
+    def reset(self) -> None:
+        """Start a new conversation; stale slots are never read, so nothing is cleared."""
+        self._position = 0
+        self._synced = 0
+
+    def prefill(self, tokens: Sequence[int]) -> Logits:
+        """Append tokens in chunks of at most `prefill_len`; see `Runner.prefill`."""
+        check_tokens(tokens, position=self._position, cache_len=self.cache_len, vocab_size=self.vocab_size)
+        width = self._spec.prefill_len
+        rows: list[Logits] = []
+        done = 0
+        while done < len(tokens):
+            if self._position + width > self.cache_len:
+                # The padded tail of a chunk would pass the last slot.
+                rows.append(self._step(tokens[done]))
+                done += 1
+            else:
+                chunk = tokens[done : done + width]
+                rows.append(self._run(self._prefill, chunk, self._full))
+                done += len(chunk)
+        return np.concatenate(rows) if self._spec.logits == "all" else rows[-1]
+
+    def decode(self, token: int) -> Logits:
+        """Append one token; see `Runner.decode`."""
+        check_tokens([token], position=self._position, cache_len=self.cache_len, vocab_size=self.vocab_size)
+        row: Logits = self._step(token)[0]
+        return row
+
+    def _step(self, token: int) -> Logits:
+        slots = next(slots for slots in self._decode if slots > self._position)
+        return self._run(self._decode[slots], [token], self._cache_of(slots))
+
+    def _cache_of(self, slots: int) -> _Buffers:
+        """Buffers of the decode methods with that cache, holding all tokens so far."""
+        if slots == self.cache_len:
+            self._bucket = None  # memory is worth more than a copy, should the conversation start anew
+            return self._full
+        if self._bucket is None or self._bucket.slots != slots:
+            self._bucket = _Buffers(self._spec, slots)
+            self._synced = 0
+        missing = slice(self._synced, self._position)
+        for to, source in zip(self._bucket.arrays, self._full.arrays, strict=True):
+            to[:, missing] = source[:, missing]
+        self._synced = self._position
+        return self._bucket
+
+    def _run(self, method: _Method, tokens: Sequence[int], cache: _Buffers) -> Logits:
+        """Run one call, of whose token slots the first `len(tokens)` are real."""
+        logits, new = method(tokens, self._position, cache)
+        slots = slice(self._position, self._position + len(tokens))
+        for buffer, rows in zip(self._full.arrays, new, strict=True):
+            buffer[:, slots] = rows[:, : len(tokens)]
+        self._position += len(tokens)
+        valid = len(tokens) if self._spec.logits == "all" else 1
+        return logits[0, :valid].copy()
+
+
+class _Buffers:
+    """Key and value of each layer, as numpy and as torch over the same memory."""
+
+    def __init__(self, spec: DecoderSpec, slots: int) -> None:
+        cache = spec.cache
+        shape = (cache.num_key_value_heads, slots, cache.head_dim)
+        self.slots = slots
+        try:
+            # numpy takes zeroed pages from the system: memory is used as slots are written.
+            self.arrays: list[Array] = [np.zeros(shape, cache.dtype) for _ in range(2 * cache.layers)]
+        except MemoryError as error:
+            raise ResourceError(f"no memory for a KV cache of {cache.bytes_per_token * slots} bytes") from error
+        self.tensors = [torch.from_numpy(array) for array in self.arrays]
+
+
+class _Method:
+    """One loaded method with its small inputs."""
+
+    def __init__(self, method: Any, signature: GraphSignature) -> None:
+        _check_shapes(method.method_meta(), signature)
+        self._method = method
+        self._scalars = {
+            spec.role: torch.zeros([int(dim) for dim in spec.shape], dtype=torch.int64)
+            for spec in signature.inputs()
+            if spec.role in ("tokens", "past_length", "last_index")
+        }
+
+    def __call__(self, tokens: Sequence[int], position: int, cache: _Buffers) -> tuple[Array, list[Array]]:
+        """Logits and new rows, in memory that the next call overwrites."""
+        ids = self._scalars["tokens"]
+        ids[0, : len(tokens)] = torch.tensor(tokens, dtype=torch.int64)
+        ids[0, len(tokens) :] = tokens[-1]  # any valid id; what it gives is unused
+        self._scalars["past_length"][0] = position
+        if "last_index" in self._scalars:
+            self._scalars["last_index"][0] = len(tokens) - 1
+        try:
+            outputs = self._method([*self._scalars.values(), *cache.tensors], clone_outputs=False)
+        except RuntimeError as error:
+            raise BundleError(f"ExecuTorch stopped: {_first_line(error)}") from error
+        arrays = [output.numpy() for output in outputs]
+        return arrays[0], arrays[1:]
+
+
+def _check_shapes(meta: Any, signature: GraphSignature) -> None:
+    """Compare a method with its signature: a wrong buffer would be read past its end.
+
+    Raises:
+        BundleError: Other inputs or outputs.
+    """
+    sides = (
+        ("inputs", meta.num_inputs(), meta.input_tensor_meta, signature.inputs()),
+        ("outputs", meta.num_outputs(), meta.output_tensor_meta, signature.outputs()),
+    )
+    for side, count, tensor, specs in sides:
+        if count != len(specs):
+            raise BundleError(f"method {meta.name()}: {count} {side}, the manifest says {len(specs)}")
+        for index, spec in enumerate(specs):
+            found = tensor(index)
+            if tuple(found.sizes()) != spec.shape or found.dtype() != _SCALAR_TYPES[spec.dtype]:
+                raise BundleError(
+                    f"method {meta.name()}: {side[:-1]} {index} is {tuple(found.sizes())} of type "
+                    f"{found.dtype()}, the manifest says {spec.name} {spec.shape} {spec.dtype}"
+                )
+
+
+def _signature(spec: DecoderSpec, phase: Phase, slots: int) -> GraphSignature:
+    tokens = spec.prefill_len if phase == "prefill" else 1
+    cache = dataclasses.replace(spec.cache, cache_len=slots)
+    return GraphSignature(phase, tokens, spec.vocab_size, cache, spec.logits, "int64")
+
+
+def _load(path: Path, names: Sequence[str], threads: int, runner: ExecutorchRunner) -> dict[str, Any]:
+    """Load methods of a program.
+
+    Only the first of several living runners shares packed weights among its methods: the backend's cache knows a
+    weight by its codes alone and would hand one program the scales of another.
+    """
+    runtime = load_runtime("running an ExecuTorch bundle")
+    with _loading:
+        _set_threads(runtime, threads)
+        shared = not len(_live) and set_weight_cache(enabled=True)
+        try:
+            with quiet() as noise:
+                checked = runtime.Verification.InternalConsistency
+                program = runtime._load_program(str(path), program_verification=checked)
+                known = {program.get_method_name(index) for index in range(program.num_methods())}
+                methods = {name: program.load_method(name) for name in names if name in known}
+        except RuntimeError as error:
+            detail = noise.last_error() or _first_line(error)
+            raise BundleError(
+                f"{path.name}: ExecuTorch cannot load the program: {detail}",
+                hint="`helium-edge verify` tells whether the file is damaged",
+            ) from error
+        finally:
+            if shared:
+                set_weight_cache(enabled=False)
+        _live.add(runner)
+    missing = [name for name in names if name not in methods]
+    if missing:
+        raise BundleError(f"{path.name}: no method {missing[0]}; it has {', '.join(sorted(known))}")
+    return methods
+
+
+def _set_threads(runtime: Any, threads: int) -> None:
+    """Resize the pool of the process; programs that are already loaded keep a pointer to the old one.
+
+    Raises:
+        UsageError: There are such programs, and the size is another.
+    """
+    with quiet(descriptors=False):
+        if threads == 0 or runtime._threadpool_get_thread_count() == threads:
+            return
+        if len(_live):
+            raise UsageError(
+                f"{threads} threads: ExecuTorch has one thread pool in a process, and another runner uses it with "
+                f"{runtime._threadpool_get_thread_count()}"
+            )
+        runtime._unsafe_reset_threadpool(threads)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,142 @@
+"""`CoremlTarget`: checks, plans and writes the `.pte` of a CoreML bundle."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+from helium_edge.config import ModelConfig
+from helium_edge.errors import RecipeError
+from helium_edge.model.decoder import DecoderStack
+from helium_edge.quant import PlannedWeight, QuantizedStore
+from helium_edge.recipe import CoremlOptions, Recipe
+from helium_edge.runtime.coreml_program import require_coremltools
+from helium_edge.signature import CacheSpec, GraphSignature, Phase, cache_spec
+from helium_edge.targets.base import BuiltGraph
+from helium_edge.targets.coreml.graph import CoremlMethod
+from helium_edge.targets.coreml.lowering import SHARING_IOS, load_converter, lower
+from helium_edge.targets.coreml.parts import HalfParts
+from helium_edge.targets.xnnpack.metadata import metadata_methods
+
+PROGRAM_FILE = "decoder.pte"
+
+_OLDEST_IOS, _BLOCKS_IOS = 17, 18
+"""iOS 18 is the first with int4 in blocks."""
+
+_PHASES: tuple[Phase, ...] = ("prefill", "decode")
+
+# Measured on 2 and 6 layers, for each method.
+_GRAPH_BYTES_PER_LAYER = 25_000
+_GRAPH_BYTES = 12_000
+
+
+class CoremlTarget:
+    """Writes one `.pte` whose methods `prefill` and `decode` are CoreML functions in float16."""
+
+    name = "coreml"
+    runtime = "executorch"
+    libraries = ("executorch", "coremltools", "torch", "torchao")
+
+    def check(self, config: ModelConfig, recipe: Recipe) -> None:
+        """See `Target.check`; also refuses to start without the packages that `build` needs.
+
+        Raises:
+            MissingDependencyError: executorch or coremltools is not installed.
+        """
+        require_coremltools("a CoreML export")
+        shapes = recipe.shapes
+        if shapes.prefill_len >= shapes.cache_len:
+            raise RecipeError(
+                f"recipe {recipe.name}: prefill_len {shapes.prefill_len} must be below the cache_len "
+                f"{shapes.cache_len} (capped at the model's context of {config.max_position_embeddings})"
+            )
+        if _options(recipe).ios == _OLDEST_IOS and _has_blocks(recipe):
+            raise RecipeError(
+                f"recipe {recipe.name}: targets.coreml.ios is {_OLDEST_IOS}, and int4 weights need {_BLOCKS_IOS}",
+                hint=f"set ios: {_BLOCKS_IOS}, or leave it out",
+            )
+
+    def cache(self, config: ModelConfig, recipe: Recipe) -> CacheSpec:
+        """See `Target.cache`; float16, since CoreML would convert a float32 cache whole at every step."""
+        spec = cache_spec(config, recipe.shapes.cache_len, "append", batched=False)
+        return dataclasses.replace(spec, dtype="float16")
+
+    def plan(self, config: ModelConfig, recipe: Recipe, weights: list[PlannedWeight]) -> list[tuple[str, int]]:
+        """See `Target.plan`."""
+        methods = len(_PHASES)
+        copies = 1 if deployment_target(recipe) >= SHARING_IOS else methods
+        tables = 2 * config.head_dim * recipe.shapes.cache_len
+        graphs = methods * (_GRAPH_BYTES_PER_LAYER * config.num_hidden_layers + _GRAPH_BYTES)
+        stored = sum(_stored_bytes(weight) for weight in weights)
+        return [(PROGRAM_FILE, copies * (stored + tables) + graphs)]
+
+    def memory(self, config: ModelConfig, recipe: Recipe, weights: list[PlannedWeight]) -> dict[str, int]:
+        """See `Target.memory`; what Apple's engines keep of the weights is theirs, and not measured here."""
+        rows = recipe.shapes.prefill_len
+        width = 2 * config.hidden_size + max(
+            2 * config.hidden_size + 2 * config.kv_size, 3 * config.intermediate_size
+        )
+        scores = config.num_attention_heads * (recipe.shapes.cache_len + rows)
+        head_rows = rows if recipe.logits == "all" else 1
+        return {
+            "weights": sum(_stored_bytes(weight) for weight in weights),
+            "cache": self.cache(config, recipe).total_bytes,
+            "activations": 2 * rows * (width + 2 * scores) + 4 * head_rows * config.vocab_size,
+        }
+
+    def build(
+        self, store: QuantizedStore, recipe: Recipe, folder: Path, on_weight: Callable[[str], None]
+    ) -> list[BuiltGraph]:
+        """See `Target.build`.
+
+        Raises:
+            CheckpointError: A weight cannot be held in float16.
+            HeliumEdgeError: The conversion stopped, or left an operator outside CoreML.
+        """
+        load_converter()
+        stack = DecoderStack(store.config, HalfParts(store, on_weight))
+        cache = self.cache(store.config, recipe)
+        tokens = {"prefill": recipe.shapes.prefill_len, "decode": 1}
+        signatures = {
+            phase: GraphSignature(
+                phase, tokens[phase], store.config.vocab_size, cache, recipe.logits, index_dtype="int64"
+            )
+            for phase in _PHASES
+        }
+        methods: dict[str, CoremlMethod] = {
+            phase: CoremlMethod(stack, signature) for phase, signature in signatures.items()
+        }
+        constants = metadata_methods(store.config, recipe, [recipe.shapes.cache_len])
+        program = lower(methods, constants, ios=deployment_target(recipe), scratch=folder)
+        with (folder / PROGRAM_FILE).open("wb") as file:
+            program.write_to_file(file)
+        return [BuiltGraph(PROGRAM_FILE, phase, signature) for phase, signature in signatures.items()]
+
+
+def deployment_target(recipe: Recipe) -> int:
+    """The oldest iOS that runs what a recipe asks for: as it says, else 18 for int4 weights and 17 without."""
+    chosen = _options(recipe).ios
+    if chosen is not None:
+        return chosen
+    return _BLOCKS_IOS if _has_blocks(recipe) else _OLDEST_IOS
+
+
+def _options(recipe: Recipe) -> CoremlOptions:
+    return recipe.targets.coreml or CoremlOptions()
+
+
+def _has_blocks(recipe: Recipe) -> bool:
+    """Whether a weight may have a scale per block; a rule that the model does not use counts as well."""
+    schemes = [scheme for rule in recipe.quantization.rules for scheme in (rule.scheme, rule.fallback)]
+    return any(scheme is not None and scheme.group_size is not None for scheme in schemes)
+
+
+def _stored_bytes(weight: PlannedWeight) -> int:
+    """Bytes in the package: packed codes and float16 scales, or float16 weights."""
+    rows, columns = weight.shape
+    if weight.scheme is None:
+        return 2 * rows * columns
+    groups = columns // (weight.scheme.group_size or columns)
+    points = 0 if weight.scheme.symmetric else rows * groups // 2
+    return rows * columns * weight.scheme.bits // 8 + 2 * rows * groups + points

@@ -1,0 +1,78 @@
+"""The decoder as one method of a program: a static number of tokens, a static cache, the inputs of the contract.
+
+Around the stack stand the few operators that turn two integers into RoPE rows and masks. They stay outside the
+delegate; what they produce is small.
+
+Shapes: T tokens, S cache slots, G query heads of one key-value head, D head_dim, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from helium_edge.model.decoder import MASKED, DecoderStack, causal_mask
+from helium_edge.model.rope import rope_tables
+from helium_edge.signature import GraphSignature
+
+
+class MethodModule(torch.nn.Module):
+    """One method over a stack that all methods share.
+
+    Args:
+        stack: The decoder, with its weights.
+        signature: Inputs, outputs and shapes; T is a number, the cache is not batched.
+    """
+
+    cos: Tensor
+    sin: Tensor
+    rows: Tensor
+    columns: Tensor
+    slots: Tensor
+    causal: Tensor
+
+    def __init__(self, stack: DecoderStack, signature: GraphSignature) -> None:
+        super().__init__()
+        config, tokens, slots = stack.config, int(signature.token_dim), signature.cache.cache_len
+        self.signature = signature
+        self.stack = stack
+        cos, sin = rope_tables(config.rope_theta, config.head_dim, slots)
+        self.register_buffer("cos", cos)
+        self.register_buffer("sin", sin)
+        # Constants of the graph: computed inside, they would be operators of every call.
+        self.register_buffer("rows", torch.arange(tokens))
+        self.register_buffer("columns", torch.arange(tokens).view(1, 1, tokens))
+        self.register_buffer("slots", torch.arange(slots)[None])
+        self.register_buffer("causal", causal_mask(config, tokens))
+
+    def forward(self, input_ids: Tensor, past_length: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
+        """Inputs and outputs in the order of the signature.
+
+        Args:
+            input_ids: (1, T) int64.
+            past_length: (1,) int64.
+            rest: `last_index` (1,) int64 where the signature has it, then key and value of each layer.
+
+        Returns:
+            Logits, then the new key and value rows of each layer.
+        """
+        positions = self.rows + past_length
+        rope = self.cos.index_select(0, positions), self.sin.index_select(0, positions)
+        on_past = torch.ge(self.slots, past_length).to(torch.float32) * MASKED
+        past = rest[1:] if self.signature.has_last_index else rest
+        x, new = self.stack(input_ids.view(-1), rope, (on_past, self.causal), past)
+        if self.signature.has_last_index:
+            # A row is chosen by a product, exact since all other terms are 0 * finite: indexing would end the
+            # delegate before the head.
+            chosen = torch.eq(self.columns, rest[0]).to(torch.float32)
+            x = torch.bmm(chosen, x.view(1, *x.shape)).view(1, -1)
+        logits = self.stack.logits(x)
+        return logits.view(1, *logits.shape), *new
+
+    def example_inputs(self) -> tuple[Tensor, ...]:
+        """Zeros of every input's shape and type."""
+        dtypes = {"int64": torch.int64, "float32": torch.float32}
+        return tuple(
+            torch.zeros([int(dim) for dim in spec.shape], dtype=dtypes[spec.dtype])
+            for spec in self.signature.inputs()
+        )

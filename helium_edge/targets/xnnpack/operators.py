@@ -1,0 +1,100 @@
+"""Modules that carry the integers of the store in the operators that ExecuTorch lowers bit for bit.
+
+A quantized projection is written as its meaning: activations quantized per token, weights dequantized, a linear
+product. XNNPACK recognises the pattern and takes the codes and scales as they are; run by torch, it is the exact
+emulation of that kernel. The operators are registered by `lowering.load_exporter`.
+
+Shapes: T tokens, K / N input and output channels, G groups of a row, V vocabulary, C hidden_size.
+
+Source: torchao quant_primitives (choose_qparams_affine, quantize_affine, dequantize_affine), XNNPACK's
+qd8-f32-qb4w and qd8-f32-qc8w kernels.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - the field's spelling
+from torch import Tensor
+
+from helium_edge.errors import HeliumEdgeError
+from helium_edge.quant import QuantizedWeight
+from helium_edge.quant.packing import embedding_4bit_weight
+
+_INT8 = (-128, 127)
+_INT4 = (-8, 7)
+
+
+class QuantizedLinear(torch.nn.Module):
+    """x @ weight.T + bias, activations quantized to int8 per token, weights int4 by groups or int8 by channel.
+
+    Args:
+        weight: Symmetric; int4 with scales that bfloat16 holds, which is how XNNPACK stores them.
+        bias: (N,) float32, or None.
+
+    Raises:
+        HeliumEdgeError: XNNPACK would compute another product than this one.
+    """
+
+    bias: Tensor | None
+
+    def __init__(self, weight: QuantizedWeight, bias: Tensor | None) -> None:
+        super().__init__()
+        check_weight(weight)
+        columns = weight.codes.shape[1]
+        self.block = (1, weight.scheme.group_size or columns)
+        self.range = _INT4 if weight.scheme.bits == 4 else _INT8
+        self.register_buffer("codes", weight.codes)
+        self.register_buffer("scales", _stored_scales(weight))
+        self.register_buffer("zeros", torch.zeros_like(weight.scales, dtype=torch.int8))
+        self.register_buffer("bias", bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(T, K) -> (T, N)."""
+        torchao = torch.ops.torchao
+        token = (1, x.shape[-1])
+        scale, zero = torchao.choose_qparams_affine(
+            x, "ASYMMETRIC", token, torch.int8, *_INT8, None, torch.float32, torch.int8
+        )
+        codes = torchao.quantize_affine(x, token, scale, zero, torch.int8, *_INT8)
+        x = torchao.dequantize_affine(codes, token, scale, zero, torch.int8, *_INT8)
+        weight = torchao.dequantize_affine(
+            self.codes, self.block, self.scales, self.zeros, torch.int8, *self.range
+        )
+        return F.linear(x, weight, self.bias)
+
+
+class QuantizedEmbedding(torch.nn.Module):
+    """Rows of a (V, C) matrix of int8 codes by channel, or int4 codes by groups, dequantized as they are read."""
+
+    def __init__(self, weight: QuantizedWeight) -> None:
+        super().__init__()
+        check_weight(weight)
+        self.bits = weight.scheme.bits
+        codes = weight.codes if self.bits == 8 else embedding_4bit_weight(weight)
+        self.register_buffer("codes", codes)
+        self.register_buffer("scales", weight.scales.squeeze(1) if self.bits == 8 else weight.scales)
+
+    def forward(self, token_ids: Tensor) -> Tensor:
+        """(T,) int64 -> (T, C)."""
+        library = torch.ops.quantized_decomposed
+        if self.bits == 8:
+            rows: Tensor = library.embedding_byte(self.codes, self.scales, None, *_INT8, token_ids)
+        else:
+            rows = library.embedding_4bit(self.codes, self.scales, None, *_INT4, token_ids)
+        return rows
+
+
+def check_weight(weight: QuantizedWeight) -> None:
+    """Refuse what XNNPACK would run silently and wrong; recipes that ask for it are refused much earlier.
+
+    Raises:
+        HeliumEdgeError: Zero points, or int4 scales that bfloat16 cannot hold.
+    """
+    if weight.zero_points is not None:
+        raise HeliumEdgeError(f"{weight.scheme}: XNNPACK ignores zero points of weights")
+    if weight.scheme.bits == 4 and not torch.equal(_stored_scales(weight).float(), weight.scales):
+        raise HeliumEdgeError(f"{weight.scheme}: scales must be representable in bfloat16")
+
+
+def _stored_scales(weight: QuantizedWeight) -> Tensor:
+    return weight.scales.to(torch.bfloat16) if weight.scheme.bits == 4 else weight.scales

@@ -1,0 +1,141 @@
+"""`XnnpackTarget`: checks, plans and writes the `.pte` of an XNNPACK bundle.
+
+One file, `decoder.pte`, with the methods `prefill` and `decode`, and `decode_{S}` for each shorter cache that the
+recipe asks for: a static attention pays for every slot of its cache at every step.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+from helium_edge.config import ModelConfig
+from helium_edge.errors import RecipeError
+from helium_edge.model.decoder import DecoderStack
+from helium_edge.model.weights import EMBEDDING
+from helium_edge.quant import PlannedWeight, QuantizedStore
+from helium_edge.recipe import Recipe, XnnpackOptions
+from helium_edge.runtime.executorch_library import require_executorch
+from helium_edge.signature import CacheSpec, GraphSignature, cache_spec
+from helium_edge.targets.base import BuiltGraph
+from helium_edge.targets.xnnpack.graph import MethodModule
+from helium_edge.targets.xnnpack.lowering import load_exporter, lower, write_program
+from helium_edge.targets.xnnpack.metadata import metadata_methods
+from helium_edge.targets.xnnpack.parts import StoreParts
+
+PROGRAM_FILE = "decoder.pte"
+
+# Measured: a layer of one method, and the rest of a method with the file's own share.
+_GRAPH_BYTES_PER_LAYER = 10_000
+_GRAPH_BYTES = 12_000
+
+
+class XnnpackTarget:
+    """Writes one `.pte` for ExecuTorch on CPUs: int4 and int8 weights with int8 activations, or float32."""
+
+    name = "xnnpack"
+    runtime = "executorch"
+    libraries = ("executorch", "torch", "torchao")
+
+    def check(self, config: ModelConfig, recipe: Recipe) -> None:
+        """See `Target.check`; also refuses to start without the packages that `build` needs.
+
+        Raises:
+            MissingDependencyError: executorch is not installed.
+        """
+        require_executorch("an XNNPACK export")
+        shapes = recipe.shapes
+        if shapes.prefill_len >= shapes.cache_len:
+            raise RecipeError(
+                f"recipe {recipe.name}: prefill_len {shapes.prefill_len} must be below the cache_len "
+                f"{shapes.cache_len} (capped at the model's context of {config.max_position_embeddings})"
+            )
+        for number, rule in enumerate(recipe.quantization.rules, start=1):
+            for scheme in (rule.scheme, rule.fallback):
+                if scheme is not None and not scheme.symmetric:
+                    raise RecipeError(
+                        f"recipe {recipe.name}: quantization rule {number} (match {rule.match!r}) asks for "
+                        f"{scheme}; XNNPACK ignores the zero points of weights",
+                        hint=f"use the symmetric int{scheme.bits}-g{scheme.group_size}",
+                    )
+
+    def cache(self, config: ModelConfig, recipe: Recipe) -> CacheSpec:
+        """See `Target.cache`."""
+        return cache_spec(config, recipe.shapes.cache_len, "append", batched=False)
+
+    def plan(self, config: ModelConfig, recipe: Recipe, weights: list[PlannedWeight]) -> list[tuple[str, int]]:
+        """See `Target.plan`."""
+        methods = 1 + len(cache_buckets(recipe))
+        tables = 4 * config.head_dim * recipe.shapes.cache_len
+        graphs = methods * (_GRAPH_BYTES_PER_LAYER * config.num_hidden_layers + _GRAPH_BYTES)
+        return [(PROGRAM_FILE, sum(_stored_bytes(weight) for weight in weights) + tables + graphs)]
+
+    def memory(self, config: ModelConfig, recipe: Recipe, weights: list[PlannedWeight]) -> dict[str, int]:
+        """See `Target.memory`; weights count once, as with the backend's weight cache switched on."""
+        rows, slots = recipe.shapes.prefill_len, recipe.shapes.cache_len
+        width = 2 * config.hidden_size + max(
+            2 * config.hidden_size + 2 * config.kv_size, 3 * config.intermediate_size
+        )
+        # Scores and their softmax, and the past keys transposed for the product.
+        attention = 2 * config.num_attention_heads * (slots + rows) * rows + config.kv_size * slots
+        head_rows = rows if recipe.logits == "all" else 1
+        cache = self.cache(config, recipe)
+        shorter = cache_buckets(recipe)[:-1]
+        return {
+            # The embedding is read from the mapped file.
+            "weights": sum(_stored_bytes(weight) for weight in weights if weight.name != EMBEDDING),
+            "cache": cache.total_bytes + (cache.bytes_per_token * shorter[-1] if shorter else 0),
+            "activations": 4 * (rows * width + attention + head_rows * config.vocab_size),
+        }
+
+    def build(
+        self, store: QuantizedStore, recipe: Recipe, folder: Path, on_weight: Callable[[str], None]
+    ) -> list[BuiltGraph]:
+        """See `Target.build`.
+
+        Raises:
+            HeliumEdgeError: The exporter stopped, or left an operator of the layers outside XNNPACK.
+        """
+        load_exporter()
+        stack = DecoderStack(store.config, StoreParts(store, on_weight))
+        signatures = self._signatures(store.config, recipe)
+        methods = {name: MethodModule(stack, signature) for name, signature in signatures.items()}
+        buckets = cache_buckets(recipe)
+        program = lower(methods, metadata_methods(store.config, recipe, buckets))
+        write_program(program, folder / PROGRAM_FILE)
+        return [BuiltGraph(PROGRAM_FILE, name, signature) for name, signature in signatures.items()]
+
+    def _signatures(self, config: ModelConfig, recipe: Recipe) -> dict[str, GraphSignature]:
+        """Signature of each method by name."""
+        cache = self.cache(config, recipe)
+
+        def decode(slots: int) -> GraphSignature:
+            bucket = dataclasses.replace(cache, cache_len=slots)
+            return GraphSignature("decode", 1, config.vocab_size, bucket, recipe.logits, index_dtype="int64")
+
+        rows = recipe.shapes.prefill_len
+        prefill = GraphSignature("prefill", rows, config.vocab_size, cache, recipe.logits, index_dtype="int64")
+        *shorter, full = cache_buckets(recipe)
+        return {
+            "prefill": prefill,
+            "decode": decode(full),
+            **{f"decode_{slots}": decode(slots) for slots in shorter},
+        }
+
+
+def cache_buckets(recipe: Recipe) -> list[int]:
+    """Cache lengths of the decode methods, ascending; the last is the recipe's `cache_len`, those above it go."""
+    options = recipe.targets.xnnpack or XnnpackOptions()
+    full = recipe.shapes.cache_len
+    return [*(slots for slots in options.cache_buckets if slots < full), full]
+
+
+def _stored_bytes(weight: PlannedWeight) -> int:
+    """Bytes in the file: packed codes with bfloat16 (int4) or float32 scales, or float32 weights."""
+    rows, columns = weight.shape
+    if weight.scheme is None:
+        return 4 * rows * columns
+    groups = columns // (weight.scheme.group_size or columns)
+    scale = 2 if weight.scheme.bits == 4 and weight.name != EMBEDDING else 4
+    return rows * columns * weight.scheme.bits // 8 + scale * rows * groups

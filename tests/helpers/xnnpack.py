@@ -1,0 +1,86 @@
+"""Exports a checkpoint to XNNPACK without a bundle around it, and the runners to compare."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from helium_edge.checkpoint import Checkpoint, open_checkpoint
+from helium_edge.model.decoder import HeliumDecoder
+from helium_edge.quant import QuantizedStore
+from helium_edge.recipe import Recipe, load_recipe
+from helium_edge.runtime.executorch_runner import ExecutorchRunner
+from helium_edge.runtime.runner import Logits
+from helium_edge.runtime.xnnpack_program import XnnpackProgram, read_xnnpack
+from helium_edge.signature import DecoderSpec
+from helium_edge.targets.base import BuiltGraph
+from helium_edge.targets.xnnpack.parts import StoreParts
+from helium_edge.targets.xnnpack.target import XnnpackTarget
+
+PREFILL_LEN, CACHE_LEN = 8, 48
+
+
+@dataclass
+class XnnpackExport:
+    """A `.pte`, the store it came from, and what a host needs to run it."""
+
+    path: Path
+    checkpoint: Checkpoint
+    store: QuantizedStore
+    recipe: Recipe
+    spec: DecoderSpec
+    graphs: list[BuiltGraph]
+    planned_bytes: int
+
+    @property
+    def decode(self) -> dict[int, str]:
+        """Name of each decode method by the length of its cache."""
+        graphs = [graph for graph in self.graphs if graph.signature.phase == "decode"]
+        return {graph.signature.cache.cache_len: str(graph.method) for graph in graphs}
+
+    def runner(self, **options: Any) -> ExecutorchRunner:
+        """The program on ExecuTorch."""
+        return ExecutorchRunner(self.path, self.spec, self.decode, **options)
+
+    def program(self) -> XnnpackProgram:
+        """What is in the file."""
+        return read_xnnpack(self.path)
+
+    def decoder(self, *, emulated: bool) -> HeliumDecoder:
+        """Our torch decoder with the same weights, in float32 or with activations quantized as XNNPACK does."""
+        parts = StoreParts(self.store, lambda _: None) if emulated else None
+        return HeliumDecoder(self.checkpoint.config, self.store, self.spec.cache.cache_len, parts)
+
+
+def xnnpack_recipe(name: str, **changes: Any) -> Recipe:
+    """A shipped recipe at small shapes; `shapes`, `xnnpack`, `rules` and `logits` replace what it says."""
+    data = load_recipe(name).model_dump(mode="json")
+    data["shapes"] = {"prefill_len": PREFILL_LEN, "cache_len": CACHE_LEN} | changes.pop("shapes", {})
+    data["targets"]["xnnpack"] |= changes.pop("xnnpack", {})
+    if "rules" in changes:
+        data["quantization"]["rules"] = changes.pop("rules")
+    return Recipe.model_validate_json(json.dumps(data | changes))
+
+
+def export_xnnpack(source: Path | str, recipe: Recipe, folder: Path) -> XnnpackExport:
+    """Quantize and build into `folder`."""
+    checkpoint = open_checkpoint(str(source))
+    config = checkpoint.config
+    folder.mkdir(parents=True)
+    store = QuantizedStore(checkpoint, recipe.quantization, folder.with_name(f"{folder.name}.store"))
+    target = XnnpackTarget()
+    target.check(config, recipe)
+    ((file, planned),) = target.plan(config, recipe, store.plan)
+    graphs = target.build(store, recipe, folder, lambda _: None)
+    spec = DecoderSpec(config.vocab_size, target.cache(config, recipe), recipe.shapes.prefill_len, recipe.logits)
+    return XnnpackExport(folder / file, checkpoint, store, recipe, spec, graphs, planned)
+
+
+def rms_error(found: Logits, expected: Logits) -> float:
+    """rms(difference) / rms(expected); NaN when anything is."""
+    difference = found.astype(np.float64) - expected
+    return float(np.sqrt(np.mean(difference**2) / np.mean(np.square(expected, dtype=np.float64))))

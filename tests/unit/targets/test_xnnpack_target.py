@@ -1,0 +1,120 @@
+"""What the XNNPACK target refuses and plans, from config and recipe alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from helium_edge.config import ModelConfig
+from helium_edge.errors import MissingDependencyError, RecipeError
+from helium_edge.quant import plan_weights
+from helium_edge.recipe import Recipe, load_recipe, parse_recipe
+from helium_edge.targets import load_target
+from helium_edge.targets.xnnpack.metadata import metadata_methods
+from helium_edge.targets.xnnpack.target import XnnpackTarget, cache_buckets
+from tests.helpers.checkpoints import make_checkpoint
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> ModelConfig:
+    folder = make_checkpoint(tmp_path / "c", hidden_size=128, head_dim=32, intermediate_size=192)
+    return ModelConfig.from_file(folder / "config.json")
+
+
+@pytest.fixture
+def target(monkeypatch: pytest.MonkeyPatch) -> XnnpackTarget:
+    """The target, as if its packages were installed."""
+    monkeypatch.setattr("helium_edge.targets.xnnpack.target.require_executorch", lambda _: None)
+    return XnnpackTarget()
+
+
+def recipe(name: str, prefill_len: int = 8, cache_len: int = 48, **changes: Any) -> Recipe:
+    data = load_recipe(name).model_dump(mode="json")
+    data["shapes"] = {"prefill_len": prefill_len, "cache_len": cache_len}
+    data["targets"]["xnnpack"] |= {"cache_buckets": changes.pop("cache_buckets", [])}
+    data["quantization"]["rules"] = changes.pop("rules", data["quantization"]["rules"])
+    return Recipe.model_validate_json(json.dumps(data | changes))
+
+
+def test_is_registered() -> None:
+    assert isinstance(load_target("xnnpack"), XnnpackTarget)
+
+
+@pytest.mark.parametrize("name", ["xnnpack-int4", "xnnpack-int8", "xnnpack-fp32"])
+def test_shipped_recipes_are_taken(target: XnnpackTarget, config: ModelConfig, name: str) -> None:
+    target.check(config, recipe(name))
+
+
+@pytest.mark.parametrize("place", ["scheme", "fallback"])
+def test_zero_points_are_refused(target: XnnpackTarget, config: ModelConfig, place: str) -> None:
+    rule = {"match": ".*", "scheme": "int4-g64"} | {place: "int4-g32-asym"}
+    with pytest.raises(
+        RecipeError, match=r"rule 1 \(match '\.\*'\) asks for int4-g32-asym; XNNPACK ignores"
+    ) as found:
+        target.check(config, recipe("xnnpack-int4", rules=[rule]))
+    assert found.value.hint == "use the symmetric int4-g32"
+
+
+def test_a_prefill_as_long_as_the_cache_is_refused(target: XnnpackTarget, config: ModelConfig) -> None:
+    with pytest.raises(RecipeError, match="prefill_len 48 must be below the cache_len 48"):
+        target.check(config, recipe("xnnpack-fp32", prefill_len=48))
+
+
+def test_a_missing_package_is_named_before_any_work(config: ModelConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda *_: None)
+    with pytest.raises(MissingDependencyError, match=r"XNNPACK export .* executorch, .*helium-edge\[executorch\]"):
+        XnnpackTarget().check(config, recipe("xnnpack-fp32"))
+
+
+def test_the_cache_is_float32_and_appended_to(target: XnnpackTarget, config: ModelConfig) -> None:
+    cache = target.cache(config, recipe("xnnpack-int4"))
+    assert (cache.update, cache.dtype, cache.shape) == ("append", "float32", (2, 48, 32))
+
+
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [([], [48]), ([16, 32], [16, 32, 48]), ([16, 48, 64], [16, 48]), ([64], [48])],
+)
+def test_buckets_end_with_the_full_cache(asked: list[int], found: list[int]) -> None:
+    assert cache_buckets(recipe("xnnpack-int4", cache_buckets=asked)) == found
+
+
+@pytest.mark.parametrize("buckets", ["[32, 16]", "[16, 16]", "[1]", "[16.0]", "['16']"])
+def test_buckets_are_ascending_lengths(buckets: str) -> None:
+    text = f"name: a\ntargets: {{xnnpack: {{cache_buckets: {buckets}}}}}\n"
+    text += "quantization: {rules: [{match: '.*', scheme: int8}]}\n"
+    with pytest.raises(RecipeError, match="cache_buckets"):
+        parse_recipe(text, where="a")
+
+
+def test_a_misspelt_option_is_corrected() -> None:
+    text = (
+        "name: a\ntargets: {xnnpack: {cache_bucket: []}}\nquantization: {rules: [{match: '.*', scheme: int8}]}\n"
+    )
+    with pytest.raises(RecipeError, match=r"unknown key 'targets\.xnnpack\.cache_bucket'") as found:
+        parse_recipe(text, where="a")
+    assert found.value.hint == "did you mean 'cache_buckets'?"
+
+
+def test_a_bucket_costs_a_graph_and_its_cache(target: XnnpackTarget, config: ModelConfig) -> None:
+    weights = plan_weights(config, load_recipe("xnnpack-int4").quantization)
+    plain, more = recipe("xnnpack-int4"), recipe("xnnpack-int4", cache_buckets=[16])
+    ((_, few), (_, many)) = (target.plan(config, each, weights)[0] for each in (plain, more))
+    assert 10_000 < many - few < 50_000
+    cache = target.cache(config, plain)
+    before, after = (target.memory(config, each, weights) for each in (plain, more))
+    assert after["cache"] - before["cache"] == 16 * cache.bytes_per_token
+    assert after["weights"] == before["weights"]
+
+
+def test_metadata_says_what_a_host_needs(config: ModelConfig) -> None:
+    constants = metadata_methods(config, recipe("xnnpack-int4", logits="all"), [16, 48])
+    assert constants["get_max_seq_len"] == 8
+    assert constants["get_max_context_len"] == 48
+    assert constants["get_eos_ids"] == [2]
+    assert constants["get_bos_id"] == 1
+    assert constants["helium_edge_cache_buckets"] == [16, 48]
+    assert constants["helium_edge_logits_all"] is True
