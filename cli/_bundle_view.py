@@ -9,7 +9,8 @@ from . import _console
 from ._format import count, figure, layer_pattern, shape, size, with_layers
 
 if TYPE_CHECKING:
-    from helium_edge.bundle import GraphEntry, Manifest
+    from helium_edge.bundle import Bundle, GraphEntry, Manifest
+    from helium_edge.runtime.program_summary import MethodSummary
 
 
 def show_bundle(manifest: Manifest) -> None:
@@ -22,6 +23,30 @@ def show_bundle(manifest: Manifest) -> None:
     _console.heading("Files")
     _console.table(["file", "size"], [(file.path, size(file.bytes)) for file in manifest.files], right=["size"])
     _show_parity(manifest)
+
+
+def program_methods(bundle: Bundle) -> list[MethodSummary] | None:
+    """The methods of an ExecuTorch bundle; None for others, and, with a note, where the extra is missing."""
+    from helium_edge.errors import MissingDependencyError
+    from helium_edge.runtime.program_summary import summarize_program
+
+    manifest = bundle.manifest
+    if manifest.runtime != "executorch":
+        return None
+    try:
+        return summarize_program(bundle.path(manifest.graphs[0].file), manifest.target.name)
+    except MissingDependencyError as error:
+        _console.note(f"note: the methods inside the .pte are not shown: {error}")
+        return None
+
+
+def show_programs(methods: Iterable[MethodSummary]) -> None:
+    """Show what the methods of a `.pte` are made of."""
+    for method in methods:
+        plural = "s" * (method.delegates != 1)
+        _console.heading(f"Method {method.name}: {method.delegates} delegate{plural} of {method.backend}")
+        _console.table(["inside", "count"], method.operations.items(), right=["count"])
+        _console.line(f"outside: {', '.join(method.outside) or 'nothing'}")
 
 
 def _show_model(manifest: Manifest) -> None:

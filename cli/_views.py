@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from . import _console
 from ._format import figure, layer_pattern, shape, size, with_layers
@@ -18,43 +18,38 @@ NamedRow = tuple[str, tuple[object, ...], int]
 """Name, the columns that equal rows share, and bytes."""
 
 
-def show_plan(plan: ExportPlan, checkpoint: str, recipe: Recipe, *, as_json: bool) -> None:
-    """Show what an export would do."""
-    if as_json:
-        weights = [
-            {
-                "name": weight.name,
-                "shape": weight.shape,
-                "scheme": str(weight.scheme) if weight.scheme is not None else "float32",
-                "fallback": weight.fallback,
-                "bytes": weight.nbytes,
-            }
-            for weight in plan.weights
-        ]
-        files = [{"path": name, "bytes": nbytes} for name, nbytes in plan.files]
-        details = {
-            "host_bytes": plan.host_bytes,
-            "verify_bytes": plan.verify_bytes,
-            "phone_bytes": plan.phone_bytes,
-            "cache_len": plan.cache_len,
+def plan_document(plan: ExportPlan, checkpoint: str, recipe: Recipe) -> dict[str, Any]:
+    """What an export would do, as plain data."""
+    weights = [
+        {
+            "name": weight.name,
+            "shape": weight.shape,
+            "scheme": str(weight.scheme) if weight.scheme is not None else "float32",
+            "fallback": weight.fallback,
+            "bytes": weight.nbytes,
         }
-        _console.document(
-            {
-                "plan": {
-                    "checkpoint": checkpoint,
-                    "recipe": recipe.name,
-                    **details,
-                    "weights": weights,
-                    "files": files,
-                }
-            }
-        )
-        return
+        for weight in plan.weights
+    ]
+    return {
+        "checkpoint": checkpoint,
+        "recipe": recipe.name,
+        "targets": list(recipe.targets.names()),
+        "host_bytes": plan.host_bytes,
+        "verify_bytes": plan.verify_bytes,
+        "phone_bytes": plan.phone_bytes,
+        "cache_len": plan.cache_len,
+        "weights": weights,
+        "files": [{"path": name, "bytes": nbytes} for name, nbytes in plan.files],
+    }
+
+
+def show_plan(plan: ExportPlan, checkpoint: str, recipe: Recipe) -> None:
+    """Show what an export would do."""
     rows: list[NamedRow] = []
     for weight in plan.weights:
         scheme = "float32" if weight.scheme is None else f"{weight.scheme}{' fallback' * weight.fallback}"
         rows.append((weight.name, (shape(weight.shape), scheme), weight.nbytes))
-    _console.title(f"Plan: {checkpoint} by recipe {recipe.name}")
+    _console.title(f"Plan: {checkpoint} by recipe {recipe.name} for {recipe.targets.names()[0]}")
     _console.table(["weights", "shape", "scheme", "size"], group_rows(rows), right=["size"])
     _console.line("")
     total = sum(nbytes for _, nbytes in plan.files)
@@ -104,6 +99,8 @@ def show_parity(report: ParityReport, *, stderr: bool = False) -> None:
     _console.line("", stderr=stderr)
     columns = ["gate", "measured", "std error", "limit", "verdict"]
     _console.table(columns, map(_gate_row, report.gates), right=["measured", "std error"], stderr=stderr)
+    if report.caveat:
+        _console.line(f"note: {report.caveat}", stderr=stderr)
     ambiguous = report.overall.ambiguous
     if ambiguous:
         _console.line(

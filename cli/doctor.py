@@ -31,6 +31,7 @@ PACKAGES = (
     ("tokenizers", "tokenizers", None, "text"),
     ("huggingface_hub", "huggingface_hub", None, "downloads"),
     ("transformers", "transformers", "reference", "parity with the original"),
+    ("executorch", "executorch", "executorch", "targets xnnpack and coreml"),
     ("onnxruntime_genai", "onnxruntime-genai", "genai", "checking bundles for it"),
 )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -86,13 +86,21 @@ def export(
 
     chosen = override(recipe, target or (), cache_len=cache_len, prefill_len=prefill_len)
     if dry_run or output is None:
-        plan = pipeline.plan(checkpoint, chosen, revision=revision)
-        _views.show_plan(plan, checkpoint, chosen, as_json=as_json)
+        recipes = list(pipeline.split(chosen).values())
+        plans = [pipeline.plan(checkpoint, single, revision=revision) for single in recipes]
+        if as_json:
+            shown = [
+                _views.plan_document(plan, checkpoint, single) for plan, single in zip(plans, recipes, strict=True)
+            ]
+            _console.document({"plan": shown[0]} if len(shown) == 1 else {"plans": shown})
+        else:
+            for plan, single in zip(plans, recipes, strict=True):
+                _views.show_plan(plan, checkpoint, single)
         _console.next_step("export", checkpoint, "--recipe", recipe, "-o", output or "DIR")
         return
     try:
         with _console.progress() as progress:
-            result = pipeline.export(
+            results = pipeline.export_all(
                 checkpoint,
                 chosen,
                 output,
@@ -107,34 +115,41 @@ def export(
         if isinstance(error.report, ParityReport):
             _views.show_parity(error.report, stderr=True)
         raise
-    _show(result, output, as_json=as_json)
-
-
-def _show(result: ExportResult, output: Path, *, as_json: bool) -> None:
-    manifest, report = result.manifest, result.parity
+    # Several targets of one recipe become several bundles, one below the other.
+    folders = [output] if len(results) == 1 else [output / result.manifest.target.name for result in results]
     if as_json:
-        _console.document(
-            {
-                "bundle": str(result.bundle),
-                "bundle_bytes": result.bundle_bytes,
-                "seconds": round(result.seconds, 3),
-                "peak_rss_bytes": result.peak_rss_bytes,
-                "recipe": manifest.quantization.recipe_name,
-                "files": [entry.model_dump(mode="json") for entry in manifest.files],
-                "parity": None if report is None else report.to_json(),
-            }
-        )
+        documents = [_document(result) for result in results]
+        _console.document(documents[0] if len(documents) == 1 else {"bundles": documents})
     else:
-        if report is not None:
-            _views.show_parity(report)
-            _console.line("")
-        _console.fields(
-            [
-                ("bundle", f"{output}, {size(result.bundle_bytes)} in {len(manifest.files) + 1} files"),
-                ("export", f"{duration(result.seconds)}, at most {size(result.peak_rss_bytes)} of memory"),
-            ]
-        )
-        if report is None:
-            _console.line("parity: not compared with the original (--no-verify)")
-    prompt = manifest.golden.prompt if manifest.golden is not None else "Edge AI"
-    _console.next_step("generate", output, prompt)
+        for result, folder in zip(results, folders, strict=True):
+            _show(result, folder)
+    golden = results[0].manifest.golden
+    _console.next_step("generate", folders[0], golden.prompt if golden is not None else "Edge AI")
+
+
+def _document(result: ExportResult) -> dict[str, Any]:
+    return {
+        "bundle": str(result.bundle),
+        "bundle_bytes": result.bundle_bytes,
+        "seconds": round(result.seconds, 3),
+        "peak_rss_bytes": result.peak_rss_bytes,
+        "recipe": result.manifest.quantization.recipe_name,
+        "target": result.manifest.target.name,
+        "files": [entry.model_dump(mode="json") for entry in result.manifest.files],
+        "parity": None if result.parity is None else result.parity.to_json(),
+    }
+
+
+def _show(result: ExportResult, folder: Path) -> None:
+    if result.parity is not None:
+        _views.show_parity(result.parity)
+        _console.line("")
+    files = len(result.manifest.files) + 1
+    _console.fields(
+        [
+            ("bundle", f"{folder}, {size(result.bundle_bytes)} in {files} files"),
+            ("export", f"{duration(result.seconds)}, at most {size(result.peak_rss_bytes)} of memory"),
+        ]
+    )
+    if result.parity is None:
+        _console.line("parity: not compared with the original (--no-verify)")

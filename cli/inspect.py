@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -43,14 +44,23 @@ def inspect(
     if (Path(path) / MANIFEST).is_file():
         from helium_edge.bundle import open_bundle
 
-        from ._bundle_view import show_bundle
+        from ._bundle_view import program_methods, show_bundle, show_programs
 
-        # What is shown comes from the manifest alone.
+        # What is shown comes from the manifest, and from the program of an ExecuTorch bundle.
         bundle = open_bundle(Path(path), unverified=True)
+        programs = program_methods(bundle)
         if as_json:
-            _console.document({"bundle": path, "manifest": bundle.manifest.model_dump(mode="json", by_alias=True)})
+            document: dict[str, Any] = {
+                "bundle": path,
+                "manifest": bundle.manifest.model_dump(mode="json", by_alias=True),
+            }
+            if programs is not None:
+                document["methods"] = [dataclasses.asdict(method) for method in programs]
+            _console.document(document)
         else:
             show_bundle(bundle.manifest)
+            if programs is not None:
+                show_programs(programs)
         _console.next_step("verify", path)
         return
     from helium_edge.checkpoint import open_checkpoint

@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from helium_edge.bundle import (
     Bundle,
@@ -25,49 +24,23 @@ from helium_edge.bundle import (
     write_companions,
 )
 from helium_edge.checkpoint import Checkpoint, open_checkpoint
-from helium_edge.errors import CheckpointError, HeliumEdgeError, ParityError
+from helium_edge.compare import Progress, Silent, check, compare, text_windows
+from helium_edge.errors import HeliumEdgeError, ParityError
 from helium_edge.manifest import describe
-from helium_edge.parity import (
-    LANGUAGES,
-    ParityReport,
-    Window,
-    evaluation_windows,
-    reference_runner,
-    require_reference,
-    run_parity,
-)
+from helium_edge.parity import ParityReport, require_reference
 from helium_edge.quant import PlannedWeight, QuantizedStore, plan_weights
-from helium_edge.recipe import Gates, Recipe
-from helium_edge.runtime.runner import Runner
+from helium_edge.recipe import Recipe, Targets
 from helium_edge.runtime.tokenizer import Tokenizer
 from helium_edge.targets import Target, load_target
 
+__all__ = ["ExportPlan", "ExportResult", "Progress", "check", "export", "export_all", "fit", "plan", "split"]
+
 GOLDEN_PROMPT = "The device"
-QUICK_WINDOW, FULL_WINDOW = 96, 256
-"""Tokens of one conversation in the check that `export` makes, and in the one that `parity` makes."""
+QUICK_WINDOW = 96
+"""Tokens of one conversation in the check that `export` makes."""
 
 _BASE_BYTES = 400 << 20
 """Resident memory of the interpreter with torch, onnx and onnxruntime loaded, rounded up."""
-
-
-class Progress(Protocol):
-    """What a caller is told while it waits."""
-
-    def stage(self, name: str, total: int | None = None, unit: str = "") -> None:
-        """A stage begins; `total` is the number of steps, if known."""
-        ...
-
-    def advance(self, amount: int = 1, note: str = "") -> None:
-        """Steps of the stage are done."""
-        ...
-
-
-class _Silent:
-    def stage(self, name: str, total: int | None = None, unit: str = "") -> None:
-        pass
-
-    def advance(self, amount: int = 1, note: str = "") -> None:
-        pass
 
 
 @dataclass(frozen=True)
@@ -145,7 +118,7 @@ def export(  # noqa: PLR0913 - an argument per option of the command
         MissingDependencyError: The extra `reference` is needed and missing.
         ResourceError: Out of disk space or memory.
     """
-    started, tell = time.perf_counter(), progress or _Silent()
+    started, tell = time.perf_counter(), progress or Silent()
     if verify:
         require_reference()
     tell.stage("read checkpoint")
@@ -168,8 +141,8 @@ def export(  # noqa: PLR0913 - an argument per option of the command
         manifest = manifest.model_copy(update={"golden": golden})
         report = None
         if verify:
-            windows = _windows(tokenizer, QUICK_WINDOW, runner.cache_len, per_language=1)
-            report = _compare(runner, checkpoint, windows, recipe.gates, recipe.shapes.prefill_len, tell)
+            windows = text_windows(tokenizer, QUICK_WINDOW, runner.cache_len, per_language=1)
+            report = compare(runner, checkpoint, windows, recipe.gates, recipe.shapes.prefill_len, tell)
             if not report.passed:
                 raise _parity_error(recipe.name, report)
             manifest = manifest.model_copy(update={"parity": report.summary()})
@@ -179,6 +152,49 @@ def export(  # noqa: PLR0913 - an argument per option of the command
     size = sum(path.stat().st_size for path in bundle.iterdir())
     final = open_bundle(bundle, unverified=True).manifest
     return ExportResult(bundle, final, report, time.perf_counter() - started, peak_rss_bytes(), size)
+
+
+def export_all(  # noqa: PLR0913 - an argument per option of the command
+    source: str,
+    recipe: Recipe,
+    out: Path,
+    *,
+    revision: str | None = None,
+    force: bool = False,
+    verify: bool = True,
+    store: Path | None = None,
+    threads: int = 0,
+    progress: Progress | None = None,
+) -> list[ExportResult]:
+    """Export every target of a recipe, over one quantized store; arguments and errors are those of `export`.
+
+    One target becomes the bundle `out`. Several become the bundles `out/<target>`, each complete or not at all;
+    all are checked before the first is built.
+    """
+    recipes = split(recipe)
+    checkpoint = open_checkpoint(source, revision=revision)
+    for single in recipes.values():
+        fit(checkpoint, single)
+    results = []
+    with _store_folder(out, store) as folder:
+        for name, single in recipes.items():
+            bundle = out if len(recipes) == 1 else out / name
+            results.append(
+                export(
+                    source, single, bundle, revision=revision, force=force, verify=verify, store=folder,
+                    threads=threads, progress=progress,
+                )
+            )  # fmt: skip
+    return results
+
+
+def split(recipe: Recipe) -> dict[str, Recipe]:
+    """A recipe for each target of a recipe, by the target's name."""
+    targets = recipe.targets
+    return {
+        name: recipe.model_copy(update={"targets": Targets(**{name: getattr(targets, name)})})
+        for name in targets.names()
+    }
 
 
 def plan(source: str, recipe: Recipe, *, revision: str | None = None) -> ExportPlan:
@@ -199,48 +215,6 @@ def plan(source: str, recipe: Recipe, *, revision: str | None = None) -> ExportP
         phone_bytes=phone,
         cache_len=recipe.shapes.cache_len,
     )
-
-
-def check(
-    bundle_path: Path,
-    *,
-    checkpoint: str | None = None,
-    tokens: int = 0,
-    threads: int = 0,
-    static: bool = False,
-    unverified: bool = False,
-    progress: Progress | None = None,
-) -> ParityReport:
-    """Compare a bundle with the checkpoint that it was exported from, on the built-in text.
-
-    Args:
-        bundle_path: The bundle.
-        checkpoint: Where its checkpoint is; by default where the manifest says it came from.
-        tokens: About how many tokens to run over all languages; 0 runs all of the text.
-        threads: Threads within an operator; 0 lets the runtime choose.
-        static: Run the static prefill and decode graphs instead of the one that serves both.
-        unverified: Run a bundle whose checksums do not match.
-        progress: Told about stages.
-
-    Returns:
-        The report, judged by the gates of the bundle's recipe; missing a gate is no exception here.
-
-    Raises:
-        InputError: Bundle or checkpoint are unusable, or do not belong together.
-        MissingDependencyError: The extra `reference` is missing.
-    """
-    tell = progress or _Silent()
-    require_reference()
-    tell.stage("read bundle")
-    bundle = open_bundle(bundle_path, unverified=unverified)
-    original = _original(bundle.manifest, checkpoint)
-    runner = open_runner(bundle, threads=threads, static=static)
-    tokenizer = Tokenizer(bundle.folder / bundle.manifest.tokenizer.file)
-    length = min(FULL_WINDOW, runner.cache_len)
-    per_language = math.ceil(tokens / (length * len(LANGUAGES))) if tokens else None
-    windows = _windows(tokenizer, length, runner.cache_len, per_language=per_language)
-    gates = Gates.model_validate(bundle.manifest.quantization.recipe["gates"])
-    return _compare(runner, original, windows, gates, bundle.manifest.prefill_len, tell)
 
 
 def fit(checkpoint: Checkpoint, recipe: Recipe) -> tuple[Recipe, Target]:
@@ -277,48 +251,6 @@ def _store_folder(out: Path, given: Path | None) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
         raise
     shutil.rmtree(folder, ignore_errors=True)
-
-
-def _windows(tokenizer: Tokenizer, length: int, cache_len: int, *, per_language: int | None) -> list[Window]:
-    return evaluation_windows(tokenizer, window_len=min(length, cache_len), max_windows_per_language=per_language)
-
-
-def _compare(
-    runner: Runner, original: Checkpoint, windows: list[Window], gates: Gates, chunk: int, tell: Progress
-) -> ParityReport:
-    tell.stage("load original")
-    reference = reference_runner(original, runner.cache_len)
-    done = 0
-
-    def advance(tokens: int, _: int) -> None:
-        nonlocal done
-        tell.advance(tokens - done)
-        done = tokens
-
-    tell.stage("compare with original", sum(len(window.tokens) - 1 for window in windows), "tokens")
-    return run_parity(runner, reference, windows, gates=gates, prefill_tokens=chunk, on_progress=advance)
-
-
-def _original(manifest: Manifest, given: str | None) -> Checkpoint:
-    """The checkpoint of a bundle, checked by its hashes."""
-    source = manifest.source
-    try:
-        checkpoint = open_checkpoint(given or source.checkpoint, revision=None if given else source.revision)
-    except CheckpointError as error:
-        if given is not None:
-            raise
-        raise CheckpointError(
-            f"the original of this bundle, {source.checkpoint}, is not at hand: {error.message}",
-            hint="name its folder with --checkpoint",
-        ) from error
-    hashes = checkpoint.hashes()
-    wrong = [name for name, value in source.files.items() if hashes.get(name) != value]
-    if wrong:
-        raise CheckpointError(
-            f"{checkpoint.source}: {wrong[0]} is not the file that the bundle was exported from",
-            hint="name the right checkpoint with --checkpoint",
-        )
-    return checkpoint
 
 
 def _parity_error(name: str, report: ParityReport) -> HeliumEdgeError:

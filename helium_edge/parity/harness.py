@@ -70,6 +70,7 @@ def run_parity(
         gates=judge(gates, overall),
         windows=len(windows),
         seconds=time.perf_counter() - started,
+        caveat=getattr(candidate, "caveat", ""),
     )
 
 

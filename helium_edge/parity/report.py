@@ -25,6 +25,7 @@ class ParityReport:
         gates: Every gate, with or without a limit; judged on `overall`.
         windows: Conversations that were run.
         seconds: Wall time; not in `to_json`, which is the same for the same figures.
+        caveat: What the reader must know of how the candidate was run, as that it was not its real runtime.
     """
 
     level: str
@@ -33,6 +34,7 @@ class ParityReport:
     gates: tuple[GateResult, ...]
     windows: int
     seconds: float = field(compare=False)
+    caveat: str = ""
 
     @property
     def failures(self) -> list[str]:
@@ -61,6 +63,7 @@ class ParityReport:
             "passed": self.passed,
             "failures": self.failures,
             "gates": gates,
+            "caveat": self.caveat or None,
             "windows": self.windows,
             "tokens": self.overall.tokens,
             "overall": _figures(self.overall),
@@ -84,6 +87,7 @@ class ParityReport:
             "passed": self.passed,
             "tokens": overall.tokens,
             "languages": list(self.languages),
+            **({"caveat": self.caveat} if self.caveat else {}),
             **{name: significant(value, 3) for name, value in figures.items()},
         }
 

@@ -32,20 +32,27 @@ def make_report(
 
 
 @pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """What `pipeline.export` was called with."""
+def results() -> int:
+    """How many bundles an export makes."""
+    return 1
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch, results: int) -> list[dict[str, Any]]:
+    """What `pipeline.export_all` was called with."""
     found: list[dict[str, Any]] = []
 
-    def export(source: str, recipe: object, out: Path, **options: Any) -> SimpleNamespace:
+    def export(source: str, recipe: object, out: Path, **options: Any) -> list[SimpleNamespace]:
         options.pop("progress").stage("quantize", 2, "weights")
         found.append({"source": source, "recipe": recipe, "out": out, **options})
         report = make_report(0.02) if options["verify"] else None
-        return SimpleNamespace(
+        result = SimpleNamespace(
             bundle=Path("/abs") / out, manifest=make_manifest(), parity=report, seconds=3.2,
             peak_rss_bytes=700_000_000, bundle_bytes=5_570_000,
         )  # fmt: skip
+        return [result] * results
 
-    monkeypatch.setattr("helium_edge.pipeline.export", export)
+    monkeypatch.setattr("helium_edge.pipeline.export_all", export)
     return found
 
 
@@ -95,6 +102,15 @@ def test_json_document(cli: Cli, calls: list[dict[str, Any]]) -> None:
     assert "quantize:" in err
 
 
+@pytest.mark.parametrize("results", [2])
+def test_several_targets_are_several_bundles(cli: Cli, calls: list[dict[str, Any]]) -> None:
+    _, out, err = cli("export", "helium-tiny", "--recipe", "onnx-int4", "-o", "tiny")
+    assert out.count("bundle:  tiny/onnx, ") == 2
+    assert err.splitlines()[-1].startswith("next: helium-edge generate tiny/onnx ")
+    _, out, _ = cli("export", "helium-tiny", "--recipe", "onnx-int4", "-o", "tiny", "--json")
+    assert [bundle["target"] for bundle in json.loads(out)["bundles"]] == ["onnx", "onnx"]
+
+
 def test_without_output_nothing_is_done(cli: Cli, calls: list[dict[str, Any]]) -> None:
     code, _, err = cli("export", "helium-tiny", "--recipe", "onnx-int4")
     assert (code, calls) == (2, [])
@@ -127,7 +143,7 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> ParityReport:
     def export(*arguments: Any, **options: Any) -> None:
         raise ParityError("the exported graphs miss the gates", hint="h", report=report)
 
-    monkeypatch.setattr("helium_edge.pipeline.export", export)
+    monkeypatch.setattr("helium_edge.pipeline.export_all", export)
     monkeypatch.setattr("helium_edge.pipeline.check", lambda *_, **__: report)
     return report
 
