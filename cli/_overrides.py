@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from helium_edge.recipe import Recipe
 
 
+ALIASES = {"executorch": "xnnpack"}
+"""Other words for a target: ExecuTorch is a runtime, and on CPUs its delegate is XNNPACK."""
+
+
 def override(name: str, targets: Sequence[str], **shapes: int | None) -> Recipe:
     """Load a recipe and apply the options that replace a part of it.
 
@@ -26,6 +30,7 @@ def override(name: str, targets: Sequence[str], **shapes: int | None) -> Recipe:
     from helium_edge.recipe import Recipe, Targets, load_recipe
 
     recipe = load_recipe(name)
+    targets = [ALIASES.get(target, target) for target in targets]
     for target in targets:
         if target not in Targets.model_fields:
             raise UsageError(f"no target {target!r}", hint=did_you_mean(target, Targets.model_fields))

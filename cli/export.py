@@ -42,7 +42,11 @@ def export(
     ] = None,
     target: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="Only this target of the recipe; repeatable.", show_default=False),
+        typer.Option(
+            metavar="NAME",
+            help="Write for this target, as onnx, xnnpack or coreml; repeatable.",
+            show_default=False,
+        ),
     ] = None,
     revision: RevisionOption = None,
     cache_len: Annotated[

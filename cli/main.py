@@ -6,6 +6,7 @@ Heavy packages are imported inside the commands, so that `--help` and completion
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import sys
 import traceback
@@ -98,6 +99,9 @@ def run(arguments: Sequence[str]) -> int:
     options = list(arguments)
     cut = options.index("--") if "--" in options else len(options)
     debug = "--debug" in options[:cut] or os.environ.get(DEBUG_VARIABLE, "0") not in ("", "0")
+    if debug:
+        # What foreign libraries print is hidden only above this level (helium_edge.runtime.quiet).
+        logging.getLogger("helium_edge").setLevel(logging.DEBUG)
     as_json = "--json" in options[:cut]
     options = [word for word in options[:cut] if word != "--debug"] + options[cut:]
     for stream in (sys.stdout, sys.stderr):

@@ -8,13 +8,14 @@ import typer
 
 from helium_edge.errors import ParityError
 
-from . import _console, _views
+from . import _arm64_view, _console, _views
 from ._options import BundleArgument, JsonOption, StaticOption, ThreadsOption, UnverifiedOption
 
 EPILOG = """\b
 Examples:
   helium-edge parity tiny
   helium-edge parity tiny --checkpoint DIR --tokens 2000 --json
+  helium-edge parity tiny --arm64
 """
 
 
@@ -41,6 +42,13 @@ def parity(
     ] = 0,
     threads: ThreadsOption = 0,
     static: StaticOption = False,
+    arm64: Annotated[
+        bool,
+        typer.Option(
+            "--arm64",
+            help="Also run it on an emulated ARM64 processor, and compare; docs/arm64.md has what that needs.",
+        ),
+    ] = False,
     unverified: UnverifiedOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -50,7 +58,12 @@ def parity(
     """
     from helium_edge import pipeline
 
+    emulated = None
     with _console.progress() as progress:
+        if arm64:
+            from helium_edge.arm64 import check_arm64
+
+            emulated = check_arm64(bundle, unverified=unverified, on_stage=progress.stage)
         report = pipeline.check(
             bundle,
             checkpoint=checkpoint,
@@ -60,14 +73,18 @@ def parity(
             unverified=unverified,
             progress=progress,
         )
+    failures = [*report.failures, *(emulated.failures if emulated is not None else ())]
+    both = report if emulated is None else _arm64_view.WithArm64(report, emulated)
     if not as_json:
         _views.show_parity(report)
-    if not report.passed:
+        if emulated is not None:
+            _arm64_view.show_arm64(emulated)
+    if failures:
         raise ParityError(
-            f"{bundle}: {'; '.join(report.failures)}",
+            f"{bundle}: {'; '.join(failures)}",
             hint="a float32 export (--recipe onnx-fp32) tells a fault of the graphs from the cost of quantization",
-            report=report,
+            report=both,
         )
     if as_json:
-        _console.document({"bundle": str(bundle), "parity": report.to_json()})
+        _console.document({"bundle": str(bundle), "parity": both.to_json()})
     _console.next_step("generate", bundle, "Edge AI")

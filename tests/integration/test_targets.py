@@ -127,12 +127,22 @@ def test_greedy_texts_agree_until_a_near_tie(exports: tuple[dict[str, ExportResu
             break
 
 
-@pytest.mark.parametrize("target", ["xnnpack", "coreml"])
+@pytest.mark.parametrize("target", ["executorch", "xnnpack", "coreml"])
 def test_without_the_extra_the_pip_command_is_shown(
     target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "executorch", None)
-    arguments = ["export", "helium-tiny", "--recipe", f"{target}-int4", "--no-verify", "-o", str(tmp_path / "out")]
+    arguments = [
+        "export",
+        "helium-tiny",
+        "--recipe",
+        "onnx-int4",
+        "--target",
+        target,
+        "--no-verify",
+        "-o",
+        str(tmp_path / "out"),
+    ]
     monkeypatch.setattr(sys, "argv", ["helium-edge", *arguments])
     with pytest.raises(SystemExit) as info:
         main()
@@ -141,18 +151,22 @@ def test_without_the_extra_the_pip_command_is_shown(
     assert not (tmp_path / "out").exists()
 
 
-def test_the_exporters_noise_does_not_reach_the_terminal(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "debug"), [("xnnpack-int4", False), ("coreml-int4", False), ("xnnpack-int4", True)]
+)
+def test_the_exporters_noise_reaches_the_terminal_only_with_debug(name: str, debug: bool, tmp_path: Path) -> None:
     """torchao, executorch and coremltools warn at import and while lowering; none of it is for our users."""
     source = make_checkpoint(tmp_path / "checkpoint", vocab_size=512)
-    for name in ("xnnpack-int4", "coreml-int4"):
-        command = [
-            sys.executable, "-c", "from helium_edge.cli.main import main; main()", "export", str(source),
-            "--recipe", name, "--prefill-len", "8", "--cache-len", "32", "--no-verify", "-o", str(tmp_path / name),
-        ]  # fmt: skip
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        known = ("read checkpoint", "quantize and write", "describe", "run", "publish", "next:")
-        assert [line for line in done.stderr.splitlines() if not line.startswith(known)] == []
+    command = [
+        sys.executable, "-c", "from helium_edge.cli.main import main; main()", *["--debug"] * debug, "export",
+        str(source), "--recipe", name, "--prefill-len", "8", "--cache-len", "32", "--no-verify", "-o",
+        str(tmp_path / name),
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    known = ("read checkpoint", "quantize and write", "describe", "run", "publish", "next:")
+    noise = [line for line in done.stderr.splitlines() if not line.startswith(known)]
+    assert bool(noise) is debug, noise
 
 
 def test_a_coreml_report_says_what_was_not_run(tmp_path: Path) -> None:
