@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from helium_edge.errors import CheckpointError, MissingDependencyError, ResourceError
+from helium_edge.runtime.quiet import quiet
 from helium_edge.runtime.runner import Logits, check_tokens
 from helium_edge.signature import LogitsMode
 
@@ -49,8 +50,9 @@ def reference_runner(checkpoint: Checkpoint, cache_len: int, *, logits: LogitsMo
         ResourceError: Not enough memory for the float32 weights.
     """
     try:
-        import transformers
-        from transformers import DynamicCache, HeliumForCausalLM
+        with quiet(descriptors=False):  # torch warns of what torchao registers, where it is installed
+            import transformers
+            from transformers import DynamicCache, HeliumForCausalLM
     except ImportError as error:
         raise MissingDependencyError("transformers", extra="reference", purpose="parity") from error
     model_class: Any = HeliumForCausalLM

@@ -87,6 +87,22 @@ def test_prefill_and_decode_agree_with_torch(exported: CoremlExport) -> None:
     assert decode <= TOLERANCE
 
 
+def test_mixed_and_asymmetric_schemes_agree_with_torch(tmp_path: Path) -> None:
+    rules = [
+        {"match": r".*v_proj\.weight|lm_head\.weight", "scheme": "int8"},
+        {"match": r".*down_proj\.weight", "skip": True},
+        {"match": ".*", "scheme": "int4-g32-asym"},
+    ]
+    checkpoint = make_checkpoint(tmp_path / "c", seed=6, std=0.1)
+    exported = export_coreml(checkpoint, coreml_recipe("coreml-int4", rules=rules), tmp_path / "o")
+    assert max(errors(exported)) <= TOLERANCE
+    embedding = exported.store.get("model.embed_tokens.weight")
+    found = stored_weights(exported.methods()["decode"])[0]
+    assert np.array_equal(found.codes + 8, embedding.codes.numpy())
+    assert found.zero_points is not None
+    assert np.array_equal(found.zero_points + 8, embedding.zero_points.numpy())
+
+
 def test_half_split_rope_is_seen(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     exported = export("coreml-fp16", folder)
     monkeypatch.setattr("helium_edge.model.weights.reorder_interleaved_rows", lambda weight, _: weight)
@@ -246,7 +262,7 @@ def run_python(*arguments: str, seed: int) -> subprocess.CompletedProcess[str]:
 
 
 def test_another_process_writes_the_same_bytes_in_silence(folder: Path, tmp_path: Path) -> None:
-    """ExecuTorch takes methods in the order of a set; and most noise is made when modules are first imported."""
+    """Sets and maps have another order there; and most noise is made when modules are first imported."""
     order = "print(list({'prefill', 'decode'}))"
     here = f"{list({'prefill', 'decode'})}\n"
     other = next(seed for seed in range(100) if run_python(order, seed=seed).stdout != here)

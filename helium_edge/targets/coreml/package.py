@@ -1,8 +1,8 @@
 """Makes CoreML packages reproducible: the same input gives the same bytes.
 
-ExecuTorch and coremltools put random UUIDs into a package, the key under which it lies in the `.pte` and its
-manifest, and take the methods in the order of a set. Phones keep compiled models under the package's identifier,
-so that one is a hash of the content here: two exports never share a cache entry, the same export always does.
+ExecuTorch and coremltools put random UUIDs into a package, its manifest and the key under which it lies in the
+`.pte`. Phones keep compiled models under the package's identifier, so that one is a hash of the content here: two
+exports never share a cache entry, the same export always does.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 from unittest import mock
 
 _NAMESPACE = uuid.UUID("6e0a8f52-9d38-5c6b-8a3e-4f2f1f3c7d10")
@@ -26,11 +25,11 @@ _CHUNK = 1 << 22
 def reproducible_packages() -> Iterator[None]:
     """While the block runs, ExecuTorch's CoreML backend writes reproducible packages.
 
-    There is no option for it, so three names of its module are replaced: the source of UUIDs, the function that
-    turns a finished package into bytes, and the one that takes the methods.
+    There is no option for it, so two names of its module are replaced: the source of UUIDs, and the function that
+    turns a finished package into bytes.
     """
     from executorch.backends.apple.coreml import executorchcoreml
-    from executorch.backends.apple.coreml.compiler import CoreMLBackend, coreml_preprocess
+    from executorch.backends.apple.coreml.compiler import coreml_preprocess
 
     numbers = itertools.count()
 
@@ -39,19 +38,12 @@ def reproducible_packages() -> Iterator[None]:
         result: bytes | None = executorchcoreml.flatten_directory_contents(path)
         return result
 
-    original = CoreMLBackend.preprocess_multimethod.__func__
-
-    def in_order(cls: type, programs: dict[str, Any], specs: dict[str, Any]) -> Any:
-        names = sorted(programs)
-        return original(cls, {name: programs[name] for name in names}, {name: specs[name] for name in names})
-
     fixed_uuid = SimpleNamespace(uuid4=lambda: uuid.uuid5(_NAMESPACE, str(next(numbers))))
     with (
         mock.patch.object(coreml_preprocess, "uuid", fixed_uuid),
         mock.patch.object(
             coreml_preprocess, "executorchcoreml", SimpleNamespace(flatten_directory_contents=flatten)
         ),
-        mock.patch.object(CoreMLBackend, "preprocess_multimethod", classmethod(in_order)),
     ):
         yield
 

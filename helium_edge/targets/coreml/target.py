@@ -17,7 +17,7 @@ from helium_edge.targets.base import BuiltGraph
 from helium_edge.targets.coreml.graph import CoremlMethod
 from helium_edge.targets.coreml.lowering import SHARING_IOS, load_converter, lower
 from helium_edge.targets.coreml.parts import HalfParts
-from helium_edge.targets.xnnpack.metadata import metadata_methods
+from helium_edge.targets.metadata import metadata_methods
 
 PROGRAM_FILE = "decoder.pte"
 

@@ -13,7 +13,7 @@ from helium_edge.errors import MissingDependencyError, RecipeError
 from helium_edge.quant import plan_weights
 from helium_edge.recipe import Recipe, load_recipe, parse_recipe
 from helium_edge.targets import load_target
-from helium_edge.targets.xnnpack.metadata import metadata_methods
+from helium_edge.targets.metadata import metadata_methods
 from helium_edge.targets.xnnpack.target import XnnpackTarget, cache_buckets
 from tests.helpers.checkpoints import make_checkpoint
 
