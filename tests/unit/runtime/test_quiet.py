@@ -16,7 +16,7 @@ from helium_edge.runtime.quiet import Noise, quiet
 
 def chatter() -> None:
     warnings.warn("a warning", stacklevel=1)
-    logging.getLogger("some.library").warning("a log line")
+    logging.getLogger("some.package").warning("a log line")
     os.write(1, b"from C, unbuffered\n")
     os.write(2, b"to stderr from C\n")
 
@@ -59,14 +59,14 @@ def test_buffered_output_of_c_does_not_come_late(capfd: pytest.CaptureFixture[st
 def test_descriptors_may_stay_open(capfd: pytest.CaptureFixture[str]) -> None:
     with quiet(descriptors=False):
         warnings.warn("a warning", stacklevel=1)
-        logging.getLogger("some.library").warning("a log line")
+        logging.getLogger("some.package").warning("a log line")
         os.write(2, b"a progress bar\n")
     assert capfd.readouterr().err == "a progress bar\n"
 
 
 def test_errors_are_logged_all_the_same(caplog: pytest.LogCaptureFixture) -> None:
     with quiet(descriptors=False):
-        logging.getLogger("some.library").error("broken")
+        logging.getLogger("some.package").error("broken")
     assert [record.message for record in caplog.records] == ["broken"]
 
 
