@@ -32,7 +32,9 @@ __all__ = ["ACTIVATIONS", "MASKED", "DecoderStack", "HeliumDecoder", "Rope", "We
 MASKED = -1e9
 """Added to the score of a slot that must not be seen; finite, so that no row can become NaN."""
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+Activation = Callable[[Tensor], Tensor]
+
+ACTIVATIONS: dict[str, Activation] = {
     "silu": F.silu,
     "gelu": F.gelu,
     "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh"),
@@ -102,14 +104,16 @@ class DecoderStack(torch.nn.Module):
     Args:
         config: The model.
         parts: Makes the modules that carry the weights.
+        activation: The MLP's, for a backend that needs it in other operators; by default the config's.
     """
 
-    def __init__(self, config: ModelConfig, parts: Parts) -> None:
+    def __init__(self, config: ModelConfig, parts: Parts, activation: Activation | None = None) -> None:
         super().__init__()
         self.config = config
         self.embedding = parts.embedding()
         self.layers = torch.nn.ModuleList(
-            DecoderLayer(config, parts, layer) for layer in range(config.num_hidden_layers)
+            DecoderLayer(config, parts, layer, activation or ACTIVATIONS[config.hidden_act])
+            for layer in range(config.num_hidden_layers)
         )
         self.norm = parts.norm(FINAL_NORM)
         self.head = parts.linear([HEAD])
@@ -144,10 +148,10 @@ class DecoderStack(torch.nn.Module):
 class DecoderLayer(torch.nn.Module):
     """Pre-norm attention and gated MLP with residual additions."""
 
-    def __init__(self, config: ModelConfig, parts: Parts, layer: int) -> None:
+    def __init__(self, config: ModelConfig, parts: Parts, layer: int, activation: Activation) -> None:
         super().__init__()
         self.config = config
-        self.activation = ACTIVATIONS[config.hidden_act]
+        self.activation = activation
         self.norm1 = parts.norm(layer_name(layer, "input_layernorm.weight"))
         self.qkv = parts.linear([layer_name(layer, f"self_attn.{kind}_proj.weight") for kind in "qkv"])
         self.o = parts.linear([layer_name(layer, "self_attn.o_proj.weight")])

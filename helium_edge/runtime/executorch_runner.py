@@ -239,10 +239,10 @@ def _load(path: Path, names: Sequence[str], threads: int, runner: ExecutorchRunn
         finally:
             if shared:
                 set_weight_cache(enabled=False)
+        missing = [name for name in names if name not in methods]
+        if missing:
+            raise BundleError(f"{path.name}: no method {missing[0]}; it has {', '.join(sorted(known))}")
         _live.add(runner)
-    missing = [name for name in names if name not in methods]
-    if missing:
-        raise BundleError(f"{path.name}: no method {missing[0]}; it has {', '.join(sorted(known))}")
     return methods
 
 
@@ -252,7 +252,7 @@ def _set_threads(runtime: Any, threads: int) -> None:
     Raises:
         UsageError: There are such programs, and the size is another.
     """
-    with quiet(descriptors=False):
+    with quiet():
         if threads == 0 or runtime._threadpool_get_thread_count() == threads:
             return
         if len(_live):

@@ -12,6 +12,7 @@ from __future__ import annotations
 import importlib
 import importlib.resources
 import json
+import re
 import tempfile
 from collections import Counter
 from collections.abc import Mapping
@@ -242,5 +243,7 @@ def _decode(blob: bytes) -> dict[str, Any]:
         (folder / "schema.fbs").write_bytes(schema.read_bytes())
         (folder / "graph.bin").write_bytes(graph)
         compiler._flatc_decompile(name, str(folder / "schema.fbs"), str(folder / "graph.bin"))
-        data: dict[str, Any] = json.loads((folder / "graph.json").read_text(encoding="utf-8"))
+        text = (folder / "graph.json").read_text(encoding="utf-8")
+    # A clamp without a bound has an infinite one, which the compiler spells its own way.
+    data: dict[str, Any] = json.loads(re.sub(r"(?<=: )(-?)inf(?=[,\s}])", r"\1Infinity", text))
     return data

@@ -8,12 +8,26 @@ Shapes: T tokens, S cache slots, G query heads of one key-value head, D head_dim
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
+from helium_edge.config import ModelConfig
 from helium_edge.model.decoder import MASKED, DecoderStack, causal_mask
+from helium_edge.model.parts import Parts
 from helium_edge.model.rope import rope_tables
 from helium_edge.signature import GraphSignature
+
+
+def build_stack(config: ModelConfig, parts: Parts) -> DecoderStack:
+    """The decoder in operators that XNNPACK computes as torch does."""
+    return DecoderStack(config, parts, gelu_tanh if config.hidden_act == "gelu_pytorch_tanh" else None)
+
+
+def gelu_tanh(x: Tensor) -> Tensor:
+    """GELU in its tanh approximation, written out: XNNPACK takes `gelu` whole and computes the exact one."""
+    return 0.5 * x * (1.0 + torch.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x * x * x)))
 
 
 class MethodModule(torch.nn.Module):

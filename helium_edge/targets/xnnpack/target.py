@@ -12,16 +12,15 @@ from pathlib import Path
 
 from helium_edge.config import ModelConfig
 from helium_edge.errors import RecipeError
-from helium_edge.model.decoder import DecoderStack
 from helium_edge.model.weights import EMBEDDING
 from helium_edge.quant import PlannedWeight, QuantizedStore
 from helium_edge.recipe import Recipe, XnnpackOptions
 from helium_edge.runtime.executorch_library import require_executorch
 from helium_edge.signature import CacheSpec, GraphSignature, cache_spec
 from helium_edge.targets.base import BuiltGraph
-from helium_edge.targets.xnnpack.graph import MethodModule
+from helium_edge.targets.metadata import metadata_methods
+from helium_edge.targets.xnnpack.graph import MethodModule, build_stack
 from helium_edge.targets.xnnpack.lowering import load_exporter, lower, write_program
-from helium_edge.targets.xnnpack.metadata import metadata_methods
 from helium_edge.targets.xnnpack.parts import StoreParts
 
 PROGRAM_FILE = "decoder.pte"
@@ -98,7 +97,7 @@ class XnnpackTarget:
             HeliumEdgeError: The exporter stopped, or left an operator of the layers outside XNNPACK.
         """
         load_exporter()
-        stack = DecoderStack(store.config, StoreParts(store, on_weight))
+        stack = build_stack(store.config, StoreParts(store, on_weight))
         signatures = self._signatures(store.config, recipe)
         methods = {name: MethodModule(stack, signature) for name, signature in signatures.items()}
         buckets = cache_buckets(recipe)
