@@ -22,14 +22,16 @@ def open_runner(bundle: Bundle, *, threads: int = 0, static: bool = False) -> Ru
         BundleError: No runner of this version serves the bundle's runtime, or a graph is missing or damaged.
         ResourceError: Not enough memory for the cache.
     """
-    name = bundle.manifest.target.name
-    if name not in _OPENERS:
+    manifest = bundle.manifest
+    opener = _OPENERS.get((manifest.target.name, manifest.runtime))
+    if opener is None:
+        known = ", ".join(f"{target} on {runtime}" for target, runtime in _OPENERS)
         raise BundleError(
-            f"{bundle.folder.name}: was made for the target {name!r}, which this version does not run; it runs "
-            f"{', '.join(sorted(_OPENERS))}",
+            f"{bundle.folder.name}: made for {manifest.target.name}, runs on {manifest.runtime}, which this version "
+            f"does not know; known: {known}",
             hint="pip install --upgrade helium-edge",
         )
-    return _OPENERS[name](bundle, threads, static)
+    return opener(bundle, threads, static)
 
 
 # The runtimes are slow to import, and reading a manifest needs none of them.
@@ -77,8 +79,8 @@ def _methods(bundle: Bundle) -> tuple[Path, str, dict[int, str]]:
     return bundle.folder / files.pop(), prefill, decode
 
 
-_OPENERS: dict[str, Callable[[Bundle, int, bool], Runner]] = {
-    "onnx": _open_onnx,
-    "xnnpack": _open_xnnpack,
-    "coreml": _open_coreml,
+_OPENERS: dict[tuple[str, str], Callable[[Bundle, int, bool], Runner]] = {
+    ("onnx", "onnxruntime"): _open_onnx,
+    ("xnnpack", "executorch"): _open_xnnpack,
+    ("coreml", "executorch"): _open_coreml,
 }
