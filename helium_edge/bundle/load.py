@@ -27,8 +27,8 @@ def open_runner(bundle: Bundle, *, threads: int = 0, static: bool = False) -> Ru
     if opener is None:
         known = ", ".join(f"{target} on {runtime}" for target, runtime in _OPENERS)
         raise BundleError(
-            f"{bundle.folder.name}: made for {manifest.target.name}, runs on {manifest.runtime}, which this version "
-            f"does not know; known: {known}",
+            f"{bundle.folder.name}: made for {manifest.target.name}, runs on {manifest.runtime}, which this "
+            f"version does not know; known: {known}",
             hint="pip install --upgrade helium-edge",
         )
     return opener(bundle, threads, static)
