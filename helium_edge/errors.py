@@ -10,6 +10,7 @@
     |   `-- BundleError                 exit 3   an exported bundle
     |-- ParityError                     exit 4   an exported graph misses its gates
     |-- MissingDependencyError          exit 5   an optional package is not installed
+    |   `-- MissingToolError            exit 5   a program or library outside Python is not there
     `-- ResourceError                   exit 6   out of disk space or memory
 
 A message is one line: what, where (file and tensor), what is allowed. The remedy is the `hint`.
@@ -101,6 +102,18 @@ class MissingDependencyError(HeliumEdgeError):
             f"{purpose} needs the package {package}, which is not installed",
             hint=f"pip install 'helium-edge[{extra}]'",
         )
+
+
+class MissingToolError(MissingDependencyError):
+    """A program or library outside Python is needed and not there.
+
+    Args:
+        message: As for all errors.
+        hint: As for all errors.
+    """
+
+    def __init__(self, message: str, *, hint: str) -> None:
+        HeliumEdgeError.__init__(self, message, hint=hint)
 
 
 class ResourceError(HeliumEdgeError):

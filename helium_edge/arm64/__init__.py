@@ -1,0 +1,142 @@
+"""Runs a bundle on an emulated ARM64 processor, with the kernels that phones run, and compares (docs/arm64.md)."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from helium_edge.arm64.compare import Arm64Report, CallResult, difference, limits, read_results, run_here
+from helium_edge.arm64.script import Call, plan_calls, write_script
+from helium_edge.arm64.toolchain import (
+    CPUS,
+    DEBIAN_PACKAGES,
+    DEFAULT_CPU,
+    Toolchain,
+    build_runner,
+    check_cpu,
+    emulate,
+    find_toolchain,
+)
+from helium_edge.arm64.wheels import Library, fetch_library
+from helium_edge.bundle import Bundle, open_bundle, open_runner
+from helium_edge.errors import UsageError
+from helium_edge.runtime.tokenizer import Tokenizer
+
+DEFAULT_TOKENS = 24
+
+_TEXT = (
+    "The model answers on the phone itself, without a network. Le train part à neuf heures et arrive avant midi. "
+    "Das Wetter bleibt am Abend kühl, morgen scheint die Sonne. La niña abrió la ventana y escuchó el río. "
+    "Il libro è rimasto aperto sul tavolo della cucina. O barco voltou ao porto antes da noite. "
+)
+
+
+def check_arm64(
+    bundle_path: Path,
+    *,
+    tokens: int = DEFAULT_TOKENS,
+    cpu: str = DEFAULT_CPU,
+    unverified: bool = False,
+    on_stage: Callable[[str], None] | None = None,
+) -> Arm64Report:
+    """Run the same calls of a bundle here and on an emulated ARM64 processor, and compare.
+
+    Every call on ARM64 starts from the cache that this machine had at that point: differences do not add up.
+
+    Args:
+        bundle_path: The bundle.
+        tokens: Length of the conversation: two prefill calls, then one token per call.
+        cpu: The processor, one of `CPUS`.
+        unverified: Run a bundle whose checksums do not match.
+        on_stage: Called with what is done next.
+
+    Returns:
+        The report; missing its limit is no exception here.
+
+    Raises:
+        BundleError: The bundle is unusable, or its run stopped.
+        MissingDependencyError: The compiler, the emulator or the libraries for ARM64 are missing.
+        UsageError: An unknown processor, too few or too many tokens, or a bundle that does not run on such a
+            processor.
+    """
+    tell = on_stage or (lambda _: None)
+    check_cpu(cpu)
+    tools = find_toolchain()
+    bundle = open_bundle(bundle_path, unverified=unverified)
+    package = _package(bundle)
+    calls = plan_calls(bundle.manifest, _ids(bundle, tokens))
+    tell("prepare ARM64")
+    library = fetch_library(package)
+    program = build_runner(tools, library)
+    tell("run here")
+    expected = run_here(open_runner(bundle), calls)
+    tell(f"run on {cpu}")
+    found = _run_there(bundle, calls, expected, (tools, cpu, program, library))
+    differences = (difference(*three) for three in zip(calls, found, expected, strict=True))
+    limit, median_limit = limits(bundle.manifest)
+    return Arm64Report(
+        cpu=cpu,
+        runtime=f"{library.package} {library.version}",
+        limit=limit,
+        median_limit=median_limit,
+        calls=tuple(differences),
+    )
+
+
+def _package(bundle: Bundle) -> str:
+    """Name of the package that runs a bundle.
+
+    Raises:
+        UsageError: None does on such a processor, or its graphs take no cache.
+    """
+    manifest = bundle.manifest
+    package = {"xnnpack": "executorch", "onnx": "onnxruntime"}.get(manifest.target.name)
+    if package is None:
+        raise UsageError(
+            f"{bundle.folder.name}: the ARM64 run takes bundles for onnx and xnnpack; this one is for "
+            f"{manifest.target.name}"
+        )
+    if any(graph.cache_len is None for graph in manifest.graphs) or manifest.cache.dtype != "float32":
+        raise UsageError(f"{bundle.folder.name}: the ARM64 run takes decoders with a float32 cache")
+    return package
+
+
+def _ids(bundle: Bundle, count: int) -> list[int]:
+    tokenizer = Tokenizer(bundle.folder / bundle.manifest.tokenizer.file)
+    ids = tokenizer.encode(_TEXT)
+    return (ids * (count // len(ids) + 1))[:count]
+
+
+def _run_there(
+    bundle: Bundle,
+    calls: Sequence[Call],
+    expected: Sequence[CallResult],
+    there: tuple[Toolchain, str, Path, Library],
+) -> list[CallResult]:
+    tools, cpu, program, library = there
+    with tempfile.TemporaryDirectory(prefix="helium-edge-arm64-") as name:
+        folder = Path(name)
+        script, rows, out, system = (folder / part for part in ("script.txt", "rows.f32", "out.f32", "system"))
+        system.mkdir()
+        script.write_text(write_script(bundle.manifest, calls), encoding="utf-8")
+        with rows.open("wb") as file:
+            for result in expected:
+                for values in result.rows:
+                    file.write(values.astype("<f4").tobytes())
+        arguments = [str(script), str(rows), str(out), str(bundle.folder), *library.program_arguments()]
+        emulate(tools, cpu, program, arguments, system)
+        return list(read_results(np.fromfile(out, "<f4"), bundle.manifest.decoder_spec(), calls))
+
+
+__all__ = [
+    "CPUS",
+    "DEBIAN_PACKAGES",
+    "DEFAULT_CPU",
+    "DEFAULT_TOKENS",
+    "Arm64Report",
+    "check_arm64",
+    "find_toolchain",
+]

@@ -1,0 +1,239 @@
+"""Runs the calls here, and compares what they give with what they gave on ARM64."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from helium_edge.arm64.script import Call
+from helium_edge.bundle import Manifest
+from helium_edge.errors import BundleError
+from helium_edge.runtime.runner import Logits, Runner
+from helium_edge.signature import DecoderSpec
+
+TOLERANCE = 1e-5
+"""Relative rms of a call that differs by nothing but the order of float32 sums: measured 5e-8 to 1e-6."""
+
+ROUNDING = 2e-2
+"""The same per square root of the layers where activations are rounded to int8. A code that falls on the other
+side of a rounding boundary moves all that follows, until it is as far off as another rounding of the same numbers
+would be: a rounding costs a product 8 / 255 / sqrt(12) = 0.9 % of its rms, a layer has four products, and two
+roundings differ by sqrt(2) times that. Measured: 0.3 % to 3 % on six layers (docs/arm64.md)."""
+
+RARE_FLIPS = 30_000
+"""Activations rounded per token up to which most calls are free of such a code on XNNPACK, whose arithmetic is the
+same on both processors: measured one in 130,000."""
+
+_TINY = 1e-30
+
+Floats = npt.NDArray[np.float32]
+
+
+@runtime_checkable
+class CachedRunner(Runner, Protocol):
+    """A runner that shows its cache."""
+
+    @property
+    def cache_buffers(self) -> list[npt.NDArray[Any]]:
+        """Key and value of each layer in turn, slots in the last but one dimension."""
+        ...
+
+
+@dataclass(frozen=True)
+class CallResult:
+    """What one call gave: logits (R, V), and the rows of the cache that it wrote, each (Hkv, T, D)."""
+
+    logits: Logits
+    rows: list[Floats]
+
+
+@dataclass(frozen=True)
+class CallDifference:
+    """How far one call on ARM64 is from the same call here.
+
+    Attributes:
+        phase: `prefill` or `decode`.
+        tokens: Real tokens of the call.
+        logits_rms: rms of the difference over rms of the logits here.
+        logits_max: Largest difference over rms of the logits here.
+        cache_rms: The largest over all layers of rms of the difference over rms, of keys and of values.
+        same_choice: Whether the last token's largest logit is the same one.
+    """
+
+    phase: str
+    tokens: int
+    logits_rms: float
+    logits_max: float
+    cache_rms: float
+    same_choice: bool
+
+    @property
+    def worst(self) -> float:
+        """The larger relative rms."""
+        return _largest(self.logits_rms, self.cache_rms)
+
+
+@dataclass(frozen=True)
+class Arm64Report:
+    """The comparison of a bundle on ARM64 with the same bundle here.
+
+    Attributes:
+        cpu: The emulated processor.
+        runtime: Name and version of what ran on both.
+        limit: The relative rms that no call may exceed.
+        median_limit: The one that the median call may not exceed.
+        calls: Each call; all started from the cache that this machine had.
+    """
+
+    cpu: str
+    runtime: str
+    limit: float
+    median_limit: float
+    calls: tuple[CallDifference, ...]
+
+    @property
+    def agreeing(self) -> int:
+        """Calls whose logits and rows are equal but for the order of sums."""
+        return sum(call.worst <= TOLERANCE for call in self.calls)
+
+    @property
+    def passed(self) -> bool:
+        """Whether every call is within the limit; one that is not finite is not."""
+        return not self.failures
+
+    @property
+    def failures(self) -> list[str]:
+        """What is wrong, in words; empty when nothing is."""
+        found = []
+        where = f"on ARM64 ({self.cpu})"
+        bad = [call for call in self.calls if not call.worst <= self.limit]
+        if bad:
+            count = f"{len(bad)} of {len(self.calls)} calls are off"
+            found.append(
+                f"{where} {count} by more than {self.limit:.2g} (relative rms), by {bad[0].worst:.2g} first"
+            )
+        if not self.median <= self.median_limit:
+            found.append(f"{where} the median call is off by {self.median:.2g}, limit {self.median_limit:.2g}")
+        return found
+
+    def only(self, phase: str) -> Arm64Report:
+        """The same report of one phase."""
+        return replace(self, calls=tuple(call for call in self.calls if call.phase == phase))
+
+    @property
+    def worst(self) -> float:
+        """The largest relative rms of a call; NaN if any is."""
+        return _largest(*(call.worst for call in self.calls))
+
+    @property
+    def median(self) -> float:
+        """The median one; NaN if any is."""
+        return float(np.median([call.worst for call in self.calls]))
+
+    def to_json(self) -> dict[str, Any]:
+        """All figures, for `--json`."""
+        return {
+            "cpu": self.cpu,
+            "runtime": self.runtime,
+            "calls": len(self.calls),
+            "agreeing_calls": self.agreeing,
+            "tolerance": TOLERANCE,
+            "limit": self.limit,
+            "median_limit": self.median_limit,
+            "median": self.median,
+            "worst": self.worst,
+            "logits_rms_max": _largest(*(call.logits_rms for call in self.calls)),
+            "logits_max": _largest(*(call.logits_max for call in self.calls)),
+            "cache_rms_max": _largest(*(call.cache_rms for call in self.calls)),
+            "same_choice": sum(call.same_choice for call in self.calls) / len(self.calls),
+            "passed": self.passed,
+        }
+
+
+def limits(manifest: Manifest) -> tuple[float, float]:
+    """How far any call, and the median call, may be off for a bundle."""
+    model = manifest.model
+    if all(scheme == "float32" for scheme in manifest.quantization.summary):
+        return TOLERANCE, TOLERANCE
+    limit = ROUNDING * math.sqrt(model.layers)
+    rounded = model.layers * (3 * model.hidden_size + model.intermediate_size) + model.hidden_size
+    strict = manifest.target.name == "xnnpack" and rounded <= RARE_FLIPS
+    return limit, TOLERANCE if strict else limit
+
+
+def run_here(runner: Runner, calls: Sequence[Call]) -> list[CallResult]:
+    """Run the calls on this machine.
+
+    Raises:
+        BundleError: The runner does not show its cache.
+    """
+    if not isinstance(runner, CachedRunner):
+        raise BundleError("the cache of this bundle's runner cannot be looked at")
+    runner.reset()
+    results = []
+    for call in calls:
+        start = runner.position
+        logits = runner.prefill(call.tokens) if call.phase == "prefill" else runner.decode(call.tokens[0])[None]
+        slots = slice(start, runner.position)
+        rows = [buffer.reshape(buffer.shape[-3:])[:, slots].copy() for buffer in runner.cache_buffers]
+        results.append(CallResult(logits, rows))
+    return results
+
+
+def read_results(values: Floats, spec: DecoderSpec, calls: Sequence[Call]) -> Iterator[CallResult]:
+    """Results of the calls from the output of a runner program.
+
+    Raises:
+        BundleError: Too few or too many values.
+    """
+    cache = spec.cache
+    done = 0
+
+    def take(*shape: int) -> Floats:
+        nonlocal done
+        part = values[done : done + math.prod(shape)]
+        done += math.prod(shape)
+        if done > len(values):
+            raise BundleError("the ARM64 run wrote less than its calls give")
+        return part.reshape(shape)
+
+    for call in calls:
+        count = len(call.tokens)
+        logits = take(count if spec.logits == "all" else 1, spec.vocab_size)
+        rows = [take(cache.num_key_value_heads, count, cache.head_dim) for _ in range(2 * cache.layers)]
+        yield CallResult(logits, rows)
+    if done != len(values):
+        raise BundleError("the ARM64 run wrote more than its calls give")
+
+
+def difference(call: Call, found: CallResult, expected: CallResult) -> CallDifference:
+    """Compare one call."""
+    gap = found.logits.astype(np.float64) - expected.logits
+    # A tensor of zeros here must be one there.
+    scale = max(_rms(expected.logits), _TINY)
+    rows = [
+        _rms(a.astype(np.float64) - b) / max(_rms(b), _TINY)
+        for a, b in zip(found.rows, expected.rows, strict=True)
+    ]
+    return CallDifference(
+        phase=call.phase,
+        tokens=len(call.tokens),
+        logits_rms=_rms(gap) / scale,
+        logits_max=float(np.abs(gap).max()) / scale,
+        cache_rms=_largest(*rows),
+        same_choice=bool(found.logits[-1].argmax() == expected.logits[-1].argmax()),
+    )
+
+
+def _rms(values: npt.NDArray[Any]) -> float:
+    return float(np.sqrt(np.mean(np.square(values, dtype=np.float64))))
+
+
+def _largest(*values: float) -> float:
+    """The largest; NaN if any is, which Python's own `max` may lose."""
+    return float(np.max(values))

@@ -1,0 +1,97 @@
+"""One conversation as calls of graphs: what both processors are to run, and the file that the C++ runners read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from helium_edge.bundle import GraphEntry, Manifest
+from helium_edge.errors import UsageError
+
+MIN_TOKENS = 8
+"""Enough for two calls of prefill, the second with an unfinished chunk, and some of decode."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call: the index of its graph among those of the manifest, and its tokens."""
+
+    graph: int
+    phase: str
+    tokens: tuple[int, ...]
+
+
+def plan_calls(manifest: Manifest, ids: Sequence[int]) -> list[Call]:
+    """Split a conversation: a third in a first chunk, a fifth in a second one, the rest token by token.
+
+    The graphs are those that the runners of `helium_edge.runtime` choose: the graph for any number of tokens where
+    there is one, otherwise `prefill` and the `decode` with the shortest cache that fits.
+
+    Raises:
+        UsageError: Fewer tokens than `MIN_TOKENS`, or more than the cache holds.
+    """
+    if not MIN_TOKENS <= len(ids) <= manifest.cache_len:
+        raise UsageError(
+            f"{len(ids)} tokens cannot be compared; allowed: {MIN_TOKENS} to {manifest.cache_len}, the cache_len"
+        )
+    chunks = [min(len(ids) // 3, manifest.prefill_len), min(len(ids) // 5, manifest.prefill_len)]
+    calls: list[Call] = []
+    done = 0
+    for length in chunks:
+        graph = _prefill_graph(manifest, done)
+        if graph is not None:
+            calls.append(Call(graph, "prefill", tuple(ids[done : done + length])))
+            done += length
+    steps = (Call(_decode_graph(manifest, at), "decode", (ids[at],)) for at in range(done, len(ids)))
+    return [*calls, *steps]
+
+
+def write_script(manifest: Manifest, calls: Sequence[Call]) -> str:
+    """The text of the script; its format is described in `host.h`."""
+    spec = manifest.decoder_spec()
+    cache = spec.cache
+    lengths = {entry.dtype for graph in manifest.graphs for entry in graph.inputs if entry.role == "past_length"}
+    sizes = (cache.layers, cache.num_key_value_heads, cache.cache_len, cache.head_dim)
+    facts = (spec.vocab_size, spec.logits, 64 if lengths == {"int64"} else 32, int(cache.batched), *sizes)
+    lines = [
+        "helium-edge-script 1",
+        " ".join(str(fact) for fact in facts),
+        str(len(manifest.graphs)),
+        *(line for graph in manifest.graphs for line in _graph_lines(graph)),
+        str(len(calls)),
+        *(" ".join(str(value) for value in (call.graph, len(call.tokens), *call.tokens)) for call in calls),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _graph_lines(graph: GraphEntry) -> Iterable[str]:
+    yield f"{_quoted(graph.file)} {_quoted(graph.method or '')} {graph.tokens or 0} {graph.cache_len or 0}"
+    for side in (graph.inputs, graph.outputs):
+        yield str(len(side))
+        yield from (f"{_quoted(entry.name)} {_quoted(entry.role)}" for entry in side)
+
+
+def _quoted(text: str) -> str:
+    """As std::quoted reads it."""
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _prefill_graph(manifest: Manifest, position: int) -> int | None:
+    """Graph for a chunk; None where its padded tail would pass the last slot."""
+    for index, graph in enumerate(manifest.graphs):
+        if graph.phase == "any":
+            return index
+    if position + manifest.prefill_len > manifest.cache_len:
+        return None
+    return next(index for index, graph in enumerate(manifest.graphs) if graph.phase == "prefill")
+
+
+def _decode_graph(manifest: Manifest, position: int) -> int:
+    fitting = [
+        (graph.cache_len or 0, index)
+        for index, graph in enumerate(manifest.graphs)
+        if graph.phase in ("decode", "any") and (graph.cache_len or 0) > position
+    ]
+    # Where one graph serves both phases, it is the one in memory.
+    both = [entry for entry in fitting if manifest.graphs[entry[1]].phase == "any"]
+    return min(both or fitting)[1]

@@ -1,0 +1,165 @@
+"""Bundles on an emulated ARM64 processor, with the kernels of the runtimes' own wheels, against this machine."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from helium_edge.cli.main import run
+
+from helium_edge import arm64
+from helium_edge.arm64 import DEFAULT_CPU, Arm64Report, check_arm64, find_toolchain
+from helium_edge.arm64.compare import TOLERANCE
+from helium_edge.arm64.toolchain import build_runner, emulate
+from helium_edge.arm64.wheels import fetch_library
+from helium_edge.bundle import Bundle, open_runner
+from helium_edge.errors import BundleError, MissingToolError
+from helium_edge.pipeline import export
+from helium_edge.recipe import Recipe, load_recipe
+from helium_edge.runtime.runner import Runner
+from tests.helpers.checkpoints import make_checkpoint
+from tests.helpers.exports import small_recipe
+
+if importlib.util.find_spec("executorch") is None:
+    pytest.skip("the ARM64 run needs executorch, which is not installed", allow_module_level=True)
+try:
+    find_toolchain()
+    for package in ("executorch", "onnxruntime"):
+        fetch_library(package)
+except MissingToolError as missing:
+    pytest.skip(str(missing), allow_module_level=True)
+
+pytestmark = pytest.mark.slow
+
+MODEL = {"num_key_value_heads": 2, "attention_bias": True, "max_position_embeddings": 64}
+
+
+def xnnpack_recipe(name: str, *buckets: int, **changes: object) -> Recipe:
+    data = load_recipe(name).model_dump(mode="json")
+    data["shapes"] = {"prefill_len": 8, "cache_len": 48}
+    data["targets"]["xnnpack"]["cache_buckets"] = buckets
+    return Recipe.model_validate_json(json.dumps(data | changes))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("arm64")
+
+
+@pytest.fixture(scope="module")
+def tiny_int4(folder: Path) -> Path:
+    """helium-tiny for XNNPACK with int4 weights."""
+    return export("helium-tiny", xnnpack_recipe("xnnpack-int4"), folder / "tiny", verify=False).bundle
+
+
+def export_random(recipe: Recipe, out: Path, *, seed: int = 1) -> Path:
+    checkpoint = make_checkpoint(out.with_name(f"{out.name}.checkpoint"), seed=seed, **MODEL)
+    return export(str(checkpoint), recipe, out, verify=False).bundle
+
+
+# -- XNNPACK
+
+
+def test_int4_on_arm64_is_int4_here(tiny_int4: Path) -> None:
+    """Most calls agree to float32 noise; in a few one activation is rounded to the neighbouring code."""
+    report = check_arm64(tiny_int4)
+    assert report.failures == []
+    assert report.median <= report.median_limit == TOLERANCE
+    assert {call.phase for call in report.calls if call.worst <= TOLERANCE} == {"prefill", "decode"}
+    assert report.runtime.startswith("executorch ")
+
+
+def test_float32_in_growing_caches_with_all_logits_on_an_older_processor(folder: Path) -> None:
+    bundle = export_random(xnnpack_recipe("xnnpack-fp32", 18, logits="all"), folder / "fp32")
+    report = check_arm64(bundle, tokens=30, cpu="cortex-a53")
+    assert report.limit == TOLERANCE
+    assert report.failures == []
+    assert report.agreeing == len(report.calls) == 2 + 30 - 8 - 6
+
+
+# -- ONNX Runtime
+
+
+@pytest.mark.parametrize("dialect", ["contrib", "portable"])
+def test_onnx_float32_agrees_for_both_kinds_of_cache(dialect: str, folder: Path) -> None:
+    bundle = export_random(small_recipe("onnx-fp32", onnx={"dialect": dialect}), folder / f"onnx-{dialect}")
+    manifest = json.loads((bundle / "helium-edge.json").read_text(encoding="utf-8"))
+    assert manifest["cache"]["update"] == {"contrib": "in_place", "portable": "append"}[dialect]
+    report = check_arm64(bundle, tokens=30)
+    assert report.failures == []
+    assert report.agreeing == len(report.calls)
+
+
+def test_onnx_int4_agrees_within_the_rounding_of_activations(folder: Path) -> None:
+    bundle = export("helium-tiny", small_recipe("onnx-int4"), folder / "onnx-int4", verify=False).bundle
+    report = check_arm64(bundle)
+    assert report.failures == []
+    assert report.median_limit == report.limit > TOLERANCE
+
+
+# -- faults
+
+
+def report_with_other_weights(bundle: Path, other: Path, monkeypatch: pytest.MonkeyPatch) -> Arm64Report:
+    """The ARM64 run as it is, compared with another bundle of the same shapes."""
+
+    def substitute(_: Bundle) -> Runner:
+        return open_runner(arm64.open_bundle(other))
+
+    monkeypatch.setattr("helium_edge.arm64.open_runner", substitute)
+    return check_arm64(bundle)
+
+
+def test_another_model_is_seen(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = small_recipe("onnx-fp32")
+    bundle = export_random(recipe, folder / "one")
+    other = export_random(recipe, folder / "two", seed=2)
+    report = report_with_other_weights(bundle, other, monkeypatch)
+    assert not report.passed
+    assert report.agreeing == 0
+
+
+@pytest.mark.parametrize("package", ["executorch", "onnxruntime"])
+def test_programs_that_stop_say_why(package: str, folder: Path, tmp_path: Path) -> None:
+    tools, library = find_toolchain(), fetch_library(package)
+    program = build_runner(tools, library)
+    files = [str(tmp_path / name) for name in ("script", "rows", "out")]
+    facts = 'helium-edge-script 1 5 last 64 0 1 1 8 4 1 "missing" "m" 1 8 1 "ids" "tokens" 1 "logits" "logits"'
+    scripts = {
+        "the script is not readable": "something else",
+        "a call of the script does not fit its graph": f"{facts} 1 0 2 3 3",
+        "missing": f"{facts} 1 0 1 3",
+    }
+    (tmp_path / "rows").write_bytes(bytes(32))
+    arguments = [*files, str(tmp_path), *library.program_arguments()]
+    for number, (message, script) in enumerate(scripts.items()):
+        (tmp_path / "script").write_text(script, encoding="utf-8")
+        system = tmp_path / f"system-{number}"
+        system.mkdir()
+        with pytest.raises(BundleError, match=message):
+            emulate(tools, DEFAULT_CPU, program, arguments, system)
+
+
+# -- the command
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
+    def call(*arguments: object) -> tuple[int, str]:
+        code = run([str(argument) for argument in arguments])
+        return code, capsys.readouterr().out
+
+    return call
+
+
+def test_parity_shows_both_comparisons(tiny_int4: Path, cli: Callable[..., tuple[int, str]]) -> None:
+    code, out = cli("parity", tiny_int4, "--arm64", "--tokens", "300", "--json")
+    document = json.loads(out)["parity"]
+    assert document["arm64"]["cpu"] == DEFAULT_CPU
+    assert document["arm64"]["passed"] is True
+    assert document["arm64"]["median"] <= TOLERANCE
+    assert len(document) > 1
+    assert code in (0, 4)  # over so few tokens the gates of the recipe may be missed by chance
