@@ -82,14 +82,22 @@ class Library:
         return [str(next(self.folder.glob("onnxruntime/capi/libonnxruntime.so.*")))]
 
 
+def library_folder(package: str) -> Path:
+    """Where the libraries of the installed release lie once they are fetched."""
+    return cache_folder() / f"{package}-{_version(package)}"
+
+
+def _version(package: str) -> str:
+    return importlib.metadata.version(package).partition("+")[0]
+
+
 def fetch_library(package: str) -> Library:
     """The libraries of the installed release for ARM64; downloaded with pip once, then from the cache.
 
     Raises:
         MissingToolError: The wheel cannot be downloaded or is damaged.
     """
-    version = importlib.metadata.version(package).partition("+")[0]
-    folder = cache_folder() / f"{package}-{version}"
+    version, folder = _version(package), library_folder(package)
     if not folder.is_dir():
         wheel = _wheel(package, version)
         partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}.partial-", dir=folder.parent))
