@@ -12,10 +12,20 @@ from helium_edge.cli import doctor
 Cli = Callable[..., tuple[int, str, str]]
 
 
+def stub_imports(monkeypatch: pytest.MonkeyPatch, stub: Callable[[str], object]) -> None:
+    """Replace the import of what doctor looks for; typer, too, imports lazily, and must get the real thing."""
+    real, stubbed = importlib.import_module, {entry[0] for entry in doctor.PACKAGES}
+
+    def load(name: str, package: str | None = None) -> object:
+        return stub(name) if name in stubbed else real(name, package)
+
+    monkeypatch.setattr(doctor.importlib, "import_module", load)
+
+
 @pytest.fixture(autouse=True)
 def _light(monkeypatch: pytest.MonkeyPatch) -> None:
     """Importing everything is slow; what is installed is found by metadata."""
-    monkeypatch.setattr(doctor.importlib, "import_module", lambda name: sys.modules[__name__])
+    stub_imports(monkeypatch, lambda name: sys)
 
 
 def test_shows_versions_cores_memory_and_disk(cli: Cli) -> None:
@@ -64,7 +74,8 @@ def test_a_broken_package_says_how(cli: Cli, monkeypatch: pytest.MonkeyPatch) ->
             raise OSError("libc10.so: cannot open shared object file\nmore")
         return sys
 
-    monkeypatch.setattr(doctor.importlib, "import_module", broken)
+    monkeypatch.undo()  # the stub of the fixture would be taken for the real import
+    stub_imports(monkeypatch, broken)
     code, out, _ = cli("doctor")
     assert code == 0
     assert "broken: libc10.so: cannot open" in " ".join(out.split())
