@@ -99,16 +99,18 @@ def run(arguments: Sequence[str]) -> int:
     options = list(arguments)
     cut = options.index("--") if "--" in options else len(options)
     debug = "--debug" in options[:cut] or os.environ.get(DEBUG_VARIABLE, "0") not in ("", "0")
-    if debug:
-        # What foreign libraries print is hidden only above this level (helium_edge.runtime.quiet).
-        logging.getLogger("helium_edge").setLevel(logging.DEBUG)
     as_json = "--json" in options[:cut]
     options = [word for word in options[:cut] if word != "--debug"] + options[cut:]
     for stream in (sys.stdout, sys.stderr):
         # A file name or a locale that cannot show a character must not end a command.
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+    logger = logging.getLogger("helium_edge")
+    level = logger.level
     try:
+        if debug:
+            # What foreign libraries print is hidden only above this level (helium_edge.runtime.quiet).
+            logger.setLevel(logging.DEBUG)
         code = app(args=options, prog_name="helium-edge", standalone_mode=False)
         code = code if isinstance(code, int) else 0
         if code == EXIT_INTERRUPTED:
@@ -121,6 +123,8 @@ def run(arguments: Sequence[str]) -> int:
             code = _report(error, debug=debug, as_json=as_json)
         except BrokenPipeError:
             code = EXIT_BROKEN_PIPE
+    finally:
+        logger.setLevel(level)  # a caller in this process gets it back as it was
     return _flush(code)
 
 
