@@ -8,13 +8,13 @@ Source: transformers `configuration_helium.py` 4.49 to 5.23 (defaults are identi
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from helium_edge.documents import DocumentError, parse_json, read_document
 from helium_edge.errors import ConfigError, did_you_mean
 
 MAX_CONFIG_BYTES = 1 << 20
@@ -112,15 +112,15 @@ class ModelConfig:
             ConfigError: The file is missing, too large, not JSON, or describes an unsupported model.
         """
         try:
-            if path.stat().st_size > MAX_CONFIG_BYTES:
-                raise ConfigError(f"{path}: {path.stat().st_size} bytes is no config.json (limit 1 MiB)")
-            data = json.loads(path.read_text(encoding="utf-8"))
+            data = parse_json(read_document(path, MAX_CONFIG_BYTES))
         except FileNotFoundError as error:
             raise ConfigError(
                 f"{path}: no such file", hint="a checkpoint folder holds config.json and *.safetensors"
             ) from error
-        except (OSError, UnicodeDecodeError, ValueError, RecursionError) as error:
-            raise ConfigError(f"{path}: not readable as JSON: {_first_line(error)}") from error
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+        except DocumentError as error:
+            raise ConfigError(f"{path}: {error}") from error
         if not isinstance(data, dict):
             raise ConfigError(f"{path}: the top level must be an object, found {type(data).__name__}")
         return cls.from_dict(data, where=str(path))
@@ -284,7 +284,3 @@ def _rope_type(parameters: Any) -> Any:
     if not isinstance(parameters, Mapping):
         return None
     return parameters.get("rope_type", parameters.get("type", "default"))
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

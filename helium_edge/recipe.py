@@ -6,20 +6,26 @@ ordered, the first match wins, and a pattern must match the whole weight name. A
 
 from __future__ import annotations
 
+import functools
 import importlib.resources
 import json
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import SchemaError, SchemaValidator, core_schema
 
+from helium_edge.documents import DocumentError, parse_yaml, read_document
 from helium_edge.errors import RecipeError, did_you_mean
 from helium_edge.signature import LogitsMode
 
 MAX_RECIPE_BYTES = 1 << 16
 """Recipes are a page of text; the limit keeps YAML tricks from costing anything."""
+
+MAX_RULES = 256
+MAX_PATTERN = 512
+"""Characters of a pattern."""
 
 GROUP_SIZES = (32, 64, 128)
 
@@ -77,13 +83,15 @@ class Rule(_Model):
     """One line of the quantization plan: weights that fully match `match` get `scheme`, or stay unquantized.
 
     Args:
-        match: Regular expression over the whole weight name.
+        match: Regular expression over the whole weight name, in the syntax of Rust's `regex`: Python's, without
+            look-around and back-references. That engine takes linear time whatever the pattern, so that a recipe
+            from somewhere cannot hang the export.
         scheme: The format; exactly one of `scheme` and `skip` is given.
         skip: True keeps the weight in float32, on purpose.
         fallback: Format used, and reported, where the group size of `scheme` does not divide K.
     """
 
-    match: str
+    match: Annotated[str, Field(max_length=MAX_PATTERN)]
     scheme: SchemeField | None = None
     skip: bool = False
     fallback: SchemeField | None = None
@@ -92,18 +100,39 @@ class Rule(_Model):
     def _check(self) -> Rule:
         if (self.scheme is None) != self.skip:
             raise ValueError("a rule has either a scheme or skip: true")
-        try:
-            re.compile(self.match)
-        except re.error as error:
-            raise ValueError(f"match {self.match!r} is no regular expression: {error}") from error
+        _whole_match(self.match)
         return self
+
+    def matches(self, name: str) -> bool:
+        """Whether the pattern matches the whole name."""
+        return _whole_match(self.match).isinstance_python(name)
+
+
+@functools.lru_cache(maxsize=1024)
+def _whole_match(pattern: str) -> SchemaValidator:
+    """What accepts the names that a pattern matches whole.
+
+    Raises:
+        ValueError: It is no regular expression.
+    """
+    try:
+        _compile(pattern)  # by itself, so that no bracket of it pairs with one of ours
+        return _compile(rf"\A(?:{pattern})\z")
+    except SchemaError as error:
+        lines = [line.strip() for line in str(error).splitlines()]
+        reason = next((line for line in lines if line.startswith("error: ")), lines[-1]).removeprefix("error: ")
+        raise ValueError(f"match {pattern!r} is no regular expression: {reason}") from error
+
+
+def _compile(pattern: str) -> SchemaValidator:
+    return SchemaValidator(core_schema.str_schema(strict=True, pattern=pattern, regex_engine="rust-regex"))
 
 
 class Quantization(_Model):
     """How weights are quantized; the registry of methods lives in `quant`."""
 
     method: str = "mse"
-    rules: tuple[Rule, ...] = Field(min_length=1)
+    rules: tuple[Rule, ...] = Field(min_length=1, max_length=MAX_RULES)
 
     def rule_for(self, name: str) -> Rule:
         """The first rule whose pattern matches the whole name.
@@ -112,7 +141,7 @@ class Quantization(_Model):
             RecipeError: No rule matches; nothing is ever left unquantized silently.
         """
         for rule in self.rules:
-            if re.fullmatch(rule.match, name):
+            if rule.matches(name):
                 return rule
         raise RecipeError(
             f"no quantization rule matches the weight {name}",
@@ -229,22 +258,6 @@ class Recipe(_Model):
         return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
 
 
-class _StrictLoader(yaml.SafeLoader):
-    """SafeLoader without aliases (no expansion bombs) and without duplicate keys (no silent override)."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("aliases are not allowed")
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.YAMLError(f"the key {key!r} stands twice, line {node.start_mark.line + 1}")
-        return super().construct_mapping(node, deep)
-
-
 def parse_recipe(text: str, *, where: str) -> Recipe:
     """Read a recipe from YAML text; `where` names the file in messages.
 
@@ -252,12 +265,9 @@ def parse_recipe(text: str, *, where: str) -> Recipe:
         RecipeError: Not YAML, an unknown key (with the closest known one), or a value that is not allowed.
     """
     try:
-        data = yaml.load(text, Loader=_StrictLoader)  # a SafeLoader
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        problem = getattr(error, "problem", None) or (str(error).splitlines() or ["malformed"])[0]
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark is not None else ""
-        raise RecipeError(f"{where}{line}: not valid YAML: {problem}") from error
+        data = parse_yaml(text)
+    except DocumentError as error:
+        raise RecipeError(f"{where}: {error}") from error
     if not isinstance(data, dict):
         raise RecipeError(f"{where}: a recipe is a mapping of keys, found {type(data).__name__}")
     try:
@@ -265,7 +275,7 @@ def parse_recipe(text: str, *, where: str) -> Recipe:
         return Recipe.model_validate_json(json.dumps(data))
     except ValidationError as error:
         raise _recipe_error(error, where) from error
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise RecipeError(f"{where}: only plain YAML values are allowed: {error}") from error
 
 
@@ -328,9 +338,8 @@ def load_recipe(name_or_file: str) -> Recipe:
     try:
         if not path.is_file():
             raise RecipeError(f"{path}: no such recipe file", hint="`helium-edge recipes` lists the shipped ones")
-        if path.stat().st_size > MAX_RECIPE_BYTES:
-            raise RecipeError(f"{path}: larger than {MAX_RECIPE_BYTES} bytes, this is no recipe")
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path}: not readable: {error}") from error
+        text = read_document(path, MAX_RECIPE_BYTES).decode("utf-8")
+    except (OSError, UnicodeDecodeError, DocumentError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise RecipeError(f"{path}: not readable: {reason}") from error
     return parse_recipe(text, where=str(path))

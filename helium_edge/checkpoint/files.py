@@ -51,12 +51,6 @@ def hub_cache_identity(folder: Path) -> tuple[str, str] | None:
     return real.parent.parent.name.removeprefix("models--").replace("--", "/"), real.name
 
 
-def first_line(error: BaseException) -> str:
-    """Return the first line of a foreign error's message, or its class when it has none."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
-
-
 def _inside_hub_cache(folder: Path, path: Path) -> bool:
     if hub_cache_identity(folder) is None:
         return False

@@ -9,18 +9,18 @@ Source: https://github.com/huggingface/safetensors, section "Format".
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from helium_edge.checkpoint.files import first_line
+from helium_edge.documents import DocumentError, first_line, parse_json, shorten
 from helium_edge.errors import CheckpointError
 
-MAX_HEADER_BYTES = 16 << 20
-"""A header has about 120 bytes a tensor; 16 MiB is room for a hundred thousand of them."""
+MAX_HEADER_BYTES = 2 << 20
+"""A header has about 120 bytes a tensor; this is room for seventeen thousand of them. Parsed, malicious JSON takes
+about thirty times its size in memory, which is what the limit is for."""
 
 DAMAGED = "the file is damaged or incomplete: copy or download it again"
 
@@ -73,22 +73,6 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
     return tensors
 
 
-def shorten(name: str) -> str:
-    """Return a name taken from a file, fit for a message: printable and of bounded length."""
-    shown = name if name.isprintable() else ascii(name)
-    return shown if len(shown) <= 80 else shown[:77] + "..."
-
-
-def reject_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Build a JSON object for `json.loads`, refusing a key that is given twice."""
-    result: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in result:
-            raise ValueError(f"{shorten(key)} is given twice")
-        result[key] = value
-    return result
-
-
 def _header_text(prefix: bytes, size: int, file: str) -> int:
     """Return the checked length of the header's JSON."""
     if prefix == _LFS_POINTER:
@@ -110,9 +94,9 @@ def _header_text(prefix: bytes, size: int, file: str) -> int:
 
 def _parse(text: bytes, file: str) -> dict[str, Any]:
     try:
-        entries = json.loads(text.decode("utf-8"), object_pairs_hook=reject_duplicates)
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{file}: its header is not JSON: {first_line(error)}", hint=DAMAGED) from error
+        entries = parse_json(text)
+    except DocumentError as error:
+        raise CheckpointError(f"{file}: its header is {error}", hint=DAMAGED) from error
     if not isinstance(entries, dict):
         raise CheckpointError(f"{file}: its header is no JSON object", hint=DAMAGED)
     entries.pop("__metadata__", None)

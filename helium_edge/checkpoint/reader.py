@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,18 +11,19 @@ from types import MappingProxyType
 import torch
 from safetensors import SafetensorError, safe_open
 
-from helium_edge.checkpoint.files import find_file, first_line
-from helium_edge.checkpoint.header import DAMAGED, TensorInfo, read_header, reject_duplicates, shorten
+from helium_edge.checkpoint.files import find_file
+from helium_edge.checkpoint.header import DAMAGED, TensorInfo, read_header
 from helium_edge.checkpoint.source import TOKENIZER_FILES, Source, resolve_source
 from helium_edge.checkpoint.weight_map import EMBEDDING, HEAD, check_tensors, first_few, is_harmless
 from helium_edge.config import ModelConfig
+from helium_edge.documents import DocumentError, first_line, parse_json, read_document, shorten
 from helium_edge.errors import CheckpointError
 
 CONFIG_FILE = "config.json"
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 
-MAX_INDEX_BYTES = 16 << 20
+MAX_INDEX_BYTES = 2 << 20
 """An index has about 100 bytes a tensor."""
 
 _PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -149,12 +149,11 @@ def _open(source: Source) -> Checkpoint:
 def _read_index(path: Path) -> dict[str, str]:
     """Return tensor name -> shard file, every file a plain name."""
     try:
-        size = path.stat().st_size
-        if size > MAX_INDEX_BYTES:
-            raise CheckpointError(f"{path.name}: {size} bytes is no index (limit {MAX_INDEX_BYTES})")
-        data = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=reject_duplicates)
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path.name}: not readable as JSON: {first_line(error)}", hint=DAMAGED) from error
+        data = parse_json(read_document(path, MAX_INDEX_BYTES))
+    except OSError as error:
+        raise CheckpointError(f"{path.name}: cannot be read: {error.strerror}") from error
+    except DocumentError as error:
+        raise CheckpointError(f"{path.name}: {error}", hint=DAMAGED) from error
     listing = data.get("weight_map") if isinstance(data, dict) else None
     if not isinstance(listing, dict) or not listing:
         raise CheckpointError(f"{path.name}: has no weight_map", hint=DAMAGED)
@@ -194,10 +193,11 @@ def _sharded_tensors(folder: Path, listing: Mapping[str, str]) -> dict[str, Tens
             if name in found:
                 shards_of = f"{found[name].file} and {info.file}"
                 raise CheckpointError(f"{shards_of}: tensor {shorten(name)} is in both")
+            # At once, so that many shards of many tensors cannot add up.
+            if name not in listing:
+                raise CheckpointError(f"{info.file}: tensor {shorten(name)} is not listed in {INDEX_FILE}")
             found[name] = info
     for name, info in found.items():
-        if name not in listing:
-            raise CheckpointError(f"{info.file}: tensor {shorten(name)} is not listed in {INDEX_FILE}")
         if listing[name] != info.file:
             raise CheckpointError(
                 f"{info.file}: tensor {shorten(name)} should be in {listing[name]} according to {INDEX_FILE}"

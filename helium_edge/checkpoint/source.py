@@ -9,7 +9,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from helium_edge.checkpoint.files import first_line, hub_cache_identity
+from helium_edge.checkpoint.files import hub_cache_identity
+from helium_edge.documents import first_line
 from helium_edge.errors import CheckpointError, InputError, ResourceError, UsageError, did_you_mean
 
 BUILTIN = "helium-tiny"

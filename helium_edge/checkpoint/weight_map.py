@@ -9,8 +9,9 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from helium_edge.checkpoint.header import TensorInfo, shorten
+from helium_edge.checkpoint.header import TensorInfo
 from helium_edge.config import ModelConfig
+from helium_edge.documents import shorten
 from helium_edge.errors import CheckpointError
 
 DTYPES = ("F32", "F16", "BF16")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 from helium_edge.checkpoint.weight_map import expected_tensors
@@ -75,7 +74,7 @@ def _fits(scheme: Scheme, columns: int) -> bool:
 
 def _unused_rule(number: int, rule: Rule, names: list[str]) -> RecipeError:
     where = f"quantization rule {number} (match {rule.match!r})"
-    taken = [name for name in names if re.fullmatch(rule.match, name)]
+    taken = [name for name in names if rule.matches(name)]
     if taken:
         return RecipeError(
             f"{where} is never used: earlier rules match all its weights, {taken[0]} first of them",

@@ -254,7 +254,7 @@ BAD_TEXTS = {
     "a list": ("- a\n", "found list"),
     "text": ("hello\n", "found str"),
     "no yaml": ("name: [\n", "not valid YAML"),
-    "tab": ("name:\n\t- a\n", "line 2: not valid YAML"),
+    "tab": ("name:\n\t- a\n", "not valid YAML, line 2"),
     "two documents": ("name: a\n---\nname: b\n", "not valid YAML"),
     "python object": ("name: !!python/object/apply:os.getcwd []\n", "not valid YAML"),
     "binary": ("name: !!binary aGk=\n", "only plain YAML values are allowed"),

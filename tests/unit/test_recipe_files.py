@@ -68,7 +68,7 @@ def test_the_size_limit(tmp_path: Path) -> None:
     path.write_text(f"{text}#{'x' * (fill - 1)}", encoding="utf-8")
     assert load_recipe(str(path)).name == "mine"
     path.write_text(f"{text}#{'x' * fill}", encoding="utf-8")
-    with pytest.raises(RecipeError, match=f"larger than {MAX_RECIPE_BYTES} bytes"):
+    with pytest.raises(RecipeError, match=f"the limit is {MAX_RECIPE_BYTES}"):
         load_recipe(str(path))
 
 

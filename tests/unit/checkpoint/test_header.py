@@ -62,16 +62,16 @@ def test_truncated_files_are_refused(tmp_path: Path, shards: int, cut: str) -> N
 @pytest.mark.parametrize(
     ("prefix", "expected"),
     [
-        (b"\0" * 8, "not JSON"),
+        (b"\0" * 8, "not readable as JSON"),
         (struct.pack("<Q", 4) + b"null", "no JSON object"),
         (struct.pack("<Q", 4) + b"[1] ", "no JSON object"),
         (struct.pack("<Q", 2**63), "its header would be 9223372036854775808 bytes"),
         (struct.pack("<Q", 2**64 - 1), "its header would be 18446744073709551615 bytes"),
         (struct.pack("<Q", MAX_HEADER_BYTES + 1), "its header would be"),
         (struct.pack("<Q", MAX_HEADER_BYTES), "its header ends at byte"),
-        (struct.pack("<Q", 4) + b"\xff\xfe\xfd\xfc", "not JSON"),
-        (struct.pack("<Q", 200_000) + b"[" * 200_000, "not JSON"),
-        (struct.pack("<Q", 9000) + b"9" * 9000, "not JSON"),
+        (struct.pack("<Q", 4) + b"\xff\xfe\xfd\xfc", "not readable as JSON"),
+        (struct.pack("<Q", 200_000) + b"[" * 200_000, "not readable as JSON"),
+        (struct.pack("<Q", 9000) + b"9" * 9000, "not readable as JSON"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "is a git-lfs pointer"),
         (b"PK\x03\x04" + b"x" * 100, "is no safetensors file"),
     ],
@@ -149,7 +149,7 @@ def test_a_tensor_given_twice_is_refused(single: Path) -> None:
     header, data = header_of(single / SINGLE)
     text = json.dumps(header)
     write_raw(single / SINGLE, text[:-1] + f', "{NORM}": {json.dumps(header[NORM])}}}', data)
-    assert f"{NORM} is given twice" in refusal(single)
+    assert f"the key '{NORM}' stands twice" in refusal(single)
 
 
 @settings(

@@ -88,7 +88,7 @@ def test_a_tensor_in_two_shards(sharded: Path) -> None:
 def test_a_tensor_listed_twice(sharded: Path) -> None:
     text = (sharded / INDEX).read_text()
     (sharded / INDEX).write_text(text.replace(f'"{NORM}":', f'"{NORM}": "{FIRST}", "{NORM}":'))
-    assert f"{INDEX}: not readable as JSON: {NORM} is given twice" in refusal(sharded)
+    assert f"{INDEX}: not readable as JSON: the key '{NORM}' stands twice" in refusal(sharded)
 
 
 def test_a_wrong_total_size_is_ignored(sharded: Path) -> None:
@@ -108,7 +108,7 @@ def test_a_wrong_total_size_is_ignored(sharded: Path) -> None:
         (b"{}", "has no weight_map"),
         (b'{"weight_map": {}}', "has no weight_map"),
         (b'{"weight_map": ["x"]}', "has no weight_map"),
-        (b" " * (MAX_INDEX_BYTES + 1), "is no index"),
+        (b" " * (MAX_INDEX_BYTES + 1), "are too many"),
     ],
     ids=["empty", "cut", "deep", "utf8", "list", "absent", "no-entry", "wrong-type", "large"],
 )

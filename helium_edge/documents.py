@@ -1,0 +1,129 @@
+"""Small documents that somebody else wrote (JSON, YAML): read with every size capped before it costs anything.
+
+Whoever reads one names the file and chooses the error; here it is only decided what is a document at all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+class DocumentError(ValueError):
+    """A file is no document of its kind; the message is one line, without the name of the file."""
+
+
+def read_document(path: Path, limit: int, *, follow_links: bool = True) -> bytes:
+    """Read a whole regular file of at most `limit` bytes.
+
+    Raises:
+        DocumentError: It is no regular file, or too large.
+        OSError: It cannot be opened or read; also for a link when `follow_links` is false.
+    """
+    # Without waiting for a writer should this be a FIFO, and checked when open, so that nothing comes in between.
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    if not follow_links:
+        flags |= getattr(os, "O_NOFOLLOW", 0)
+    descriptor = os.open(path, flags)
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise DocumentError("is not a regular file")
+        if status.st_size > limit:
+            raise DocumentError(f"{status.st_size} bytes are too many, the limit is {limit}")
+        with open(descriptor, "rb", closefd=False) as file:
+            data = file.read(limit + 1)
+    finally:
+        os.close(descriptor)
+    if len(data) > limit:  # it grew, or tells no size
+        raise DocumentError(f"more than {limit} bytes are too many")
+    return data
+
+
+def parse_json(data: bytes, *, constants: bool = True) -> Any:
+    """Parse UTF-8 JSON in which no object gives a key twice.
+
+    Args:
+        data: The text.
+        constants: Whether the spellings NaN and Infinity, which are no JSON, are taken as Python takes them.
+
+    Raises:
+        DocumentError: Not such a text, or nested too deeply.
+    """
+    try:
+        return json.loads(
+            data.decode("utf-8"),
+            object_pairs_hook=_distinct_keys,
+            parse_constant=None if constants else _no_constant,
+        )
+    except RecursionError as error:
+        raise DocumentError("not readable as JSON: nested too deeply") from error
+    except ValueError as error:
+        raise DocumentError(f"not readable as JSON: {first_line(error)}") from error
+
+
+def parse_yaml(text: str) -> Any:
+    """Parse YAML of plain values: no aliases, no tags that make objects, no key given twice.
+
+    Raises:
+        DocumentError: Not such a text, or nested too deeply.
+    """
+    try:
+        return yaml.load(text, Loader=_StrictLoader)  # a SafeLoader
+    except RecursionError as error:
+        raise DocumentError("not valid YAML: nested too deeply") from error
+    # Besides its own class: ValueError from dates and numbers, the others from keys and tags that fit no value.
+    except (yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
+        problem = getattr(error, "problem", None) or first_line(error)
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark is not None else ""
+        raise DocumentError(f"not valid YAML{line}: {problem}") from error
+
+
+def shorten(name: str) -> str:
+    """Return a name taken from a file, fit for a message: printable and of bounded length."""
+    shown = name if name.isprintable() else ascii(name)
+    return shown if len(shown) <= 80 else shown[:77] + "..."
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of a foreign error's message, or its class when it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """SafeLoader without aliases (no expansion bombs) and without duplicate keys (no silent override)."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases are not allowed")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        keys: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in keys:
+                    problem = f"the key {shorten(key.value)!r} stands twice"
+                    raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+                keys.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def _distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in result:
+            raise ValueError(f"the key {shorten(key)!r} stands twice")
+        result[key] = value
+    return result
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON number")

@@ -1,0 +1,88 @@
+"""Documents of others: what is refused, and that refusing costs nothing."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from helium_edge.documents import DocumentError, parse_json, parse_yaml, read_document
+
+
+def test_a_file_is_read_up_to_the_limit(tmp_path: Path) -> None:
+    path = tmp_path / "d"
+    path.write_bytes(b"12345")
+    assert read_document(path, 5) == b"12345"
+    with pytest.raises(DocumentError, match="5 bytes are too many, the limit is 4"):
+        read_document(path, 4)
+
+
+@pytest.mark.parametrize("kind", ["folder", "fifo", "device", "endless"])
+def test_what_is_no_regular_file_is_neither_read_nor_waited_for(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "d"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "fifo":
+        os.mkfifo(path)
+    else:
+        path.symlink_to({"device": "/dev/null", "endless": "/dev/zero"}[kind])
+    before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+    with pytest.raises(DocumentError, match="not a regular file"):
+        read_document(path, 100)
+    assert before == 0 or len(os.listdir("/proc/self/fd")) == before
+
+
+def test_links_may_be_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"x")
+    (tmp_path / "link").symlink_to("file")
+    assert read_document(tmp_path / "link", 1) == b"x"
+    with pytest.raises(OSError, match="symbolic links"):
+        read_document(tmp_path / "link", 1, follow_links=False)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [b"", b"{", b"\xff", b'{"a": 1, "a": 1}',
+     b'{"b": {"a": 1, "a": 2}}', b"[" * 100_000, b"1" * 5000, b"\xef\xbb\xbf1"],
+    ids=["empty", "cut", "utf8", "twice", "twice below", "deep", "digits", "bom"],
+)  # fmt: skip
+def test_what_is_no_json(text: bytes) -> None:
+    with pytest.raises(DocumentError, match=r"^not readable as JSON: [^\n]+$"):
+        parse_json(text)
+
+
+def test_constants_are_json_only_where_they_may_be() -> None:
+    assert parse_json(b"[Infinity]") == [float("inf")]
+    with pytest.raises(DocumentError, match="NaN is no JSON number"):
+        parse_json(b"[NaN]", constants=False)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: &x 1\nb: *x\n",
+        "a: &a {k: 1}\nb: {<<: [*a, *a]}\n",
+        "a: 1\na: 2\n",
+        "!!python/object/apply:os.getcwd []\n",
+        "!!python/name:os.system\n",
+        "? [a]\n: 1\n",
+        "a: 2026-13-45\n",
+        "a: !!int x\n",
+        "a: !!timestamp x\n",
+        "a: !!bool x\n",
+        "a: !!float ''\n",
+        "=: 1\n---\nb: 1\n",
+        "[" * 50_000,
+        "a: " + "9" * 5000,
+        "a: \0",
+    ],
+)
+def test_what_is_no_plain_yaml(text: str) -> None:
+    with pytest.raises(DocumentError, match=r"^not valid YAML[^\n]*: [^\n]+$"):
+        parse_yaml(text)
+
+
+def test_many_keys_are_read_in_time_that_grows_with_their_number() -> None:
+    """The check for duplicates once took the square of it."""
+    assert len(parse_yaml("".join(f"k{i}: 1\n" for i in range(5000)))) == 5000
