@@ -16,6 +16,7 @@ from helium_edge.bundle import (
     Bundle,
     BundleWriter,
     Manifest,
+    check_companions,
     open_bundle,
     open_runner,
     read_checkpoint_card,
@@ -124,6 +125,7 @@ def export(  # noqa: PLR0913 - an argument per option of the command
     tell.stage("read checkpoint")
     checkpoint = open_checkpoint(source, revision=revision)
     recipe, target = fit(checkpoint, recipe)
+    check_companions(checkpoint)
     files = target.plan(checkpoint.config, recipe, plan_weights(checkpoint.config, recipe.quantization))
     with BundleWriter(out, force=force) as writer, _store_folder(out, store) as store_folder:
         writer.require_space(sum(size for _, size in files) * (2 if store is None else 1))
@@ -173,6 +175,7 @@ def export_all(  # noqa: PLR0913 - an argument per option of the command
     """
     recipes = split(recipe)
     checkpoint = open_checkpoint(source, revision=revision)
+    check_companions(checkpoint)
     for single in recipes.values():
         fit(checkpoint, single)
     results = []
@@ -201,6 +204,7 @@ def plan(source: str, recipe: Recipe, *, revision: str | None = None) -> ExportP
     """Say what `export` would do, writing nothing; raises as it does."""
     checkpoint = open_checkpoint(source, revision=revision)
     recipe, target = fit(checkpoint, recipe)
+    check_companions(checkpoint)
     config = checkpoint.config
     weights = plan_weights(config, recipe.quantization)
     phone = target.memory(config, recipe, weights)

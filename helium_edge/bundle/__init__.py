@@ -2,6 +2,7 @@
 
 from helium_edge.bundle.card import read_checkpoint_card, write_card
 from helium_edge.bundle.companions import (
+    check_companions,
     generation_defaults,
     tokenizer_facts,
     write_companions,
@@ -30,8 +31,8 @@ __all__ = [
     # opening and checking
     "Bundle", "Check", "open_bundle", "open_runner", "verify_bundle",
     # writing
-    "BundleWriter", "check_output", "generation_defaults", "read_checkpoint_card", "tokenizer_facts",
-    "write_card", "write_companions", "write_genai_config",
+    "BundleWriter", "check_companions", "check_output", "generation_defaults", "read_checkpoint_card",
+    "tokenizer_facts", "write_card", "write_companions", "write_genai_config",
     # the manifest
     "MANIFEST_NAME", "Manifest", "read_manifest", "CacheSection", "CreatedBy", "FileEntry", "GenerationSection",
     "GraphEntry", "MemorySection", "ModelSection", "QuantizationSection", "SourceSection", "TargetSection",

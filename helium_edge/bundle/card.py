@@ -19,11 +19,13 @@ import yaml
 from helium_edge.bundle import durable
 from helium_edge.bundle.manifest import Manifest
 from helium_edge.bundle.verify import GENAI_CONFIG, scan_folder
+from helium_edge.documents import parse_yaml, read_document
 
 CARD = "README.md"
 TEMPLATE = "card.md.txt"
 
 _MAX_README_BYTES = 1 << 20
+_MAX_FRONT_MATTER = 1 << 14
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _WORD = re.compile(r"[\w.-]{1,64}")
 
@@ -44,13 +46,12 @@ class CheckpointCard:
 
 def read_checkpoint_card(folder: Path) -> CheckpointCard:
     """Read licence and languages from a checkpoint's `README.md`; one that says neither is no error."""
-    path = folder / CARD
     try:
-        if path.stat().st_size > _MAX_README_BYTES:
-            return CheckpointCard()
-        match = re.match(r"---\r?\n(.*?)\r?\n---\s", path.read_text(encoding="utf-8"), re.DOTALL)
-        data = yaml.safe_load(match[1]) if match else None
-    except (OSError, ValueError, yaml.YAMLError, RecursionError):
+        text = read_document(folder / CARD, _MAX_README_BYTES).decode("utf-8")
+        match = re.match(r"---\r?\n(.*?)\r?\n---\s", text, re.DOTALL)
+        front = match[1] if match else ""
+        data = parse_yaml(front) if len(front) <= _MAX_FRONT_MATTER else None
+    except (OSError, ValueError):  # a DocumentError is a ValueError
         return CheckpointCard()
     if not isinstance(data, dict):
         return CheckpointCard()

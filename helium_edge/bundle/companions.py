@@ -13,7 +13,10 @@ from helium_edge.bundle import durable
 from helium_edge.bundle.sections import GenerationSection, TokenizerSection
 from helium_edge.bundle.verify import GENAI_CONFIG
 from helium_edge.config import ModelConfig
+from helium_edge.documents import DocumentError, parse_json, read_document, shorten
 from helium_edge.errors import CheckpointError
+from helium_edge.runtime.tokenizer import Tokenizer
+from helium_edge.runtime.tokenizer_rules import MAX_TOKENIZER_BYTES
 from helium_edge.signature import ATTENTION_MASK, INPUT_IDS, LOGITS
 
 if TYPE_CHECKING:
@@ -24,7 +27,30 @@ GENERATION_CONFIG = "generation_config.json"
 TOKENIZER = "tokenizer.json"
 GENAI_GRAPH = "genai.onnx"
 
-_MAX_JSON_BYTES = 256 << 20
+_MAX_GENERATION_BYTES = 1 << 20
+_MAX_COMPANION_BYTES = 1 << 24
+"""Of a file that is copied into the bundle without being read."""
+
+
+def check_companions(checkpoint: Checkpoint) -> None:
+    """Check the files beside the weights, so that a bad one is refused before hours of quantizing and not after.
+
+    Raises:
+        InputError: A file is missing, malformed or too large, or the tokenizer makes ids that the model lacks.
+    """
+    for path in checkpoint.tokenizer_files():
+        size = path.stat().st_size
+        if size > _MAX_COMPANION_BYTES:
+            raise CheckpointError(f"{path.name}: {size} bytes are too many, the limit is {_MAX_COMPANION_BYTES}")
+    generation_defaults(checkpoint)
+    path = checkpoint.tokenizer_files()[0]
+    largest, vocab = Tokenizer(path).largest_id, checkpoint.config.vocab_size
+    if largest >= vocab:
+        raise CheckpointError(
+            f"{path.name}: has the token id {largest}, config.json says vocab_size = {vocab}",
+            hint="the tokenizer and the weights are not of the same model",
+        )
+    tokenizer_facts(path, bos=checkpoint.config.bos_token_id)
 
 
 def write_companions(checkpoint: Checkpoint, folder: Path) -> None:
@@ -104,14 +130,14 @@ def generation_defaults(checkpoint: Checkpoint) -> GenerationSection:
     path = checkpoint.find_file(GENERATION_CONFIG)
     if path is None:
         return GenerationSection()
-    data = _read_json(path)
+    data = _read_json(path, _MAX_GENERATION_BYTES)
     known = {name: data[name] for name in GenerationSection.model_fields if data.get(name) is not None}
     try:
         return GenerationSection.model_validate(known)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         field = ".".join(str(part) for part in first["loc"])
-        raise CheckpointError(f"{path.name}: {field} = {first['input']!r}: {first['msg']}") from error
+        raise CheckpointError(f"{path.name}: {field} = {shorten(repr(first['input']))}: {first['msg']}") from error
 
 
 def tokenizer_facts(path: Path, *, bos: int | None) -> tuple[TokenizerSection, bool]:
@@ -122,7 +148,7 @@ def tokenizer_facts(path: Path, *, bos: int | None) -> tuple[TokenizerSection, b
     Raises:
         CheckpointError: Not a tokenizer.json.
     """
-    data = _read_json(path)
+    data = _read_json(path, MAX_TOKENIZER_BYTES)
     model = data.get("model")
     kind = model.get("type") if isinstance(model, dict) else None
     if not isinstance(model, dict) or not isinstance(kind, str):
@@ -142,7 +168,10 @@ def _leading_ids(processor: Any) -> list[Any]:
         token = piece.get("SpecialToken") if isinstance(piece, dict) else None
         if not isinstance(token, dict):
             break
-        ids += (processor.get("special_tokens") or {}).get(token.get("id"), {}).get("ids", [])
+        known = processor.get("special_tokens")
+        found = known.get(str(token.get("id"))) if isinstance(known, dict) else None
+        listed = found.get("ids") if isinstance(found, dict) else None
+        ids += listed if isinstance(listed, list) else []
     return ids
 
 
@@ -177,14 +206,13 @@ def _copy(source: Path, target: Path) -> None:
         raise CheckpointError(f"{source.name}: not readable: {error.strerror}") from error
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path, limit: int) -> dict[str, Any]:
     try:
-        if path.stat().st_size > _MAX_JSON_BYTES:
-            raise CheckpointError(f"{path.name}: {path.stat().st_size} bytes, the limit is {_MAX_JSON_BYTES}")
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(f"{path.name}: not readable as JSON: {first}") from error
+        data = parse_json(read_document(path, limit))
+    except OSError as error:
+        raise CheckpointError(f"{path.name}: cannot be read: {error.strerror}") from error
+    except DocumentError as error:
+        raise CheckpointError(f"{path.name}: {error}") from error
     if not isinstance(data, dict):
         raise CheckpointError(f"{path.name}: the top level must be an object, found {type(data).__name__}")
     return data

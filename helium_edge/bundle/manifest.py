@@ -10,9 +10,7 @@ from __future__ import annotations
 import functools
 import importlib.resources
 import json
-import os
 import re
-import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -22,6 +20,7 @@ from pydantic import ConfigDict, Field, JsonValue, ValidationError
 
 from helium_edge.bundle.golden import GoldenTrace
 from helium_edge.bundle.graph_sections import CacheSection, GraphEntry
+from helium_edge.bundle.seal import seal_problem, sealed_json
 from helium_edge.bundle.sections import (
     CreatedBy,
     FileEntry,
@@ -37,16 +36,17 @@ from helium_edge.bundle.sections import (
     TokenizerSection,
     TokensSection,
 )
+from helium_edge.documents import DocumentError, parse_json, read_document
 from helium_edge.errors import BundleError
 from helium_edge.signature import DecoderSpec, LogitsMode
 
 MANIFEST_NAME = "helium-edge.json"
 SCHEMA_NAME = "helium-edge/bundle"
-SCHEMA_VERSION = "1.0"
+SCHEMA_VERSION = "1.1"
 SCHEMA_FILE = "schema.json"
 
-MAX_MANIFEST_BYTES = 16 << 20
-"""A manifest of a hundred layers stays below 1 MiB; anything above this limit is not one."""
+MAX_MANIFEST_BYTES = 1 << 20
+"""A manifest of a hundred layers stays below; anything above this limit is not one."""
 
 
 class Manifest(Section):
@@ -85,9 +85,8 @@ class Manifest(Section):
     """Every file but this one, sorted by path."""
 
     def to_json(self) -> str:
-        """The one spelling of this manifest: sorted keys, two spaces, a final newline."""
-        data = self.model_dump(mode="json", by_alias=True)
-        return json.dumps(data, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        """The one spelling of this manifest, with its checksum; see `seal`."""
+        return sealed_json(self.model_dump(mode="json", by_alias=True))
 
     def with_files(self, files: Iterable[FileEntry]) -> Manifest:
         """A copy that lists `files`, sorted by path."""
@@ -112,13 +111,27 @@ def schema_text() -> str:
     return importlib.resources.files(__package__).joinpath(SCHEMA_FILE).read_text(encoding="utf-8")
 
 
-def read_manifest(path: Path) -> Manifest:
+def read_manifest(path: Path, *, sealed: bool = False) -> Manifest:
     """Read and check a `helium-edge.json`; nothing else of the bundle is looked at.
+
+    Args:
+        path: The file; a link is not followed.
+        sealed: Whether its checksum of itself must be right.
 
     Raises:
         BundleError: Unreadable, of a newer major version, or against the schema; the field is named.
     """
-    return parse_manifest(_read_regular_file(path), where=path.name)
+    try:
+        data = read_document(path, MAX_MANIFEST_BYTES, follow_links=False)
+    except OSError as error:
+        raise BundleError(f"{path.name}: not readable: {error.strerror}") from error
+    except DocumentError as error:
+        raise BundleError(f"{path.name}: {error}") from error
+    manifest = parse_manifest(data, where=path.name)
+    problem = seal_problem(data, manifest.schema_version) if sealed else ""
+    if problem:
+        raise BundleError(f"{path.name}: {problem}", hint="it is damaged or was edited: copy or export it again")
+    return manifest
 
 
 def parse_manifest(data: bytes, *, where: str = MANIFEST_NAME) -> Manifest:
@@ -128,9 +141,9 @@ def parse_manifest(data: bytes, *, where: str = MANIFEST_NAME) -> Manifest:
         BundleError: See `read_manifest`.
     """
     try:
-        document = json.loads(data.decode("utf-8"), object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
-        raise BundleError(f"{where}: not readable as JSON: {_first_line(error)}") from error
+        document = parse_json(data, constants=False)
+    except DocumentError as error:
+        raise BundleError(f"{where}: {error}") from error
     _check_version(document, where)
     _check_schema(document, where)
     try:
@@ -196,21 +209,6 @@ def _bad_tokens(manifest: Manifest) -> Iterator[str]:
             yield f"{place} holds the id {bad}, outside the vocabulary of {vocab}"
 
 
-def _read_regular_file(path: Path) -> bytes:
-    try:
-        # Not through a link, and without waiting for a writer should someone have put a FIFO there.
-        flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-        with open(os.open(path, flags | getattr(os, "O_BINARY", 0)), "rb") as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise BundleError(f"{path.name}: not a plain file")
-            if status.st_size > MAX_MANIFEST_BYTES:
-                raise BundleError(f"{path.name}: {status.st_size} bytes is no manifest (limit 16 MiB)")
-            return file.read()
-    except OSError as error:
-        raise BundleError(f"{path.name}: not readable: {error.strerror}") from error
-
-
 def _check_version(document: Any, where: str) -> None:
     if not isinstance(document, dict) or document.get("schema") != SCHEMA_NAME:
         raise BundleError(f'{where}: not a helium-edge manifest: "schema" must be {SCHEMA_NAME!r}')
@@ -247,26 +245,9 @@ def _check_schema(document: Any, where: str) -> None:
             "the bundle"
         )
     problem = error.message if len(error.message) <= 120 else f"{_short(error.instance)} is not allowed"
-    raise BundleError(f"{where}: {place}: {_first_line(problem)}")
-
-
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"the key {_short(twice)} stands twice")
-    return result
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON number")
+    raise BundleError(f"{where}: {place}: {problem.splitlines()[0]}")
 
 
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _first_line(error: object) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -14,7 +14,11 @@ import onnx
 import onnx_ir as ir
 
 from helium_edge.bundle.graph_sections import GraphEntry, TensorEntry
+from helium_edge.documents import first_line, shorten
 from helium_edge.errors import BundleError
+
+MAX_GRAPH_BYTES = 32 << 20
+"""Graphs have about 13 kB a layer; their weights are in another file."""
 
 _EXTERNAL_KEYS = frozenset({"location", "offset", "length", "checksum"})
 
@@ -35,17 +39,19 @@ def check_onnx_file(folder: Path, path: str, sizes: Mapping[str, int], entry: Gr
         BundleError: Not an ONNX file; a tensor that is not wholly inside a listed file; other inputs or outputs
             than the manifest says.
     """
+    if sizes[path] > MAX_GRAPH_BYTES:
+        raise BundleError(f"{path}: {sizes[path]} bytes are too many for a graph, the limit is {MAX_GRAPH_BYTES}")
     try:
         model = onnx.load(str(folder / path), load_external_data=False)
     except Exception as error:  # protobuf's and onnx' errors have no common base
-        raise BundleError(f"{path}: not readable as an ONNX graph: {_first_line(error)}") from error
+        raise BundleError(f"{path}: not readable as an ONNX graph: {first_line(error)}") from error
     count = 0
     for tensor in _tensors(model):
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             count += 1
             problem = _external_problem(tensor, path, sizes)
             if problem:
-                raise BundleError(f"{path}: tensor {tensor.name}: {problem}")
+                raise BundleError(f"{path}: tensor {shorten(tensor.name)}: {problem}")
     if entry is not None:
         _check_values(path, "input", model.graph.input, entry.inputs)
         _check_values(path, "output", model.graph.output, entry.outputs)
@@ -83,7 +89,7 @@ def _external_problem(tensor: onnx.TensorProto, path: str, sizes: Mapping[str, i
         expected = math.ceil(math.prod(tensor.dims) * ir.DataType(tensor.data_type).bitwidth / 8)
         offset, length = int(fields.get("offset", "0")), int(fields.get("length", str(expected)))
     except (ValueError, TypeError) as error:
-        return f"its data is not described in numbers: {_first_line(error)}"
+        return f"its data is not described in numbers: {first_line(error)}"
     if length != expected or length < 0 or offset < 0 or offset + length > sizes[file]:
         return f"its {expected} bytes are said to be {length} bytes at {offset} of {file} ({sizes[file]} bytes)"
     return ""
@@ -115,7 +121,3 @@ def _describe(value: onnx.ValueInfoProto) -> tuple[str, str, tuple[int | str, ..
 def _show(value: tuple[str, str, tuple[int | str, ...]]) -> str:
     name, dtype, shape = value
     return f"{name} {dtype}{list(shape)}"
-
-
-def _first_line(error: object) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from helium_edge.bundle.manifest import SCHEMA_FILE, SCHEMA_NAME, SCHEMA_VERSION, Manifest
+from helium_edge.bundle.seal import SEAL
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -26,6 +27,12 @@ def generate_schema() -> str:
         "$schema": DIALECT,
         "$id": f"urn:{SCHEMA_NAME.replace('/', ':')}:{SCHEMA_VERSION}",
         "title": "helium-edge.json",
+    }
+    # Not a field of the model: it is made of all others when they are written.
+    schema["properties"][SEAL] = {
+        "description": "sha256 of this file with sixty-four zeros in the place of these digits.",
+        "pattern": "^[0-9a-f]{64}$",
+        "type": "string",
     }
     # The version is checked apart, with a message of its own; a file without both fields is no manifest.
     schema["required"] = sorted({*schema["required"], "schema", "schema_version", "files"})

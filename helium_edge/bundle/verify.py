@@ -5,7 +5,6 @@ A changed, truncated, missing, extra or linked file, and any path that leaves th
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,10 +13,12 @@ from typing import Any
 
 from helium_edge.bundle import durable
 from helium_edge.bundle.manifest import MANIFEST_NAME, Manifest, read_manifest
+from helium_edge.documents import DocumentError, parse_json, read_document, shorten
 from helium_edge.errors import BundleError
 
 GENAI_CONFIG = "genai_config.json"
 
+_MAX_GENAI_BYTES = 1 << 20
 _SHOWN_PROBLEMS = 3
 _SWAP_RETRIES = 20
 _EXPORT_HINT = "`helium-edge export CHECKPOINT -o DIR` writes a bundle"
@@ -107,7 +108,7 @@ def verify_bundle(folder: Path) -> list[Check]:
     Raises:
         BundleError: What is wrong, by file; of several problems the first few.
     """
-    return _verify(folder, _manifest_of(folder))
+    return _verify(folder, _manifest_of(folder, sealed=True))
 
 
 def _verify(folder: Path, manifest: Manifest) -> list[Check]:
@@ -143,7 +144,7 @@ def open_bundle(path: Path, *, unverified: bool = False) -> Bundle:
     for _ in range(_SWAP_RETRIES):
         before = _identity(path)
         try:
-            manifest = _manifest_of(path)
+            manifest = _manifest_of(path, sealed=not unverified)
             if not unverified:
                 _verify(path, manifest)
         except BundleError:
@@ -164,12 +165,12 @@ def _identity(path: Path) -> tuple[int, ...] | None:
     return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns
 
 
-def _manifest_of(folder: Path) -> Manifest:
+def _manifest_of(folder: Path, *, sealed: bool) -> Manifest:
     if (folder / MANIFEST_NAME).is_symlink():
         raise BundleError(f"{folder}: {MANIFEST_NAME} is a symbolic link", hint=_COPY_HINT)
     if not (folder / MANIFEST_NAME).is_file():
         raise _no_bundle(folder)
-    return read_manifest(folder / MANIFEST_NAME)
+    return read_manifest(folder / MANIFEST_NAME, sealed=sealed)
 
 
 def _no_bundle(path: Path) -> BundleError:
@@ -241,14 +242,16 @@ def _check_onnx(folder: Path, path: str, manifest: Manifest, sizes: dict[str, in
 def _check_genai_config(file: Path, sizes: dict[str, int]) -> None:
     """onnxruntime-genai loads what this file names, so it must name files of the bundle only."""
     try:
-        document = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise BundleError(f"{GENAI_CONFIG}: not readable as JSON: {error}") from error
+        document = parse_json(read_document(file, _MAX_GENAI_BYTES))
+    except OSError as error:
+        raise BundleError(f"{GENAI_CONFIG}: not readable: {error.strerror}") from error
+    except DocumentError as error:
+        raise BundleError(f"{GENAI_CONFIG}: {error}") from error
     for key, value in _walk(document):
         if key == "custom_ops_library":
-            raise BundleError(f"{GENAI_CONFIG}: {key} = {value!r} would load code; allowed: none")
-        if key == "filename" and value not in sizes:
-            raise BundleError(f"{GENAI_CONFIG}: {key} = {value!r} is no file of the bundle")
+            raise BundleError(f"{GENAI_CONFIG}: {key} = {shorten(repr(value))} would load code; allowed: none")
+        if key == "filename" and not (isinstance(value, str) and value in sizes):
+            raise BundleError(f"{GENAI_CONFIG}: {key} = {shorten(repr(value))} is no file of the bundle")
 
 
 def _walk(node: Any) -> Iterator[tuple[str, Any]]:

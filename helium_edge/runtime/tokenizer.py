@@ -7,7 +7,6 @@ byte tokens (`<0xE2>`) is decoded as a whole and that the first blank of the tex
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,10 +15,10 @@ from typing import Any
 
 import tokenizers
 
+from helium_edge.documents import first_line
 from helium_edge.errors import InputError, UsageError
-
-MAX_TOKENIZER_BYTES = 1 << 26
-"""Helium's tokenizer.json has 3 MB; the limit keeps a hostile file from exhausting memory."""
+from helium_edge.runtime.quiet import quiet
+from helium_edge.runtime.tokenizer_rules import read_tokenizer_file
 
 # Steps of a decoder after which the text of a token still does not depend on its neighbours, in this order.
 # A Replace after Fuse would see the whole text, a byte-level decoder cuts characters between tokens.
@@ -42,7 +41,8 @@ class Tokenizer:
     def __init__(self, path: Path) -> None:
         self._path = path
         decoder = _read_decoder(path)
-        with _library_errors(path):
+        # The library's Rust code prints a backtrace before it raises.
+        with _library_errors(path), quiet():
             self._inner = tokenizers.Tokenizer.from_file(str(path))
             # Helium's file switches padding on; a prompt is one sequence and never cut.
             self._inner.no_padding()
@@ -58,6 +58,11 @@ class Tokenizer:
     def vocab_size(self) -> int:
         """Number of tokens, added ones included."""
         return int(self._inner.get_vocab_size(with_added_tokens=True))
+
+    @property
+    def largest_id(self) -> int:
+        """The largest id of any token; ids may have gaps."""
+        return max(self._inner.get_vocab(with_added_tokens=True).values(), default=-1)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, with the special tokens of the file's own template (Helium: `<s>` in front).
@@ -159,19 +164,7 @@ def _read_decoder(path: Path) -> list[str]:
     Raises:
         InputError: The file is unreadable, or its decoder cannot be streamed.
     """
-    try:
-        size = path.stat().st_size
-        if size > MAX_TOKENIZER_BYTES:
-            raise InputError(f"{path}: {size} bytes is no tokenizer.json (limit {MAX_TOKENIZER_BYTES >> 20} MiB)")
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(
-            f"{path}: no such file", hint="a checkpoint and a bundle both hold a tokenizer.json"
-        ) from error
-    except (OSError, ValueError, RecursionError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise InputError(f"{path}: not readable as JSON: {reason}") from error
-    decoder = data.get("decoder") if isinstance(data, dict) else None
+    decoder = read_tokenizer_file(path).get("decoder")
     steps = decoder.get("decoders", [decoder]) if isinstance(decoder, dict) else []
     steps = [step for step in steps if isinstance(step, dict)] if isinstance(steps, list) else []
     names = [str(step.get("type")) for step in steps]
@@ -199,5 +192,4 @@ def _library_errors(path: Path) -> Iterator[Any]:
         # A panic of the Rust code is no Exception, so that `except Exception` cannot hide it.
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise InputError(f"{path}: not a usable tokenizer.json: {reason}") from error
+        raise InputError(f"{path}: not a usable tokenizer.json: {first_line(error)}") from error

@@ -14,6 +14,7 @@ import onnx
 import pytest
 
 from helium_edge.bundle import open_bundle, verify_bundle
+from helium_edge.bundle.seal import sealed_json
 from helium_edge.errors import BundleError
 from tests.unit.bundle.bundles import SIGNATURES, model_proto, write_bundle
 
@@ -39,7 +40,7 @@ def edit_manifest(folder: Path, edit: Callable[[dict[str, Any]], None]) -> None:
     path = folder / "helium-edge.json"
     data = json.loads(path.read_text())
     edit(data)
-    path.write_text(json.dumps(data))
+    path.write_text(sealed_json(data))
 
 
 def relist(folder: Path) -> None:
