@@ -74,7 +74,10 @@ class Ledger:
 class ActivationRule(Protocol):
     """How a kernel turns float activations into codes: codes = activations * inverse + zero, rounded."""
 
-    limits: tuple[int, int]
+    @property
+    def limits(self) -> tuple[int, int]:
+        """Smallest and largest code."""
+        ...
 
     def scales(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | float]:
         """(T, K) -> scale, its inverse and the zero point, each broadcastable to (T, K)."""
