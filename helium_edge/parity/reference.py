@@ -6,6 +6,7 @@ The only module that imports transformers, and only when a reference is made.
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from helium_edge.errors import CheckpointError, MissingDependencyError, ResourceError
+from helium_edge.parity.spelling import folder_for_transformers
 from helium_edge.runtime.quiet import quiet
 from helium_edge.runtime.runner import Logits, check_tokens
 from helium_edge.signature import LogitsMode
@@ -57,9 +59,9 @@ def reference_runner(checkpoint: Checkpoint, cache_len: int, *, logits: LogitsMo
         raise MissingDependencyError("transformers", extra="reference", purpose="parity") from error
     model_class: Any = HeliumForCausalLM
     try:
-        with _silent(transformers):
+        with _silent(transformers), folder_for_transformers(checkpoint, transformers.__version__) as folder:
             model, report = model_class.from_pretrained(
-                str(checkpoint.folder),
+                str(folder),
                 dtype=torch.float32,
                 attn_implementation="eager",  # the plainest path, the one that the others are tested against
                 local_files_only=True,
@@ -91,7 +93,8 @@ def reference_runner(checkpoint: Checkpoint, cache_len: int, *, logits: LogitsMo
 def check_frequencies(found: torch.Tensor, config: ModelConfig, source: str) -> None:
     """Refuse a reference whose RoPE frequencies are not those of the config.
 
-    transformers 4 reads a config written by transformers 5 without error and with the default theta.
+    transformers 4 by itself reads a config written by transformers 5 without error and with the default theta
+    (see `helium_edge.parity.spelling`).
 
     Args:
         found: (D/2,) inverse frequencies of the loaded model.
@@ -107,7 +110,7 @@ def check_frequencies(found: torch.Tensor, config: ModelConfig, source: str) -> 
         raise CheckpointError(
             f"{source}: the RoPE frequencies that transformers loaded are not those of rope_theta = "
             f"{config.rope_theta:g} in config.json",
-            hint="install the transformers version that wrote the checkpoint, or newer",
+            hint="install the newest transformers",
         )
 
 
@@ -143,6 +146,9 @@ class ReferenceRunner:
         self.logits: LogitsMode = logits
         self._model = model
         self._new_cache = new_cache
+        # The argument's name until transformers 5.23, and from 5.24 on.
+        names = inspect.signature(model.forward).parameters
+        self._cache_name = "cache" if "cache" in names else "past_key_values"
         self.reset()
 
     @property
@@ -169,7 +175,8 @@ class ReferenceRunner:
         """Run tokens after those in the cache; `keep` rows of logits from the end, 0 for all."""
         check_tokens(tokens, position=self._position, cache_len=self.cache_len, vocab_size=self.vocab_size)
         ids = torch.tensor([list(tokens)], dtype=torch.int64)
-        output = self._model(ids, past_key_values=self._cache, use_cache=True, logits_to_keep=keep)
+        cache = {self._cache_name: self._cache}
+        output = self._model(ids, **cache, use_cache=True, logits_to_keep=keep)
         self._position += len(tokens)
         rows: Logits = output.logits[0].numpy()
         return rows

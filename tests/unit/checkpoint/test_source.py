@@ -17,8 +17,8 @@ from helium_edge.checkpoint.source import Source, resolve_source
 from helium_edge.errors import CheckpointError, HeliumEdgeError, ResourceError, UsageError
 from tests.helpers.checkpoints import make_checkpoint
 
-# The HTTP library that this version of the client is built on.
-http = importlib.import_module(errors.HfHubHTTPError.__mro__[1].__module__.partition(".")[0])
+# The HTTP library that this version of the client is built on: requests before 1.0, httpx since.
+http: Any = importlib.import_module(errors.HfHubHTTPError.__mro__[1].__module__.partition(".")[0])
 
 COMMIT = "645c947584930000000000000000000000000000"
 
@@ -227,7 +227,12 @@ def test_offline_and_not_cached(in_empty_folder: Path, hub_cache: Path) -> None:
 
 
 def _status(code: int) -> dict[str, Any]:
-    return {"response": http.Response(code, request=http.Request("GET", "https://hub.example/x"))}
+    request = http.Request("GET", "https://hub.example/x")
+    if http.__name__ == "requests":
+        response = http.Response()
+        response.status_code, response.request = code, request.prepare()
+        return {"response": response}
+    return {"response": http.Response(code, request=request)}
 
 
 @pytest.mark.parametrize(
@@ -250,7 +255,11 @@ def _status(code: int) -> dict[str, Any]:
             ["the Hub cannot be reached", "hf download org/tiny"],
         ),
         (lambda: errors.HfHubHTTPError("500 broken\nb", **_status(500)), CheckpointError, ["failed: 500 broken"]),
-        (lambda: http.ProxyError("no proxy"), CheckpointError, ["failed: no proxy", "try again"]),
+        (
+            lambda: getattr(http, "exceptions", http).ProxyError("no proxy"),
+            CheckpointError,
+            ["failed: no proxy", "try again"],
+        ),
         (lambda: errors.HFValidationError("bad id"), CheckpointError, ["failed: bad id"]),
         (RuntimeError, CheckpointError, ["failed: RuntimeError"]),
         (lambda: OSError(errno.ENOSPC, "full"), ResourceError, ["no space left", "HF_HOME"]),

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from helium_edge.checkpoint import Checkpoint, open_checkpoint
+from helium_edge.checkpoint import open_checkpoint
 from helium_edge.checkpoint.weight_map import expected_tensors, first_few
 from helium_edge.config import ModelConfig
+from helium_edge.parity.spelling import folder_for_transformers
 from tests.helpers.checkpoints import make_checkpoint, random_weights, tiny_config, write_weights
 from tests.unit.checkpoint.support import refusal
 
@@ -270,15 +271,17 @@ def test_first_few() -> None:
 @pytest.mark.parametrize("spelling", ["4.x", "5.x"])
 @pytest.mark.parametrize("overrides", [{"rope_theta": 500.0}, VARIANTS[3]], ids=["theta", "biases, tied"])
 def test_transformers_reads_the_same_checkpoint(tmp_path: Path, spelling: Any, overrides: dict[str, Any]) -> None:
+    import transformers
     from transformers import AutoModelForCausalLM, HeliumForCausalLM
 
-    folder = make_checkpoint(tmp_path, spelling=spelling, shards=2, **overrides)
-    loaded: Any = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
+    checkpoint = open_checkpoint(str(make_checkpoint(tmp_path, spelling=spelling, shards=2, **overrides)))
+    with folder_for_transformers(checkpoint, transformers.__version__) as folder:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
     model, info = loaded
     assert isinstance(model, HeliumForCausalLM)
     assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
-    checkpoint: Checkpoint = open_checkpoint(str(folder))
-    assert model.config.rope_parameters["rope_theta"] == checkpoint.config.rope_theta
+    exponent = -2 / checkpoint.config.head_dim
+    assert model.model.rotary_emb.inv_freq[1].item() == pytest.approx(checkpoint.config.rope_theta**exponent)
     theirs = model.state_dict()
     assert set(theirs) == set(checkpoint.tensors) | {"lm_head.weight"}
     for name in checkpoint.tensors:

@@ -95,8 +95,7 @@ def test_tables_are_those_of_transformers(theta: float, head_dim: int) -> None:
     from transformers import HeliumConfig
     from transformers.models.helium.modeling_helium import HeliumRotaryEmbedding
 
-    parameters = {"rope_type": "default", "rope_theta": theta}
-    theirs = HeliumRotaryEmbedding(HeliumConfig(head_dim=head_dim, rope_parameters=parameters))
+    theirs = HeliumRotaryEmbedding(HeliumConfig(head_dim=head_dim, rope_theta=theta))
     cos, sin = theirs(torch.zeros(1, dtype=torch.float32), torch.arange(4096)[None])
     our_cos, our_sin = rope_tables(theta, head_dim, 4096)
     assert our_cos.shape == our_sin.shape == (4096, head_dim // 2)

@@ -102,9 +102,10 @@ def test_logits_belong_to_the_caller(tiny_checkpoint: Path) -> None:
 def test_theta_in_both_spellings(spelling: str, tmp_path: Path) -> None:
     folder = make_checkpoint(tmp_path / "m", spelling=spelling, rope_theta=500.0)  # type: ignore[arg-type]
     runner = reference_runner(open_checkpoint(str(folder)), CACHE_LEN)
-    other = make_checkpoint(tmp_path / "other", spelling=spelling)  # type: ignore[arg-type]
+    readable = make_checkpoint(tmp_path / "readable", rope_theta=500.0)  # by every transformers, as it is
+    other = make_checkpoint(tmp_path / "other")
     found = runner.prefill(TOKENS)
-    assert_float32_equal(found, direct(folder, TOKENS))
+    assert_float32_equal(found, direct(readable, TOKENS))
     assert relative(found, direct(other, TOKENS)) > 0.1
 
 
@@ -154,7 +155,7 @@ def test_missing_transformers(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyP
 def test_load_failure_is_one_line(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(str(make_checkpoint(tmp_path / "m")))
     (tmp_path / "m" / "model.safetensors").write_bytes(b"gone")
-    with pytest.raises(CheckpointError, match=r"^m: transformers 5\.\S+ cannot load it: ") as caught:
+    with pytest.raises(CheckpointError, match=r"^m: transformers [45]\.\S+ cannot load it: ") as caught:
         reference_runner(checkpoint, CACHE_LEN)
     assert "\n" not in str(caught.value)
 
