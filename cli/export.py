@@ -21,6 +21,7 @@ EPILOG = """\b
 Examples:
   helium-edge export helium-tiny --recipe onnx-int4 -o tiny
   helium-edge export ORG/NAME --revision v1 --recipe onnx-int4 --dry-run
+  helium-edge export helium-1-2b --recipe onnx-int4 --dry-run
 """
 
 
@@ -75,7 +76,11 @@ def export(
         bool, typer.Option("--no-verify", help="Publish without comparing with the original model.")
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the plan and its sizes; write nothing.")
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Print the plan and its sizes; write nothing. Takes the presets of `inspect` as well.",
+        ),
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -100,7 +105,10 @@ def export(
         else:
             for plan, single in zip(plans, recipes, strict=True):
                 _views.show_plan(plan, checkpoint, single)
-        _console.next_step("export", checkpoint, "--recipe", recipe, "-o", output or "DIR")
+        from helium_edge.presets import PRESETS
+
+        source = f"kyutai/{checkpoint}" if checkpoint in PRESETS and not Path(checkpoint).is_dir() else checkpoint
+        _console.next_step("export", source, "--recipe", recipe, "-o", output or "DIR")
         return
     try:
         with _console.progress() as progress:

@@ -15,6 +15,7 @@ EPILOG = """\b
 Examples:
   helium-edge inspect tiny
   helium-edge inspect helium-tiny --json
+  helium-edge inspect helium-1-2b
 """
 
 MANIFEST = "helium-edge.json"
@@ -30,7 +31,7 @@ def inspect(
         str,
         typer.Argument(
             metavar="BUNDLE|CHECKPOINT",
-            help="Folder of a bundle or of a checkpoint, a Hub id, or helium-tiny.",
+            help="Folder of a bundle or of a checkpoint, a Hub id, helium-tiny, or a preset such as helium-1-2b.",
             show_default=False,
         ),
     ],
@@ -39,7 +40,8 @@ def inspect(
 ) -> None:
     """Show a bundle (model, graphs, files, schemes, memory, parity) or a checkpoint (tensors, sizes).
 
-    Checksums are not read; `verify` does that.
+    Presets are the shapes of the released models, helium-1-preview-2b and helium-1-2b, without weights. Checksums
+    are not read; `verify` does that.
     """
     if (Path(path) / MANIFEST).is_file():
         from helium_edge.bundle import open_bundle
@@ -63,9 +65,19 @@ def inspect(
                 show_programs(programs)
         _console.next_step("verify", path)
         return
-    from helium_edge.checkpoint import open_checkpoint
+    from helium_edge.presets import preset
 
-    from ._checkpoint_view import checkpoint_document, show_checkpoint
+    from ._checkpoint_view import checkpoint_document, preset_document, show_checkpoint, show_preset
+
+    shape = None if revision is not None or Path(path).is_dir() else preset(path)
+    if shape is not None:
+        if as_json:
+            _console.document(preset_document(path, shape))
+        else:
+            show_preset(path, shape)
+        _console.next_step("export", path, "--recipe", "onnx-int4", "--dry-run")
+        return
+    from helium_edge.checkpoint import open_checkpoint
 
     checkpoint = open_checkpoint(path, revision=revision)
     if as_json:

@@ -1,9 +1,12 @@
 """`ModelConfig`: what a `config.json` says of a model, read strictly and without transformers.
 
-Owns the spelling differences between transformers 4.x (`rope_theta`) and 5.x (`rope_parameters`), and the
-refusal of what no graph of ours implements. Field names are those of `config.json`.
+Two families share one decoder: `helium` (helium-1-preview-2b) and `llama`, of which the later Helium models are
+(helium-1-2b). `model_type` alone decides which one a checkpoint is. Owns the spelling differences between
+transformers 4.x (`rope_theta`) and 5.x (`rope_parameters`), and the refusal of what no graph of ours implements.
+Field names are those of `config.json`.
 
-Source: transformers `configuration_helium.py` 4.49 to 5.23 (defaults are identical apart from RoPE).
+Source: transformers `configuration_helium.py` 4.49 to 5.23 (defaults are identical apart from RoPE),
+`configuration_llama.py` 4.49 to 5.24.
 """
 
 from __future__ import annotations
@@ -23,8 +26,8 @@ MAX_CONFIG_BYTES = 1 << 20
 MAX_DIMENSION = 1 << 24
 """Larger sizes belong to no model of this family and would only exhaust memory."""
 
-MODEL_TYPES = ("helium",)
-ARCHITECTURES = {"helium": ("HeliumForCausalLM",)}
+ARCHITECTURES = {"helium": ("HeliumForCausalLM",), "llama": ("LlamaForCausalLM",)}
+"""Classes that can be exported, by `model_type`; the first is the one meant where config.json names none."""
 
 # Spellings that transformers maps to one function -> the name the graphs know.
 ACTIVATIONS = {
@@ -35,8 +38,10 @@ ACTIVATIONS = {
     "relu": "relu",
 }
 
+_WORKS = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in ARCHITECTURES.items())
+
 # Literal defaults of HeliumConfig; num_key_value_heads and head_dim are *not* derived from other fields.
-_HELIUM_DEFAULTS: dict[str, Any] = {
+_HELIUM_DEFAULTS: Mapping[str, Any] = {
     "vocab_size": 48000,
     "hidden_size": 2560,
     "intermediate_size": 7040,
@@ -56,13 +61,36 @@ _HELIUM_DEFAULTS: dict[str, Any] = {
     "bos_token_id": 1,
 }
 
+# Defaults of LlamaConfig; num_key_value_heads and head_dim are derived, see `_Reader.kv_heads`.
+_LLAMA_DEFAULTS: Mapping[str, Any] = {
+    "vocab_size": 32000,
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": None,
+    "head_dim": None,
+    "hidden_act": "silu",
+    "max_position_embeddings": 2048,
+    "rms_norm_eps": 1e-6,
+    "tie_word_embeddings": False,
+    "rope_theta": 10000.0,
+    "attention_bias": False,
+    "mlp_bias": False,
+    "pad_token_id": None,
+    "eos_token_id": 2,
+    "bos_token_id": 1,
+}
+
+_DEFAULTS = {"helium": _HELIUM_DEFAULTS, "llama": _LLAMA_DEFAULTS}
+
 
 @dataclass(frozen=True)
 class ModelConfig:
     """The facts of a model that graphs are built from; see `from_dict` for how they are checked.
 
     `rope_interleaved` says that the checkpoint pairs rotary dimensions (2i, 2i+1), as `model_type: helium`
-    does; readers of weights undo it by reordering the q and k rows.
+    does; readers of weights undo it by reordering the q and k rows. `model_type: llama` pairs (i, i + D/2).
     """
 
     model_type: str
@@ -91,6 +119,11 @@ class ModelConfig:
         return self.model_type == "helium"
 
     @property
+    def o_bias(self) -> bool:
+        """Whether o_proj has a bias: with `attention_bias` in `llama`, never in `helium`."""
+        return self.attention_bias and self.model_type == "llama"
+
+    @property
     def kv_size(self) -> int:
         """Width of one key or value row: num_key_value_heads * head_dim."""
         return self.num_key_value_heads * self.head_dim
@@ -99,7 +132,7 @@ class ModelConfig:
     def num_parameters(self) -> int:
         """Number of stored parameters, a tied head counted once."""
         h, kv, i = self.hidden_size, self.kv_size, self.intermediate_size
-        attention = 2 * h * h + 2 * h * kv + (h + 2 * kv if self.attention_bias else 0)
+        attention = 2 * h * h + 2 * h * kv + (h + 2 * kv if self.attention_bias else 0) + h * self.o_bias
         mlp = 3 * h * i + (2 * i + h if self.mlp_bias else 0)
         embeddings = self.vocab_size * h * (1 if self.tie_word_embeddings else 2)
         return self.num_hidden_layers * (attention + mlp + 2 * h) + h + embeddings
@@ -144,8 +177,8 @@ class ModelConfig:
             intermediate_size=read.size("intermediate_size"),
             num_hidden_layers=read.size("num_hidden_layers"),
             num_attention_heads=read.size("num_attention_heads"),
-            num_key_value_heads=read.size("num_key_value_heads"),
-            head_dim=read.size("head_dim"),
+            num_key_value_heads=read.kv_heads(),
+            head_dim=read.head_dim(),
             hidden_act=read.activation(),
             max_position_embeddings=read.size("max_position_embeddings"),
             rms_norm_eps=read.positive("rms_norm_eps"),
@@ -183,6 +216,7 @@ class _Reader:
     def __init__(self, data: Mapping[str, Any], where: str) -> None:
         self._data = data
         self._where = where
+        self._defaults = _HELIUM_DEFAULTS
 
     def _fail(self, field: str, found: Any, allowed: str, hint: str = "") -> ConfigError:
         shown = repr(found)
@@ -190,13 +224,13 @@ class _Reader:
         return ConfigError(f"{self._where}: {field} = {shown} is not supported; allowed: {allowed}", hint=hint)
 
     def _get(self, field: str) -> Any:
-        value = self._data.get(field)
-        return _HELIUM_DEFAULTS[field] if value is None and field not in self._data else value
+        return self._data[field] if field in self._data else self._defaults[field]
 
     def model_type(self) -> str:
         found = self._data.get("model_type")
-        if not isinstance(found, str) or found not in MODEL_TYPES:
-            raise self._fail("model_type", found, ", ".join(MODEL_TYPES))
+        if not isinstance(found, str) or found not in ARCHITECTURES:
+            raise self._fail("model_type", found, ", ".join(ARCHITECTURES), _WORKS)
+        self._defaults = _DEFAULTS[found]
         return found
 
     def architecture(self, model_type: str) -> str:
@@ -205,7 +239,7 @@ class _Reader:
         if found is None:
             return allowed[0]
         if not isinstance(found, list) or len(found) != 1 or found[0] not in allowed:
-            raise self._fail("architectures", found, ", ".join(allowed))
+            raise self._fail("architectures", found, ", ".join(allowed), _WORKS)
         return str(found[0])
 
     def refuse_unsupported(self) -> None:
@@ -226,6 +260,18 @@ class _Reader:
         if isinstance(found, bool) or not isinstance(found, int) or not 1 <= found <= MAX_DIMENSION:
             raise self._fail(field, found, f"an integer from 1 to {MAX_DIMENSION}")
         return found
+
+    def kv_heads(self) -> int:
+        """num_key_value_heads; `llama` without one has as many as query heads."""
+        if self._get("num_key_value_heads") is None and self._defaults["num_key_value_heads"] is None:
+            return self.size("num_attention_heads")
+        return self.size("num_key_value_heads")
+
+    def head_dim(self) -> int:
+        """head_dim; `llama` without one divides hidden_size by the query heads."""
+        if self._get("head_dim") is None and self._defaults["head_dim"] is None:
+            return max(1, self.size("hidden_size") // self.size("num_attention_heads"))
+        return self.size("head_dim")
 
     def positive(self, field: str) -> float:
         return self._positive(field, self._get(field))
@@ -257,7 +303,9 @@ class _Reader:
             return self._positive("rope_theta", self._get("rope_theta"))
         if not isinstance(parameters, dict) or _rope_type(parameters) != "default":
             raise self._fail("rope_parameters", parameters, "an object with rope_type 'default'")
-        theta = self._positive("rope_parameters.rope_theta", parameters.get("rope_theta", old or 100000.0))
+        theta = self._positive(
+            "rope_parameters.rope_theta", parameters.get("rope_theta", old or self._defaults["rope_theta"])
+        )
         if old is not None and self._positive("rope_theta", old) != theta:
             raise self._fail("rope_theta", old, f"the value of rope_parameters.rope_theta, {theta}")
         return theta

@@ -24,11 +24,13 @@ from helium_edge.bundle import (
     write_card,
     write_companions,
 )
-from helium_edge.checkpoint import Checkpoint, open_checkpoint
+from helium_edge.checkpoint import open_checkpoint
 from helium_edge.compare import Progress, Silent, check, compare, text_windows
+from helium_edge.config import ModelConfig
 from helium_edge.errors import HeliumEdgeError, ParityError
 from helium_edge.manifest import describe
 from helium_edge.parity import ParityReport, require_reference
+from helium_edge.presets import preset
 from helium_edge.quant import PlannedWeight, QuantizedStore, plan_weights
 from helium_edge.recipe import Recipe, Targets
 from helium_edge.runtime.tokenizer import Tokenizer
@@ -124,7 +126,7 @@ def export(  # noqa: PLR0913 - an argument per option of the command
         require_reference()
     tell.stage("read checkpoint")
     checkpoint = open_checkpoint(source, revision=revision)
-    recipe, target = fit(checkpoint, recipe)
+    recipe, target = fit(checkpoint.config, recipe)
     check_companions(checkpoint)
     files = target.plan(checkpoint.config, recipe, plan_weights(checkpoint.config, recipe.quantization))
     with BundleWriter(out, force=force) as writer, _store_folder(out, store) as store_folder:
@@ -177,7 +179,7 @@ def export_all(  # noqa: PLR0913 - an argument per option of the command
     checkpoint = open_checkpoint(source, revision=revision)
     check_companions(checkpoint)
     for single in recipes.values():
-        fit(checkpoint, single)
+        fit(checkpoint.config, single)
     results = []
     with _store_folder(out, store) as folder:
         for name, single in recipes.items():
@@ -201,11 +203,16 @@ def split(recipe: Recipe) -> dict[str, Recipe]:
 
 
 def plan(source: str, recipe: Recipe, *, revision: str | None = None) -> ExportPlan:
-    """Say what `export` would do, writing nothing; raises as it does."""
-    checkpoint = open_checkpoint(source, revision=revision)
-    recipe, target = fit(checkpoint, recipe)
-    check_companions(checkpoint)
-    config = checkpoint.config
+    """Say what `export` would do, writing nothing; raises as it does.
+
+    The source may also be the name of a preset, a shape without weights; a folder of that name is preferred.
+    """
+    config = None if revision is not None or Path(source).is_dir() else preset(source)
+    if config is None:
+        checkpoint = open_checkpoint(source, revision=revision)
+        check_companions(checkpoint)
+        config = checkpoint.config
+    recipe, target = fit(config, recipe)
     weights = plan_weights(config, recipe.quantization)
     phone = target.memory(config, recipe, weights)
     largest = max(math.prod(weight.shape) for weight in weights)
@@ -221,7 +228,7 @@ def plan(source: str, recipe: Recipe, *, revision: str | None = None) -> ExportP
     )
 
 
-def fit(checkpoint: Checkpoint, recipe: Recipe) -> tuple[Recipe, Target]:
+def fit(config: ModelConfig, recipe: Recipe) -> tuple[Recipe, Target]:
     """Cap a recipe's cache at the model's context, and check that its target can carry the model.
 
     Raises:
@@ -229,10 +236,10 @@ def fit(checkpoint: Checkpoint, recipe: Recipe) -> tuple[Recipe, Target]:
     """
     (name,) = recipe.targets.names()
     target = load_target(name)
-    cache_len = min(recipe.shapes.cache_len, checkpoint.config.max_position_embeddings)
+    cache_len = min(recipe.shapes.cache_len, config.max_position_embeddings)
     shapes = recipe.shapes.model_copy(update={"cache_len": cache_len})
     fitted = recipe.model_copy(update={"shapes": shapes})
-    target.check(checkpoint.config, fitted)
+    target.check(config, fitted)
     return fitted, target
 
 

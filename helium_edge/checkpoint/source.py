@@ -12,6 +12,7 @@ from pathlib import Path
 from helium_edge.checkpoint.files import hub_cache_identity
 from helium_edge.documents import first_line
 from helium_edge.errors import CheckpointError, InputError, ResourceError, UsageError, did_you_mean
+from helium_edge.presets import PRESETS
 
 BUILTIN = "helium-tiny"
 """The trained checkpoint that ships inside the package."""
@@ -100,6 +101,11 @@ def _from_hub(source: str, revision: str | None) -> Source:
 
 
 def _no_such_folder(source: str) -> CheckpointError:
+    if source in PRESETS:
+        return CheckpointError(
+            f"{source}: no such folder; as a preset it is a shape without weights, for inspect and --dry-run",
+            hint=f"the weights are kyutai/{source} on the Hub",
+        )
     close = did_you_mean(source, [BUILTIN])
     guess = close if close.startswith("did you mean") else f"a checkpoint is {_KINDS}"
     shown = source if len(source) <= 200 else source[:200] + "..."

@@ -1,6 +1,6 @@
 """Which tensors a config promises, of which shape, and how a checkpoint differs from that.
 
-Names and shapes are those of transformers' `HeliumForCausalLM`. `o_proj` never has a bias.
+Names and shapes are those of transformers' classes, alike in `helium` and `llama` but for the bias of `o_proj`.
 """
 
 from __future__ import annotations
@@ -116,6 +116,8 @@ def _layer_tensors(config: ModelConfig) -> dict[str, ExpectedTensor]:
         if config.attention_bias:
             tensors[f"self_attn.{kind}_proj.bias"] = _expect(rows[kind])
     tensors["self_attn.o_proj.weight"] = _expect(hidden, query)
+    if config.o_bias:
+        tensors["self_attn.o_proj.bias"] = _expect(hidden)
     tensors["post_attention_layernorm.weight"] = _expect(hidden)
     for kind in ("gate", "up", "down"):
         tensors[f"mlp.{kind}_proj.weight"] = _expect(rows[kind], inner if kind == "down" else hidden)
@@ -134,7 +136,7 @@ def _missing(
         return CheckpointError(message, hint=hint)
     if EMBEDDING in missing and found:
         unknown = first_few([shorten(name) for name in list(found)])
-        return CheckpointError(f"{message}; found {unknown}", hint="the names are those of HeliumForCausalLM")
+        return CheckpointError(f"{message}; found {unknown}", hint=f"the names are those of {config.architecture}")
     return CheckpointError(message, hint=_config_reason(config, missing))
 
 
@@ -153,7 +155,7 @@ def _config_reason(config: ModelConfig, names: Iterable[str]) -> str:
             continue
         if int(match[1]) >= config.num_hidden_layers:
             return f"config.json says num_hidden_layers = {config.num_hidden_layers}"
-        if match[2] == "self_attn.o_proj.bias":
+        if match[2] == "self_attn.o_proj.bias" and config.model_type == "helium":
             return "o_proj has no bias in this architecture, whatever attention_bias says"
         if match[2].endswith("_proj.bias"):
             key = "attention_bias" if match[2].startswith("self_attn.") else "mlp_bias"

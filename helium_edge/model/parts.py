@@ -129,10 +129,12 @@ class RmsNorm(torch.nn.Module):
 
 
 def bias_name(config: ModelConfig, name: str) -> str | None:
-    """Name of the bias that goes with a weight, or None when it has none; o_proj never has one."""
+    """Name of the bias that goes with a weight, or None when it has none."""
     kind = name.rsplit(".", 2)[-2]
     if kind in ("q_proj", "k_proj", "v_proj"):
         has_bias = config.attention_bias
+    elif kind == "o_proj":
+        has_bias = config.o_bias
     else:
         has_bias = config.mlp_bias and kind in ("gate_proj", "up_proj", "down_proj")
     return name.removesuffix("weight") + "bias" if has_bias else None

@@ -34,6 +34,7 @@ def vector_names(config: ModelConfig) -> list[str]:
     """All norm gains and biases; they are never quantized."""
     parts = ["input_layernorm.weight"]
     parts += [f"self_attn.{kind}_proj.bias" for kind in "qkv"] if config.attention_bias else []
+    parts += ["self_attn.o_proj.bias"] if config.o_bias else []
     parts += ["post_attention_layernorm.weight"]
     parts += [f"mlp.{kind}_proj.bias" for kind in ("gate", "up", "down")] if config.mlp_bias else []
     layers = [layer_name(layer, part) for layer in range(config.num_hidden_layers) for part in parts]

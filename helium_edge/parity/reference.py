@@ -36,7 +36,7 @@ def require_reference() -> None:
 
 
 def reference_runner(checkpoint: Checkpoint, cache_len: int, *, logits: LogitsMode = "all") -> ReferenceRunner:
-    """Load the original weights in float32 into `HeliumForCausalLM`, from disk.
+    """Load the original weights in float32 into the transformers class of its config, from disk.
 
     Loading is the only way to a float32 reference: a model that was ever cast to bfloat16 has rounded RoPE
     frequencies, which `.float()` does not bring back.
@@ -54,10 +54,11 @@ def reference_runner(checkpoint: Checkpoint, cache_len: int, *, logits: LogitsMo
     try:
         with quiet(descriptors=False):  # torch warns of what torchao registers, where it is installed
             import transformers
-            from transformers import DynamicCache, HeliumForCausalLM
+            from transformers import DynamicCache
     except ImportError as error:
         raise MissingDependencyError("transformers", extra="reference", purpose="parity") from error
-    model_class: Any = HeliumForCausalLM
+    # One of config.ARCHITECTURES, never a name from elsewhere.
+    model_class: Any = getattr(transformers, checkpoint.config.architecture)
     try:
         with _silent(transformers), folder_for_transformers(checkpoint, transformers.__version__) as folder:
             model, report = model_class.from_pretrained(
@@ -130,10 +131,10 @@ def _silent(transformers: Any) -> Iterator[None]:
 
 
 class ReferenceRunner:
-    """`HeliumForCausalLM` behind the `Runner` protocol; its cache grows, `cache_len` only limits it.
+    """A language model of transformers behind the `Runner` protocol; its cache grows, `cache_len` only limits it.
 
     Args:
-        model: A float32 `HeliumForCausalLM` in eval mode.
+        model: A float32 `HeliumForCausalLM` or `LlamaForCausalLM` in eval mode.
         new_cache: Makes an empty cache (`DynamicCache`).
         vocab_size: V.
         cache_len: S.

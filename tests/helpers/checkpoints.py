@@ -45,6 +45,17 @@ def tiny_config(**overrides: Any) -> dict[str, Any]:
     return config | overrides
 
 
+def llama_config(**overrides: Any) -> dict[str, Any]:
+    """Return the config.json of a model of the `llama` family, as small as `tiny_config`."""
+    family = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "rope_theta": 20000.0}
+    return tiny_config(**(family | overrides))
+
+
+def family_config(**overrides: Any) -> dict[str, Any]:
+    """Return the config.json of the family that `model_type` names, `helium` when it names none."""
+    return (llama_config if overrides.get("model_type") == "llama" else tiny_config)(**overrides)
+
+
 def spell(config: dict[str, Any], spelling: Spelling) -> dict[str, Any]:
     """Return a 4.x config as transformers 4 or 5 would save it."""
     if spelling == "4.x":
@@ -57,7 +68,7 @@ def spell(config: dict[str, Any], spelling: Spelling) -> dict[str, Any]:
 def random_weights(
     config: dict[str, Any], *, seed: int = 0, std: float = 0.3, dtype: torch.dtype = torch.bfloat16
 ) -> dict[str, torch.Tensor]:
-    """Return a state dict of `HeliumForCausalLM`: matrices and biases normal, gains uniform in [0.5, 1.5]."""
+    """Return a state dict of the language model: matrices and biases normal, gains uniform in [0.5, 1.5]."""
     generator = torch.Generator().manual_seed(seed)
     vocab, hidden, inner = config["vocab_size"], config["hidden_size"], config["intermediate_size"]
     query = config["num_attention_heads"] * config["head_dim"]
@@ -81,7 +92,8 @@ def random_weights(
         gain(f"{prefix}.input_layernorm.weight")
         for kind, rows in (("q", query), ("k", key_value), ("v", key_value)):
             linear(f"{prefix}.self_attn.{kind}_proj", rows, hidden, config["attention_bias"])
-        linear(f"{prefix}.self_attn.o_proj", hidden, hidden, bias=False)
+        o_bias = config["attention_bias"] and config["model_type"] == "llama"
+        linear(f"{prefix}.self_attn.o_proj", hidden, hidden, bias=o_bias)
         gain(f"{prefix}.post_attention_layernorm.weight")
         linear(f"{prefix}.mlp.gate_proj", inner, hidden, config["mlp_bias"])
         linear(f"{prefix}.mlp.up_proj", inner, hidden, config["mlp_bias"])
@@ -142,7 +154,7 @@ def make_checkpoint(
     **config_overrides: Any,
 ) -> Path:
     """Write a checkpoint folder; the same arguments give the same bytes. Returns `folder`."""
-    config = tiny_config(**config_overrides)
+    config = family_config(**config_overrides)
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(spell(config, spelling), indent=2, sort_keys=True)
     (folder / "config.json").write_text(text, encoding="utf-8")

@@ -27,6 +27,8 @@ CASES: dict[str, dict[str, Any]] = {
     "gelu tanh": {"hidden_act": "gelu_pytorch_tanh"},
     "relu": {"hidden_act": "relu"},
     "5.x spelling": {"spelling": "5.x", "rope_theta": 777.0},
+    "llama": {"model_type": "llama", "spelling": "5.x"},
+    "llama biases": {"model_type": "llama", "attention_bias": True, "mlp_bias": True, "num_key_value_heads": 1},
 }
 CHUNKS, STEPS = [8, 8, 5], 16  # three prefill calls with a ragged tail, then decode
 
@@ -42,6 +44,16 @@ def test_agrees_with_hugging_face(case: str, dialect: str, tmp_path: Path) -> No
         found = roll(exported.runner(static=static), tokens, CHUNKS, STEPS)
         assert relative_error(found, expected) <= 1e-4
     assert relative_error(roll(exported.torch_runner(), tokens, CHUNKS, STEPS), expected) <= 1e-4
+
+
+def test_reordered_llama_rows_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other way round: rows of a checkpoint that needs no reordering are left alone."""
+    monkeypatch.setattr("helium_edge.config.ModelConfig.rope_interleaved", True)
+    folder = make_checkpoint(tmp_path / "checkpoint", seed=3, model_type="llama")
+    exported = export_graphs(folder, small_recipe("onnx-fp32"), tmp_path / "out")
+    tokens = random_tokens(sum(CHUNKS) + STEPS, exported.spec.vocab_size)
+    expected = roll(reference_runner(exported.checkpoint, 48), tokens, CHUNKS, STEPS)
+    assert relative_error(roll(exported.runner(), tokens, CHUNKS, STEPS), expected) > 0.1
 
 
 @pytest.mark.parametrize("dialect", ["contrib", "portable"])

@@ -10,7 +10,7 @@ import pytest
 
 from helium_edge.config import MAX_CONFIG_BYTES, ModelConfig
 from helium_edge.errors import ConfigError
-from tests.helpers.checkpoints import spell, tiny_config
+from tests.helpers.checkpoints import llama_config, random_weights, spell, tiny_config
 
 
 def refusal(**overrides: Any) -> str:
@@ -43,6 +43,44 @@ def test_defaults_are_those_of_the_reference() -> None:
     assert ours.rope_theta == theta
     assert ours.architecture == "HeliumForCausalLM"
     assert ours.rope_interleaved
+
+
+def test_defaults_of_llama_are_those_of_the_reference() -> None:
+    from transformers import LlamaConfig
+
+    for given in (
+        {},
+        {"hidden_size": 64, "num_attention_heads": 4},
+        {"num_key_value_heads": None, "head_dim": None},
+    ):
+        theirs = LlamaConfig(**given)
+        ours = ModelConfig.from_dict({"model_type": "llama", **given})
+        for field in (
+            "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+            "num_key_value_heads", "head_dim", "hidden_act", "max_position_embeddings", "rms_norm_eps",
+            "tie_word_embeddings", "attention_bias", "mlp_bias", "pad_token_id", "bos_token_id",
+        ):  # fmt: skip
+            assert getattr(ours, field) == getattr(theirs, field), field
+        assert ours.eos_token_ids == (theirs.eos_token_id,)
+        assert ours.rope_theta == theirs.rope_parameters["rope_theta"]
+    assert ours.architecture == "LlamaForCausalLM"
+    assert not ours.rope_interleaved
+
+
+def test_theta_of_llama_defaults_to_its_own_in_both_spellings() -> None:
+    for spelled in ({}, {"rope_parameters": {"rope_type": "default"}}):
+        assert ModelConfig.from_dict({"model_type": "llama", **spelled}).rope_theta == 10000.0
+
+
+def test_classes_of_the_other_family_are_refused() -> None:
+    with pytest.raises(ConfigError, match="allowed: LlamaForCausalLM"):
+        ModelConfig.from_dict(llama_config(architectures=["HeliumForCausalLM"]))
+
+
+def test_llama_heads_that_do_not_fill_the_hidden_size_are_refused() -> None:
+    for size in (66, 3):  # head_dim is then 16, and 0
+        with pytest.raises(ConfigError, match="must equal hidden_size"):
+            ModelConfig.from_dict({"model_type": "llama", "hidden_size": size, "num_attention_heads": 4})
 
 
 def test_every_field_is_read() -> None:
@@ -198,9 +236,12 @@ def test_literal_defaults_are_not_derived_from_other_fields() -> None:
         ModelConfig.from_dict(without("num_key_value_heads"))
 
 
-@pytest.mark.parametrize("found", [None, "llama", "Helium", 3, ["helium"]])
+@pytest.mark.parametrize("found", [None, "mistral", "Helium", 3, ["helium"]])
 def test_other_model_types_are_refused(found: Any) -> None:
-    assert f"model_type = {found!r} is not supported; allowed: helium" in refusal(model_type=found)
+    text = refusal(model_type=found)
+    assert f"model_type = {found!r} is not supported; allowed: helium, llama" in text
+    assert "helium: HeliumForCausalLM" in text
+    assert "llama: LlamaForCausalLM" in text
 
 
 @pytest.mark.parametrize(
@@ -234,10 +275,9 @@ def test_long_values_are_cut_in_messages() -> None:
 
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("tied", [False, True])
-def test_parameter_count_is_that_of_the_weights(bias: bool, tied: bool) -> None:
-    from tests.helpers.checkpoints import random_weights
-
-    data = tiny_config(attention_bias=bias, mlp_bias=bias, tie_word_embeddings=tied)
+@pytest.mark.parametrize("family", [tiny_config, llama_config])
+def test_parameter_count_is_that_of_the_weights(family: Any, bias: bool, tied: bool) -> None:
+    data = family(attention_bias=bias, mlp_bias=bias, tie_word_embeddings=tied)
     assert ModelConfig.from_dict(data).num_parameters == sum(w.numel() for w in random_weights(data).values())
 
 

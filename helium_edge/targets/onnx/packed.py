@@ -125,7 +125,7 @@ class Packer:
         return PackedLayer(
             norm1=self._vector(layer_name(layer, "input_layernorm.weight")),
             qkv=tuple(matrix(attention, *group, bias=config.attention_bias) for group in groups),
-            o=matrix(attention, "o", bias=False),
+            o=matrix(attention, "o", bias=config.o_bias),
             norm2=self._vector(layer_name(layer, "post_attention_layernorm.weight")),
             gate=matrix("mlp", "gate", bias=config.mlp_bias),
             up=matrix("mlp", "up", bias=config.mlp_bias),

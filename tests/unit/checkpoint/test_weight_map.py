@@ -12,7 +12,7 @@ from helium_edge.checkpoint import open_checkpoint
 from helium_edge.checkpoint.weight_map import expected_tensors, first_few
 from helium_edge.config import ModelConfig
 from helium_edge.parity.spelling import folder_for_transformers
-from tests.helpers.checkpoints import make_checkpoint, random_weights, tiny_config, write_weights
+from tests.helpers.checkpoints import family_config, make_checkpoint, random_weights, tiny_config, write_weights
 from tests.unit.checkpoint.support import refusal
 
 Weights = dict[str, torch.Tensor]
@@ -41,13 +41,15 @@ VARIANTS: list[dict[str, Any]] = [
     {"num_key_value_heads": 4},
     {"num_key_value_heads": 1},
     {"num_hidden_layers": 1, "head_dim": 32, "num_attention_heads": 2, "intermediate_size": 160},
+    {"model_type": "llama"},
+    {"model_type": "llama", "attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True},
 ]
 
 
 @pytest.mark.parametrize("overrides", VARIANTS, ids=str)
 @pytest.mark.parametrize("shards", [1, 3])
 def test_every_variant_is_read_back(tmp_path: Path, overrides: dict[str, Any], shards: int) -> None:
-    data = tiny_config(**overrides)
+    data = family_config(**overrides)
     checkpoint = open_checkpoint(str(make_checkpoint(tmp_path, shards=shards, **overrides)))
     expected = random_weights(data)
     assert list(checkpoint.tensors) == list(expected_tensors(checkpoint.config))
@@ -58,10 +60,11 @@ def test_every_variant_is_read_back(tmp_path: Path, overrides: dict[str, Any], s
 
 @pytest.mark.parametrize("overrides", VARIANTS, ids=str)
 def test_expected_names_and_shapes_are_those_of_transformers(overrides: dict[str, Any]) -> None:
-    from transformers import HeliumConfig, HeliumForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
-    data = tiny_config(**overrides)
-    theirs = {name: tuple(t.shape) for name, t in HeliumForCausalLM(HeliumConfig(**data)).state_dict().items()}
+    data = family_config(**overrides)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**data))
+    theirs = {name: tuple(t.shape) for name, t in model.state_dict().items()}
     if data["tie_word_embeddings"]:
         del theirs["lm_head.weight"]
     ours = expected_tensors(ModelConfig.from_dict(data))
