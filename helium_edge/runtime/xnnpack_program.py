@@ -161,7 +161,7 @@ class _Graph:
     """One delegate's graph: nodes and values as XNNPACK's schema names them."""
 
     def __init__(self, blob: bytes, named_data: Any) -> None:
-        self._data = _decode(blob)
+        self._data = decode_delegate(blob)
         self._named = named_data
 
     def nodes(self) -> Counter[str]:
@@ -181,7 +181,7 @@ class _Graph:
         if "quant_params" in matrix:
             data = self._constant(tensor["constant_buffer_idx"])
             scales = self._constant(matrix["quant_params"]["scale_buffer_idx"])
-            weight = _stored_weight(tensor["datatype"], data, scales, rows, columns)
+            weight = stored_weight(tensor["datatype"], data, scales, rows, columns)
         # An absent bias has the largest id.
         has_bias = node["bias_id"] < len(self._data["xvalues"])
         return Product(_KERNELS.get(types, " x ".join(types)), (rows, columns), weight, has_bias)
@@ -197,9 +197,14 @@ def _tensor(value: dict[str, Any]) -> dict[str, Any]:
     return tensor
 
 
-def _stored_weight(
+def stored_weight(
     datatype: str, data: torch.Tensor, scales: torch.Tensor, rows: int, columns: int
 ) -> StoredWeight:
+    """Codes and scales from the bytes of a matrix.
+
+    Raises:
+        BundleError: A type that is not known here.
+    """
     if datatype == "xnn_datatype_qbint4":
         real = scales.view(torch.bfloat16).to(torch.float32).view(rows, -1)
         scheme = Scheme(bits=4, group_size=columns // real.shape[1])
@@ -231,7 +236,7 @@ def _constant(plan: Any) -> tuple[Any, ...]:
     return tuple(next(iter(vars(value).values())) for value in values)
 
 
-def _decode(blob: bytes) -> dict[str, Any]:
+def decode_delegate(blob: bytes) -> dict[str, Any]:
     """A delegate's flatbuffer as JSON, by the schema and the compiler that come with executorch."""
     serialize = importlib.import_module("executorch.backends.xnnpack.serialization.xnnpack_graph_serialize")
     compiler = importlib.import_module("executorch.exir._serialize._flatbuffer")

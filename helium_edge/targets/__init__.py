@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 
 from helium_edge.errors import RecipeError, did_you_mean
+from helium_edge.targets.artifact import Artifact, StoredCodes, WeightDifference
 from helium_edge.targets.base import BuiltGraph, Target
 
 # Module and class by the name that recipes use; imported when asked for, since each pulls in its runtime.
@@ -29,4 +30,12 @@ def load_target(name: str) -> Target:
     return target
 
 
-__all__ = ["TARGETS", "BuiltGraph", "Target", "load_target"]
+__all__ = [
+    "TARGETS",
+    "Artifact",
+    "BuiltGraph",
+    "StoredCodes",
+    "Target",
+    "WeightDifference",
+    "load_target",
+]

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from helium_edge.bundle import Bundle
 from helium_edge.config import ModelConfig
 from helium_edge.quant import PlannedWeight, QuantizedStore
 from helium_edge.recipe import Recipe
 from helium_edge.signature import CacheSpec, GraphSignature
+from helium_edge.targets.artifact import Artifact
 
 
 @dataclass(frozen=True)
@@ -63,5 +65,14 @@ class Target(Protocol):
 
         Returns:
             The graphs that follow our contract; files for other hosts may lie beside them.
+        """
+        ...
+
+    def read_back(self, bundle: Bundle) -> Artifact:
+        """The weights of a bundle of this target, read from its files.
+
+        Raises:
+            BundleError: A file is not readable, or its graphs are not built as ours are.
+            MissingDependencyError: Packages that read it are not installed.
         """
         ...

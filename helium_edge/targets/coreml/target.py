@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
+from helium_edge.bundle import Bundle
 from helium_edge.config import ModelConfig
 from helium_edge.errors import RecipeError
 from helium_edge.model.decoder import DecoderStack
@@ -13,6 +14,7 @@ from helium_edge.quant import PlannedWeight, QuantizedStore
 from helium_edge.recipe import CoremlOptions, Recipe
 from helium_edge.runtime.coreml_program import require_coremltools
 from helium_edge.signature import CacheSpec, GraphSignature, Phase, cache_spec
+from helium_edge.targets.artifact import Artifact
 from helium_edge.targets.base import BuiltGraph
 from helium_edge.targets.coreml.graph import CoremlMethod
 from helium_edge.targets.coreml.lowering import SHARING_IOS, load_converter, lower
@@ -112,6 +114,13 @@ class CoremlTarget:
         with (folder / PROGRAM_FILE).open("wb") as file:
             program.write_to_file(file)
         return [BuiltGraph(PROGRAM_FILE, phase, signature) for phase, signature in signatures.items()]
+
+    def read_back(self, bundle: Bundle) -> Artifact:
+        """See `Target.read_back`."""
+        from helium_edge.targets.coreml.readback import CoremlArtifact
+
+        config = ModelConfig.from_file(bundle.path("config.json"))
+        return CoremlArtifact(bundle.path(bundle.manifest.graphs[0].file), config)
 
 
 def deployment_target(recipe: Recipe) -> int:

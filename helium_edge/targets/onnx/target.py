@@ -12,13 +12,14 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 
-from helium_edge.bundle import write_genai_config
+from helium_edge.bundle import Bundle, write_genai_config
 from helium_edge.config import ModelConfig
 from helium_edge.errors import ConfigError, HeliumEdgeError, RecipeError
 from helium_edge.model.weights import EMBEDDING
 from helium_edge.quant import PlannedWeight, QuantizedStore
 from helium_edge.recipe import OnnxOptions, Recipe
 from helium_edge.signature import CacheSpec, GraphSignature, Phase, cache_spec
+from helium_edge.targets.artifact import Artifact
 from helium_edge.targets.base import BuiltGraph
 from helium_edge.targets.onnx.decoder import build_decoder
 from helium_edge.targets.onnx.packed import PackedModel, Packer
@@ -104,6 +105,17 @@ class OnnxTarget:
             _save(store.config, model, signature, options, folder / GENAI_FILE)
             write_genai_config(store.config, cache.cache_len, folder)
         return built
+
+    def read_back(self, bundle: Bundle) -> Artifact:
+        """See `Target.read_back`."""
+        from helium_edge.targets.onnx.readback import OnnxArtifact
+
+        manifest = bundle.manifest
+        contract = [graph.file for graph in manifest.graphs]
+        others = [entry.path for entry in manifest.files if entry.path.endswith(".onnx")]
+        files = list(dict.fromkeys([*contract, *others]))
+        config = ModelConfig.from_file(bundle.path("config.json"))
+        return OnnxArtifact(bundle.folder, files, config, OnnxOptions.model_validate(manifest.target.options))
 
 
 def _packed_bytes(weight: PlannedWeight, options: OnnxOptions) -> int:

@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
+from helium_edge.bundle import Bundle
 from helium_edge.config import ModelConfig
 from helium_edge.errors import RecipeError
 from helium_edge.model.weights import EMBEDDING
@@ -17,6 +18,7 @@ from helium_edge.quant import PlannedWeight, QuantizedStore
 from helium_edge.recipe import Recipe, XnnpackOptions
 from helium_edge.runtime.executorch_library import require_executorch
 from helium_edge.signature import CacheSpec, GraphSignature, cache_spec
+from helium_edge.targets.artifact import Artifact
 from helium_edge.targets.base import BuiltGraph
 from helium_edge.targets.metadata import metadata_methods
 from helium_edge.targets.xnnpack.graph import MethodModule, build_stack
@@ -104,6 +106,15 @@ class XnnpackTarget:
         program = lower(methods, metadata_methods(store.config, recipe, buckets))
         write_program(program, folder / PROGRAM_FILE)
         return [BuiltGraph(PROGRAM_FILE, name, signature) for name, signature in signatures.items()]
+
+    def read_back(self, bundle: Bundle) -> Artifact:
+        """See `Target.read_back`."""
+        from helium_edge.targets.xnnpack.readback import XnnpackArtifact
+
+        graphs = bundle.manifest.graphs
+        methods = [graph.method for graph in graphs if graph.method is not None]
+        config = ModelConfig.from_file(bundle.path("config.json"))
+        return XnnpackArtifact(bundle.path(graphs[0].file), methods, config)
 
     def _signatures(self, config: ModelConfig, recipe: Recipe) -> dict[str, GraphSignature]:
         """Signature of each method by name."""
