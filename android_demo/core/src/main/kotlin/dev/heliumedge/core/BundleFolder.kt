@@ -1,0 +1,125 @@
+package dev.heliumedge.core
+
+import java.io.File
+import java.io.FileInputStream
+import java.io.IOException
+import java.security.MessageDigest
+
+private const val MAX_MANIFEST_BYTES = 16L shl 20
+private const val READ_BYTES = 1 shl 20
+
+/** A bundle on this device's storage. Opening reads the manifest and the sizes; [verify] reads every byte. */
+public class BundleFolder private constructor(
+    public val folder: File,
+    public val manifest: Manifest,
+) {
+    /** One of its files. */
+    public fun file(path: String): File = File(folder, path)
+
+    /**
+     * Compares the sha256 of every file with the manifest.
+     *
+     * @param log Remembers what was verified before, so that an unchanged file is read once in its life; null reads all.
+     * @param progress Called with the bytes read so far and the bytes in all; return false to stop.
+     * @return Whether all was read, and not stopped.
+     * @throws DamagedFileException A file has other content; it is named.
+     * @throws StorageException A file cannot be read.
+     */
+    public fun verify(log: VerificationLog? = null, progress: (done: Long, total: Long) -> Boolean = { _, _ -> true }): Boolean {
+        val total = manifest.totalBytes
+        var before = 0L
+        for (entry in manifest.files) {
+            val file = file(entry.path)
+            if (log == null || !log.knows(file, entry)) {
+                val found = sha256(file) { progress(before + it, total) } ?: return false
+                if (found != entry.sha256) throw DamagedFileException("${entry.path} was changed: its sha256 is not the one listed")
+                log?.remember(file, entry)
+            }
+            before += entry.bytes
+        }
+        return progress(total, total)
+    }
+
+    public companion object {
+        /**
+         * Opens a bundle: manifest, and presence and size of every file.
+         *
+         * @throws NotABundleException No folder, or one without a manifest.
+         * @throws MissingFileException A listed file is not there.
+         * @throws DamagedFileException A file has another size.
+         * @throws HeliumException What [ManifestReader.parse] throws.
+         */
+        public fun open(folder: File): BundleFolder {
+            if (!folder.isDirectory) throw NotABundleException("${folder.path} is no folder")
+            val file = File(folder, MANIFEST_NAME)
+            if (!file.isFile) throw NotABundleException("${folder.path} holds no $MANIFEST_NAME")
+            if (file.length() > MAX_MANIFEST_BYTES) throw ManifestException("${file.length()} bytes is no manifest")
+            val manifest = ManifestReader.parse(readText(file))
+            manifest.files.forEach { checkSize(folder, it) }
+            return BundleFolder(folder, manifest)
+        }
+    }
+}
+
+/** The whole of a UTF-8 text file. */
+internal fun readText(file: File): String = try {
+    file.readText(Charsets.UTF_8)
+} catch (error: IOException) {
+    throw StorageException("${file.name} cannot be read: ${error.message}", error)
+}
+
+private fun checkSize(folder: File, entry: FileSpec) {
+    val file = File(folder, entry.path)
+    if (!file.isFile) throw MissingFileException("${entry.path} is missing (${entry.bytes} bytes)")
+    if (!file.canonicalPath.startsWith(folder.canonicalPath + File.separator)) {
+        throw UnsafePathException("${entry.path} is a link that leaves the bundle")
+    }
+    val found = file.length()
+    if (found < entry.bytes) throw DamagedFileException("${entry.path} is truncated: $found bytes, listed ${entry.bytes}")
+    if (found > entry.bytes) throw DamagedFileException("${entry.path} has $found bytes, listed ${entry.bytes}")
+}
+
+/** sha256 in hexadecimal, or null when [goOn] said no. */
+private fun sha256(file: File, goOn: (Long) -> Boolean): String? {
+    val digest = MessageDigest.getInstance("SHA-256")
+    val chunk = ByteArray(READ_BYTES)
+    var done = 0L
+    try {
+        FileInputStream(file).use { stream ->
+            while (true) {
+                val count = stream.read(chunk)
+                if (count < 0) break
+                digest.update(chunk, 0, count)
+                done += count
+                if (!goOn(done)) return null
+            }
+        }
+    } catch (error: IOException) {
+        throw StorageException("${file.name} cannot be read: ${error.message}", error)
+    }
+    return digest.digest().joinToString("") { byte -> (byte.toInt() and 0xff).toString(16).padStart(2, '0') }
+}
+
+/**
+ * Which files were found right, by path, size, time of change and sha256, kept in a text file of the app.
+ *
+ * A file that was written since is not known any more, so it is read again.
+ */
+public class VerificationLog(private val file: File) {
+    private val lines: MutableSet<String> = if (file.isFile) readText(file).lines().toMutableSet() else mutableSetOf()
+
+    internal fun knows(bundled: File, entry: FileSpec): Boolean = line(bundled, entry) in lines
+
+    internal fun remember(bundled: File, entry: FileSpec) {
+        val line = line(bundled, entry)
+        if (!lines.add(line)) return
+        try {
+            file.appendText(line + "\n")
+        } catch (error: IOException) {
+            throw StorageException("${file.path} cannot be written: ${error.message}", error)
+        }
+    }
+
+    private fun line(bundled: File, entry: FileSpec): String =
+        "${entry.sha256} ${entry.bytes} ${bundled.lastModified()} ${bundled.absolutePath}"
+}

@@ -1,0 +1,179 @@
+package dev.heliumedge.core
+
+import java.nio.FloatBuffer
+
+/** One row of logits, valid until the next call of the decoder that gave it: V floats from [offset] on. */
+public class Logits internal constructor(public val buffer: FloatBuffer, public val offset: Int)
+
+/**
+ * Runs the decoder graphs of a bundle over a KV cache of its own: the loop of docs/bundle.md.
+ *
+ * Steps that recur are bound at the first use and kept, so that a token costs no allocation of tensors or buffers.
+ * One thread at a time. Closing it closes the engine.
+ *
+ * @param static Use the pair of static graphs even where one graph serves both phases. The pair packs its weights
+ *   twice in ONNX Runtime.
+ */
+public class Decoder(
+    private val manifest: Manifest,
+    private val engine: GraphEngine,
+    allocator: BufferAllocator = BufferAllocator.Direct,
+    static: Boolean = false,
+) : AutoCloseable {
+    private val anyGraph = if (static) null else manifest.graph(Phase.ANY)
+    private val decodeGraphs = manifest.graphs.filter { it.phase == Phase.DECODE }.associateBy { it.cacheLen }
+    private val cache: KvCache
+    private val planner: PrefillPlanner
+    private val steps = ArrayList<KeptStep>()
+    private val prompt: GraphSpec?
+
+    init {
+        val spec = manifest.cache ?: throw InvalidRequestException(
+            "${manifest.name} classifies text and continues none",
+            "Use the classify screen, or choose a bundle of a text model.",
+        )
+        prompt = anyGraph ?: manifest.graph(Phase.PREFILL) ?: throw missing("prefill")
+        if (anyGraph == null && spec.slots !in decodeGraphs) throw missing("decode graph for ${spec.slots} slots")
+        val buckets = if (anyGraph == null) decodeGraphs.keys.filterNotNull() else emptyList()
+        cache = KvCache(spec, allocator, buckets)
+        planner = PrefillPlanner(manifest.prefillLen, spec.slots, dynamic = anyGraph != null)
+    }
+
+    /** Tokens in the cache, which is the position of the next one. */
+    public val position: Int get() = cache.position
+
+    /** Tokens that fit. */
+    public val cacheLen: Int get() = cache.slots
+
+    /** Tokens in the vocabulary. */
+    public val vocabSize: Int get() = manifest.vocabSize
+
+    /** Starts a new conversation, or goes back to an earlier position; the buffers stay. */
+    public fun rewind(to: Int = 0): Unit = cache.rewind(to)
+
+    /**
+     * Appends tokens in chunks.
+     *
+     * @return The logits of the last one, or null when [stop] ended it between or inside chunks; what was appended
+     *   until then stays.
+     * @throws CacheFullException They do not fit; nothing was written.
+     * @throws InvalidRequestException No tokens, or an id outside the vocabulary.
+     * @throws EngineException The runtime stopped.
+     */
+    public fun prefill(tokens: IntArray, stop: StopSignal? = null): Logits? {
+        tokens.forEach(::checkId)
+        var logits: Logits? = null
+        for (chunk in planner.plan(position, tokens.size)) {
+            logits = unlessStopped(stop) { run(chunk, tokens) } ?: return null
+        }
+        return logits
+    }
+
+    /**
+     * Appends one token.
+     *
+     * @return Its logits, or null when [stop] ended it; the cache is then as it was.
+     * @throws CacheFullException The cache is full; it stays as it was.
+     * @throws InvalidRequestException An id outside the vocabulary.
+     * @throws EngineException The runtime stopped.
+     */
+    public fun decode(token: Int, stop: StopSignal? = null): Logits? {
+        checkId(token)
+        if (position >= cacheLen) throw CacheFullException("the KV cache has $cacheLen slots, and all are taken")
+        return unlessStopped(stop) {
+            val step = decodeStep()
+            step.ids.put(0, token.toLong())
+            finish(step, 1)
+        }
+    }
+
+    override fun close() {
+        steps.forEach { it.step.close() }
+        steps.clear()
+        engine.close()
+    }
+
+    /** Runs a call that [stop] may interrupt; null when it did, before or during the call. */
+    private inline fun unlessStopped(stop: StopSignal?, call: () -> Logits): Logits? {
+        if (stop == null) return call()
+        if (!stop.attach(engine)) return null
+        try {
+            return call()
+        } catch (error: EngineException) {
+            // An interrupted call ends as a failed one; it has advanced nothing.
+            if (stop.isRequested) return null else throw error
+        } finally {
+            stop.detach(engine)
+        }
+    }
+
+    private fun run(chunk: Chunk, tokens: IntArray): Logits {
+        val kept = chunk.width == 1 || chunk.width == manifest.prefillLen
+        val step = when {
+            chunk.phase == Phase.DECODE -> decodeStep()
+            kept -> step(prompt!!, chunk.width, cache.full)
+            else -> engine.bind(prompt!!, chunk.width, cache.full)
+        }
+        try {
+            for (index in 0 until chunk.width) {
+                // Any valid id will do for the padding: attention is causal.
+                step.ids.put(index, tokens[chunk.start + minOf(index, chunk.count - 1)].toLong())
+            }
+            val logits = finish(step, chunk.count)
+            return if (kept) logits else Logits(copy(logits), 0)
+        } finally {
+            // A ragged tail has one of many widths: only those that recur are worth keeping.
+            if (!kept) step.close()
+        }
+    }
+
+    private fun decodeStep(): BoundStep {
+        val any = anyGraph
+        if (any != null) return step(any, 1, cache.full)
+        val slots = cache.slotsForNext()
+        return step(decodeGraphs.getValue(slots), 1, cache.buffersOf(slots))
+    }
+
+    private fun finish(step: BoundStep, count: Int): Logits {
+        step.run(position, count - 1)
+        cache.advance(step.newRows, step.width, count)
+        val row = if (manifest.allLogits) count - 1 else 0
+        return step.logitsAt(row)
+    }
+
+    private fun BoundStep.logitsAt(row: Int): Logits {
+        if (row == 0) steps.firstOrNull { it.step === this }?.let { return it.firstRow }
+        return Logits(logits, row * vocabSize)
+    }
+
+    private fun copy(row: Logits): FloatBuffer {
+        val copy = FloatBuffer.allocate(vocabSize)
+        for (id in 0 until vocabSize) copy.put(id, row.buffer.get(row.offset + id))
+        return copy
+    }
+
+    /** The step that was bound before, or a new one; bound to other buffers it is bound again. */
+    private fun step(graph: GraphSpec, width: Int, buffers: KvBuffers): BoundStep {
+        for (index in steps.indices) {
+            val kept = steps[index]
+            if (kept.graph !== graph || kept.step.width != width) continue
+            if (kept.buffers === buffers) return kept.step
+            kept.step.close()
+            steps.removeAt(index)
+            break
+        }
+        val step = engine.bind(graph, width, buffers)
+        steps.add(KeptStep(graph, buffers, step, Logits(step.logits, 0)))
+        return step
+    }
+
+    private fun checkId(token: Int) {
+        if (token !in 0 until vocabSize) {
+            throw InvalidRequestException("token id $token is outside the vocabulary of $vocabSize", "Use the bundle's own tokenizer.")
+        }
+    }
+
+    private fun missing(what: String) = ManifestException("${manifest.name} has no $what; it has ${manifest.graphs.map { it.phase.id }}")
+
+    private class KeptStep(val graph: GraphSpec, val buffers: KvBuffers, val step: BoundStep, val firstRow: Logits)
+}

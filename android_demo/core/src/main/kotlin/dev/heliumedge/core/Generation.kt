@@ -1,0 +1,172 @@
+package dev.heliumedge.core
+
+/** Why a text ended. */
+public enum class StopReason {
+    /** The model ended the text. */
+    EOS,
+
+    /** The limit of new tokens is reached. */
+    LENGTH,
+
+    /** The KV cache is full. */
+    CACHE_FULL,
+
+    /** The user stopped it. */
+    STOPPED,
+}
+
+/** A clock in nanoseconds; only differences count. */
+public fun interface Clock {
+    public fun nanos(): Long
+
+    /** The clock of the machine. */
+    public object System : Clock {
+        override fun nanos(): Long = java.lang.System.nanoTime()
+    }
+}
+
+/** What a generation did so far; read it at any time, also from the listener. */
+public class GenerationStats {
+    /** Tokens of the prompt. */
+    public var promptTokens: Int = 0
+        internal set
+
+    /** Tokens given to the listener. */
+    public var newTokens: Int = 0
+        internal set
+
+    /** Time for the prompt. */
+    public var prefillNanos: Long = 0
+        internal set
+
+    /** Prefill and the choice of the first token. */
+    public var firstTokenNanos: Long = 0
+        internal set
+
+    /** Tokens fed back one by one. */
+    public var decodeSteps: Int = 0
+        internal set
+
+    /** Time for these steps, each with the choice of its token; the listener's own time is not in. */
+    public var decodeNanos: Long = 0
+        internal set
+
+    /** Null while it runs. */
+    public var stopReason: StopReason? = null
+        internal set
+
+    /** Speed on the prompt; 0 before it ran. */
+    public val prefillTokensPerSecond: Double get() = perSecond(promptTokens, prefillNanos)
+
+    /** Speed after the first token; 0 when one token was all. */
+    public val decodeTokensPerSecond: Double get() = perSecond(decodeSteps, decodeNanos)
+
+    private fun perSecond(count: Int, nanos: Long): Double = if (nanos == 0L) 0.0 else count * 1e9 / nanos
+}
+
+/** Gets each token as it comes. */
+public fun interface TokenListener {
+    /**
+     * @param token The id.
+     * @param text What can be shown now; often none while a character is incomplete.
+     */
+    public fun onToken(token: Int, text: String)
+}
+
+/**
+ * The generate loop: prefill, pick, show, decode, until something ends it. Works in the calling thread.
+ */
+public class Generation(
+    private val decoder: Decoder,
+    private val tokenizer: Tokenizer,
+    private val eos: Set<Int>,
+    private val clock: Clock = Clock.System,
+) {
+    /**
+     * Continues a prompt; the decoder keeps what is in its cache, so a second call carries the text on.
+     *
+     * @param promptIds Ids to append before the first new one.
+     * @param sampler Chooses each token.
+     * @param maxNewTokens Upper bound of the tokens given to [listener]; end tokens are not given.
+     * @param stop Ends it: inside prefill after the chunk that runs, later before the next token.
+     * @param stats Filled in along the way.
+     * @return [stats], complete.
+     * @throws CacheFullException The prompt does not fit; nothing was written.
+     * @throws HeliumException What [Decoder.prefill], [Decoder.decode] and [Sampler.pick] throw.
+     */
+    public fun run(
+        promptIds: IntArray,
+        sampler: Sampler,
+        maxNewTokens: Int,
+        stop: StopSignal = StopSignal(),
+        stats: GenerationStats = GenerationStats(),
+        listener: TokenListener,
+    ): GenerationStats {
+        if (maxNewTokens < 1) throw InvalidRequestException("$maxNewTokens new tokens is out of range", "Allowed: 1 and above.")
+        val start = clock.nanos()
+        val row = decoder.prefill(promptIds, stop)
+        if (row != null) {
+            stats.promptTokens = promptIds.size
+            stats.prefillNanos = clock.nanos() - start
+            val first = sampler.pick(row.buffer, row.offset)
+            stats.firstTokenNanos = clock.nanos() - start
+            stats.stopReason = loop(first, sampler, maxNewTokens, stop, stats, listener)
+        } else {
+            stats.stopReason = StopReason.STOPPED
+        }
+        return stats
+    }
+
+    private fun loop(
+        first: Int,
+        sampler: Sampler,
+        maxNewTokens: Int,
+        stop: StopSignal,
+        stats: GenerationStats,
+        listener: TokenListener,
+    ): StopReason {
+        val text = tokenizer.stream(continuing = true)
+        var token = first
+        var reason = endBefore(token, stop)
+        while (reason == null) {
+            stats.newTokens++
+            listener.onToken(token, text.push(token))
+            reason = endAfter(stats, maxNewTokens)
+            if (reason == null) {
+                token = timedStep(token, sampler, stats, stop)
+                reason = endBefore(token, stop)
+            }
+        }
+        val rest = text.finish()
+        if (rest.isNotEmpty()) listener.onToken(NO_TOKEN, rest)
+        return reason
+    }
+
+    private fun endBefore(token: Int, stop: StopSignal): StopReason? = when {
+        token in eos -> StopReason.EOS
+        token == NO_TOKEN || stop.isRequested -> StopReason.STOPPED
+        else -> null
+    }
+
+    private fun endAfter(stats: GenerationStats, maxNewTokens: Int): StopReason? = when {
+        stats.newTokens == maxNewTokens -> StopReason.LENGTH
+        // The last token was chosen from a full cache: there is no slot to feed it back.
+        decoder.position >= decoder.cacheLen -> StopReason.CACHE_FULL
+        else -> null
+    }
+
+    /** The token after [token], or [NO_TOKEN] when [stop] ended the call. */
+    private fun timedStep(token: Int, sampler: Sampler, stats: GenerationStats, stop: StopSignal): Int {
+        val start = clock.nanos()
+        val logits = decoder.decode(token, stop) ?: return NO_TOKEN
+        val next = sampler.pick(logits.buffer, logits.offset)
+        stats.decodeSteps++
+        stats.decodeNanos += clock.nanos() - start
+        return next
+    }
+
+    public companion object {
+        /** The id that comes with text of bytes that never became a character, at the end. */
+        public const val NO_TOKEN: Int = -1
+    }
+}

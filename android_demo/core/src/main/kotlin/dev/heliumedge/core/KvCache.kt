@@ -1,0 +1,122 @@
+package dev.heliumedge.core
+
+import java.nio.ByteBuffer
+
+/**
+ * Key and value buffers of every layer over [slots] tokens, allocated once and zeroed.
+ *
+ * Zeroed because slots that hold no token yet must be finite: 0 * NaN is NaN.
+ *
+ * @property buffers Key and value of each layer in turn, each (1, Hkv, S, D) or (Hkv, S, D).
+ */
+public class KvBuffers internal constructor(private val spec: CacheSpec, public val slots: Int, allocator: BufferAllocator) {
+    public val buffers: List<ByteBuffer> = List(2 * spec.layers) { allocator.allocate(spec.kvHeads * slots * spec.rowBytes) }
+
+    /** The shape that a runtime is told. */
+    public val shape: LongArray
+        get() = spec.copy(slots = slots).shape
+
+    // Views with limits of their own, so that the runtime's view of a buffer stays whole; made once.
+    private val writers = buffers.map { it.duplicate() }
+    private val readers = buffers.map { it.duplicate() }
+
+    /**
+     * Copies the first [count] rows of each head to the slots from [position] on.
+     *
+     * @param rows By key and value of each layer in turn: (Hkv, width, D), of which the host keeps the real rows.
+     */
+    internal fun write(rows: List<ByteBuffer>, width: Int, count: Int, position: Int) {
+        for (index in writers.indices) {
+            for (head in 0 until spec.kvHeads) {
+                copy(rows[index], head * width, writers[index], head * slots + position, count)
+            }
+        }
+    }
+
+    /** Copies the slots from [from] up to [to] of a cache with another number of slots. */
+    internal fun copyFrom(other: KvBuffers, from: Int, to: Int) {
+        for (index in writers.indices) {
+            for (head in 0 until spec.kvHeads) {
+                copy(other.readers[index], head * other.slots + from, writers[index], head * slots + from, to - from)
+            }
+        }
+    }
+
+    private fun copy(source: ByteBuffer, sourceRow: Int, target: ByteBuffer, targetRow: Int, rows: Int) {
+        source.clear()
+        source.limit((sourceRow + rows) * spec.rowBytes).position(sourceRow * spec.rowBytes)
+        target.clear()
+        target.limit((targetRow + rows) * spec.rowBytes).position(targetRow * spec.rowBytes)
+        target.put(source)
+        // The rows are read by others too, whole.
+        source.clear()
+    }
+}
+
+/**
+ * The external KV cache of one conversation: the full buffers, how many tokens they hold, and, where the bundle has
+ * decode methods with shorter caches, a second set of buffers that follows the full one row by row.
+ *
+ * A static attention pays for every slot, so a shorter cache is faster while the conversation fits it.
+ *
+ * @param bucketSlots Slots of the shorter caches.
+ */
+public class KvCache(
+    private val spec: CacheSpec,
+    private val allocator: BufferAllocator,
+    bucketSlots: Collection<Int> = emptyList(),
+) {
+    private val ladder = (bucketSlots.filter { it < spec.slots } + spec.slots).distinct().sorted()
+    private var bucket: KvBuffers? = null
+    private var synced = 0
+
+    /** The buffers that hold every token. */
+    public val full: KvBuffers = KvBuffers(spec, spec.slots, allocator)
+
+    /** Tokens that fit. */
+    public val slots: Int get() = spec.slots
+
+    /** Tokens in the cache, which is the position of the next one. */
+    public var position: Int = 0
+        private set
+
+    /** Slots of the shortest cache that has room for one more token. */
+    public fun slotsForNext(): Int = ladder.first { it > position }
+
+    /** Buffers with that many slots, holding all tokens so far. */
+    public fun buffersOf(slots: Int): KvBuffers {
+        if (slots == spec.slots) {
+            // Memory is worth more than a copy, should the conversation start anew.
+            bucket = null
+            return full
+        }
+        var chosen = bucket
+        if (chosen == null || chosen.slots != slots) {
+            chosen = KvBuffers(spec, slots, allocator)
+            bucket = chosen
+            synced = 0
+        }
+        if (synced < position) chosen.copyFrom(full, synced, position)
+        synced = position
+        return chosen
+    }
+
+    /**
+     * Takes note of [count] tokens that a step has run.
+     *
+     * @param rows The new rows where the host writes them (`append`); empty where the kernel wrote them (`in_place`).
+     * @param width Rows of each head in [rows]; those from [count] on are padding.
+     */
+    public fun advance(rows: List<ByteBuffer>, width: Int, count: Int) {
+        check(position + count <= spec.slots) { "the caller checks for room" }
+        if (rows.isNotEmpty()) full.write(rows, width, count, position)
+        position += count
+    }
+
+    /** Starts a new conversation, or goes back to an earlier [to]; slots from there on have no effect. */
+    public fun rewind(to: Int = 0) {
+        if (to !in 0..position) throw InvalidRequestException("position $to is not in the conversation of $position tokens", "Allowed: 0 to $position.")
+        position = to
+        synced = minOf(synced, to)
+    }
+}

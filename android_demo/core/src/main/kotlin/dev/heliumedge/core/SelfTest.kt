@@ -1,0 +1,100 @@
+package dev.heliumedge.core
+
+import kotlin.math.abs
+
+/** Half of the last decimal that the exporter records. */
+private const val ROUNDING = 1e-5
+
+/**
+ * How a device compares with the bundle's golden trace.
+ *
+ * @property passed Whether ids, first logits and every choice agree.
+ * @property steps Greedy choices that were compared.
+ * @property nearTies Steps whose other choice lies within the tolerance: a tie, not a fault.
+ * @property worstLogit Largest difference of the first logits.
+ * @property message One line for the user.
+ */
+public data class SelfTestResult(
+    val passed: Boolean,
+    val steps: Int,
+    val nearTies: List<Int>,
+    val worstLogit: Double,
+    val message: String,
+)
+
+/**
+ * Replays the golden trace: first the tokenizer, then one prefill, then the loop, feeding the recorded tokens back, so
+ * that a near tie does not end the comparison.
+ *
+ * @param tolerance Largest difference of logits that counts as equal. Processors round activations of quantized layers
+ *   differently (docs/arm64.md), so on another kind of processor it must be wide.
+ */
+public class SelfTest(
+    private val manifest: Manifest,
+    private val tokenizer: Tokenizer,
+    private val decoder: Decoder,
+    private val tolerance: Double = DEFAULT_TOLERANCE,
+) {
+    /**
+     * Runs it in a new conversation; the decoder is rewound before and afterwards.
+     *
+     * @throws InvalidRequestException The bundle has no golden trace.
+     * @throws HeliumException What the decoder throws.
+     */
+    public fun run(stop: StopSignal = StopSignal()): SelfTestResult {
+        val trace = manifest.golden ?: throw InvalidRequestException(
+            "${manifest.name} has no golden trace",
+            "Export it again with a current helium-edge, which records one.",
+        )
+        val ids = tokenizer.encode(trace.prompt)
+        if (!ids.contentEquals(trace.promptIds)) {
+            return failed(0, "the tokenizer gives ${ids.toList()} for the prompt, recorded ${trace.promptIds.toList()}")
+        }
+        decoder.rewind()
+        return try {
+            replay(trace, stop)
+        } finally {
+            decoder.rewind()
+        }
+    }
+
+    private fun replay(trace: GoldenTrace, stop: StopSignal): SelfTestResult {
+        var row = decoder.prefill(trace.promptIds, stop) ?: return stopped(0)
+        val worst = trace.top5First.maxOfOrNull { abs(row.logit(it.id) - it.logit) } ?: 0.0
+        if (!(worst <= tolerance + ROUNDING)) {
+            return failed(0, "after the prompt a logit is off by $worst; allowed $tolerance", worst)
+        }
+        val nearTies = ArrayList<Int>()
+        for ((step, expected) in trace.greedyIds.withIndex()) {
+            if (step > 0) row = decoder.decode(trace.greedyIds[step - 1], stop) ?: return stopped(step)
+            val chosen = best(row)
+            if (chosen == expected) continue
+            val lead = row.logit(chosen) - row.logit(expected)
+            if (trace.margins[step] > tolerance + ROUNDING || lead > tolerance) {
+                val margin = trace.margins[step]
+                return failed(step, "step $step chooses token $chosen, recorded $expected with a margin of $margin", worst)
+            }
+            nearTies.add(step)
+        }
+        val ties = if (nearTies.isEmpty()) "" else ", ${nearTies.size} of them near ties"
+        return SelfTestResult(true, trace.greedyIds.size, nearTies, worst, "passed: ${trace.greedyIds.size} choices as recorded$ties")
+    }
+
+    private fun Logits.logit(id: Int): Double = buffer.get(offset + id).toDouble()
+
+    private fun best(row: Logits): Int {
+        var best = 0
+        for (id in 1 until decoder.vocabSize) if (row.logit(id) > row.logit(best)) best = id
+        return best
+    }
+
+    private fun failed(step: Int, why: String, worst: Double = 0.0) =
+        SelfTestResult(false, step, emptyList(), worst, "failed: $why. Do not ship this pair of bundle and device")
+
+    private fun stopped(step: Int) = SelfTestResult(false, step, emptyList(), 0.0, "stopped after $step choices")
+
+    public companion object {
+        /** For int4 on a processor of another kind than the exporter's. */
+        public const val DEFAULT_TOLERANCE: Double = 0.5
+    }
+}

@@ -1,0 +1,156 @@
+package dev.heliumedge.core
+
+import org.junit.Assert.assertEquals
+import org.junit.Assert.assertFalse
+import org.junit.Assert.assertTrue
+import org.junit.Rule
+import org.junit.Test
+import org.junit.rules.TemporaryFolder
+import java.io.File
+import java.nio.file.Files
+
+class BundleTest {
+    @get:Rule
+    val temporary = TemporaryFolder()
+
+    private fun copy(): File {
+        val folder = File(temporary.root, "bundle")
+        Vectors.bundle("in_place").copyRecursively(folder)
+        return folder
+    }
+
+    @Test
+    fun `the exported bundle opens and verifies`() {
+        val bundle = BundleFolder.open(Vectors.bundle("in_place"))
+        val steps = ArrayList<Long>()
+        assertTrue(bundle.verify { done, _ -> steps.add(done) })
+        assertEquals(bundle.manifest.totalBytes, steps.last())
+        assertEquals(steps.sorted(), steps)
+        val cache = bundle.manifest.cache!!
+        assertEquals(listOf(CacheUpdate.IN_PLACE, 6, 2, 1024, 64), listOf(cache.update, cache.layers, cache.kvHeads, cache.slots, cache.headDim))
+        assertEquals(setOf(Phase.PREFILL, Phase.DECODE, Phase.ANY), bundle.manifest.graphs.map { it.phase }.toSet())
+    }
+
+    @Test
+    fun `manifests good and bad get the verdict of the reference`() {
+        val cases = Vectors.cases("manifests.json")
+        assertTrue(cases.size > 100)
+        for (case in cases) {
+            val found = try {
+                ManifestReader.parse(case.text("text"))
+                "ok"
+            } catch (error: HeliumException) {
+                when (error) {
+                    is NewerBundleException -> "newer"
+                    is OlderBundleException -> "older"
+                    is UnsafePathException -> "path"
+                    is ManifestException -> "manifest"
+                    else -> throw AssertionError(case.text("what"), error)
+                }
+            }
+            assertEquals(case.text("what"), case.text("verdict"), found)
+        }
+    }
+
+    @Test
+    fun `every kind of bad bundle has a message of its own`() {
+        val messages = listOf(
+            assertFails<NotABundleException> { BundleFolder.open(File("no such folder")) },
+            assertFails<NotABundleException> { BundleFolder.open(temporary.root) },
+            broken<MissingFileException> { File(it, "weights.bin").delete() },
+            broken<DamagedFileException> { folder -> File(folder, "weights.bin").let { it.writeBytes(it.readBytes().dropLast(1).toByteArray()) } },
+            broken<DamagedFileException> { File(it, "tokenizer.json").appendText(" ") },
+            broken<DamagedFileException> { flip(File(it, "weights.bin"), 4_000_000) },
+            broken<NewerBundleException> { edit(it, "\"schema_version\": \"1.0\"", "\"schema_version\": \"2.0\"") },
+            broken<OlderBundleException> { edit(it, "\"schema_version\": \"1.0\"", "\"schema_version\": \"0.3\"") },
+            broken<UnsafePathException> { edit(it, "\"path\": \"weights.bin\"", "\"path\": \"../weights.bin\"") },
+            broken<ManifestException> { edit(it, "\"layers\": 6", "\"layers\": 5") },
+            broken<ManifestException> { File(it, MANIFEST_NAME).writeText("{") },
+        ).map { it.message }
+        assertEquals("each its own", messages.size, messages.toSet().size)
+        assertTrue(messages.toString(), messages.all { it!!.lines().size == 1 && it.length < 250 })
+    }
+
+    private inline fun <reified T : HeliumException> broken(damage: (File) -> Unit): T {
+        val folder = copy()
+        try {
+            damage(folder)
+            return assertFails<T> { BundleFolder.open(folder).verify() }
+        } finally {
+            folder.deleteRecursively()
+        }
+    }
+
+    private fun flip(file: File, at: Int) = file.writeBytes(file.readBytes().also { it[at] = (it[at].toInt() xor 1).toByte() })
+
+    private fun edit(folder: File, from: String, to: String) {
+        val file = File(folder, MANIFEST_NAME)
+        val text = file.readText()
+        assertTrue(from, from in text)
+        file.writeText(text.replaceFirst(from, to))
+    }
+
+    @Test
+    fun `a link out of the folder is refused`() {
+        val folder = copy()
+        val weights = File(folder, "weights.bin")
+        val outside = File(temporary.root, "outside.bin")
+        assertTrue(weights.renameTo(outside))
+        Files.createSymbolicLink(weights.toPath(), outside.toPath())
+        assertFails<UnsafePathException> { BundleFolder.open(folder) }
+    }
+
+    @Test
+    fun `an unchanged file is read once, a changed one again`() {
+        val folder = copy()
+        val log = File(temporary.root, "verified.txt")
+        val bundle = BundleFolder.open(folder)
+        assertTrue(bundle.verify(VerificationLog(log)))
+        var reads = 0
+        assertTrue(bundle.verify(VerificationLog(log)) { _, _ -> reads++; true })
+        assertEquals("only the last report", 1, reads)
+        val weights = File(folder, "weights.bin")
+        flip(weights, 7)
+        weights.setLastModified(weights.lastModified() + 5000)
+        assertFails<DamagedFileException> { bundle.verify(VerificationLog(log)) }
+        assertFalse(bundle.verify { _, _ -> false })
+    }
+
+    @Test
+    fun `too little memory is said before loading`() {
+        val manifest = fakeManifest()
+        assertEquals(400L + 100 + 4 * 96, MemoryEstimate.of(manifest, 4).resident)
+        assertEquals(MemoryEstimate.of(manifest, 16), MemoryEstimate.of(manifest, 99))
+        MemoryEstimate.of(manifest, 16).check(10_000)
+        val error = assertFails<NotEnoughMemoryException> { MemoryEstimate(16, 3_000_000_000, 0).check(2_000_000_000) }
+        assertTrue(error.message!!, "3000 MB" in error.message!! && "2000 MB" in error.message!!)
+    }
+
+    @Test
+    fun `a bundle that ended the process is suspect until it is forgotten`() {
+        val note = File(temporary.root, "loading.txt")
+        val guard = CrashGuard(note)
+        assertEquals("x", guard.loading("tiny") { assertEquals("tiny", CrashGuard(note).suspect()); "x" })
+        assertEquals(null, guard.suspect())
+        assertFails<IllegalStateException> { guard.loading("tiny") { error("failed, and lives") } }
+        assertEquals(null, guard.suspect())
+        note.writeText("tiny")
+        assertEquals("tiny", guard.suspect())
+        guard.forget()
+        assertEquals(null, guard.suspect())
+    }
+
+    @Test
+    fun `threads and memory are read from the system's files`() {
+        val cpus = temporary.newFolder("cpu")
+        listOf(2000000, 2000000, 2000000, 2000000, 2800000, 2800000, 2800000, 3200000).forEachIndexed { index, speed ->
+            File(cpus, "cpu$index/cpufreq").mkdirs()
+            File(cpus, "cpu$index/cpufreq/cpuinfo_max_freq").writeText("$speed\n")
+        }
+        assertEquals(4, DeviceProbe.suggestedThreads(cpus, 8))
+        assertEquals("all of one kind", 2, DeviceProbe.suggestedThreads(cpus, 4))
+        assertEquals("nothing is told", 1, DeviceProbe.suggestedThreads(File("none"), 1))
+        assertTrue(DeviceProbe.residentBytes() > 1_000_000)
+        assertEquals(0, DeviceProbe.residentBytes(File("none")))
+    }
+}

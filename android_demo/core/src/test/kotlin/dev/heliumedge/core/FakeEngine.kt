@@ -1,0 +1,127 @@
+package dev.heliumedge.core
+
+import java.nio.ByteBuffer
+import java.nio.ByteOrder
+import java.nio.FloatBuffer
+import java.nio.LongBuffer
+
+/** One call that a [FakeEngine] was asked for. */
+class FakeCall(val graph: GraphSpec, val ids: List<Int>, val position: Int, val lastIndex: Int, val cache: List<List<Int>>)
+
+/**
+ * A runtime that computes nothing: it records what it is given, and answers with rows that tell calls apart and with
+ * logits that [choose] makes likely.
+ */
+class FakeEngine(private val vocabSize: Int, private val choose: (FakeCall) -> Int = { 0 }) : GraphEngine {
+    val calls = ArrayList<FakeCall>()
+    var bound = 0
+    var closedSteps = 0
+    var interrupts = 0
+    var resumes = 0
+    var closed = false
+    var beforeRun: () -> Unit = {}
+    var recordsCache = true
+
+    override val name = "fake"
+
+    override fun bind(graph: GraphSpec, width: Int, cache: KvBuffers?): BoundStep {
+        bound++
+        return Step(graph, width, cache)
+    }
+
+    override fun interrupt() {
+        interrupts++
+    }
+
+    override fun resume() {
+        resumes++
+    }
+
+    override fun close() {
+        closed = true
+    }
+
+    private inner class Step(private val graph: GraphSpec, override val width: Int, private val cache: KvBuffers?) : BoundStep {
+        override val ids: LongBuffer = LongBuffer.allocate(width)
+        override val logits: FloatBuffer = FloatBuffer.allocate(logitsSize())
+        override val newRows: List<ByteBuffer> = graph.outputs.filter { it.role == Role.NEW_KEY || it.role == Role.NEW_VALUE }.map { spec ->
+            val size = spec.shapeFor(width).fold(1L) { all, dimension -> all * dimension }.toInt()
+            ByteBuffer.allocate(4 * size).order(ByteOrder.nativeOrder())
+        }
+
+        override fun run(position: Int, lastIndex: Int) {
+            beforeRun()
+            if (interrupts > resumes) throw EngineException("interrupted", "Nothing to do.")
+            val seen = if (recordsCache) cache?.buffers.orEmpty().map { it.floats() } else emptyList()
+            val call = FakeCall(graph, List(width) { ids.get(it).toInt() }, position, lastIndex, seen)
+            calls.add(call)
+            newRows.forEachIndexed { index, rows ->
+                for (element in 0 until rows.capacity() / 4) rows.putFloat(4 * element, 1000f * calls.size + 100f * index + element)
+            }
+            for (index in 0 until logits.capacity()) logits.put(index, -1f)
+            logits.put(if (logits.capacity() > vocabSize) lastIndex * vocabSize + choose(call) else choose(call), 5f)
+        }
+
+        override fun close() {
+            closedSteps++
+        }
+
+        private fun logitsSize(): Int =
+            graph.output(Role.LOGITS)!!.shapeFor(width).fold(1L) { all, dimension -> all * dimension }.toInt()
+    }
+}
+
+fun ByteBuffer.floats(): List<Int> = List(capacity() / 4) { getFloat(4 * it).toInt() }
+
+/** Counts what is allocated. */
+class CountingAllocator : BufferAllocator {
+    var count = 0
+
+    override fun allocate(bytes: Int): ByteBuffer {
+        count++
+        return BufferAllocator.Direct.allocate(bytes)
+    }
+}
+
+/** A manifest for [FakeEngine]: 2 layers, 2 heads, 16 slots, 3 dimensions, chunks of 4. */
+fun fakeManifest(
+    update: CacheUpdate = CacheUpdate.APPEND,
+    batched: Boolean = false,
+    buckets: List<Int> = emptyList(),
+    dynamic: Boolean = false,
+    allLogits: Boolean = false,
+    golden: GoldenTrace? = null,
+    eos: Set<Int> = setOf(2),
+): Manifest {
+    val cache = CacheSpec(update, 2, 2, 16, 3, batched, Dtype.FLOAT32)
+    val graphs = when {
+        dynamic -> listOf(fakeGraph(Phase.ANY, null, cache, allLogits))
+        else -> listOf(fakeGraph(Phase.PREFILL, 4, cache, allLogits)) +
+            (buckets + 16).map { fakeGraph(Phase.DECODE, 1, cache.copy(slots = it), allLogits) }
+    }
+    return Manifest(
+        schemaVersion = "1.0", name = "fake", runtime = "onnxruntime", target = "onnx", vocabSize = 50,
+        tokens = Tokens(1, eos, 3, addBos = true), tokenizerFile = "tokenizer.json", tokenizerKind = "unigram",
+        graphs = graphs, cache = cache, allLogits = allLogits, prefillLen = 4, cacheLen = 16,
+        generation = GenerationDefaults(false, 1.0, 0, 1.0, 8), memory = MemorySpec(1000, 400, 1536, 100, 2036),
+        golden = golden, files = emptyList(),
+    )
+}
+
+private fun fakeGraph(phase: Phase, tokens: Int?, cache: CacheSpec, allLogits: Boolean): GraphSpec {
+    val width = tokens?.toLong() ?: -1L
+    val inputs = ArrayList<TensorSpec>()
+    inputs.add(TensorSpec("input_ids", Role.TOKENS, Dtype.INT64, listOf(1, width)))
+    inputs.add(TensorSpec("past_length", Role.PAST_LENGTH, Dtype.INT64, listOf(1)))
+    if (phase != Phase.DECODE && !allLogits) inputs.add(TensorSpec("last_index", Role.LAST_INDEX, Dtype.INT64, listOf(1)))
+    val outputs = arrayListOf(TensorSpec("logits", Role.LOGITS, Dtype.FLOAT32, listOf(1, if (allLogits) width else 1, 50)))
+    for (layer in 0 until cache.layers) {
+        for ((kind, past, new) in listOf(Triple("key", Role.PAST_KEY, Role.NEW_KEY), Triple("value", Role.PAST_VALUE, Role.NEW_VALUE))) {
+            inputs.add(TensorSpec("past_key_values.$layer.$kind", past, cache.dtype, cache.shape.toList()))
+            if (cache.update == CacheUpdate.APPEND) {
+                outputs.add(TensorSpec("new_key_values.$layer.$kind", new, cache.dtype, listOf(cache.kvHeads.toLong(), width, cache.headDim.toLong())))
+            }
+        }
+    }
+    return GraphSpec("decoder.pte", "${phase.id}_${cache.slots}", phase, tokens, cache.slots, inputs, outputs)
+}

@@ -1,0 +1,91 @@
+package dev.heliumedge.core
+
+import org.junit.Assert.assertArrayEquals
+import org.junit.Assert.assertEquals
+import org.junit.Assert.assertTrue
+import org.junit.Test
+import java.io.File
+
+class TokenizerTest {
+    private val tiny = Tokenizer.open(Vectors.file("tokenizers/tiny.json"))
+
+    @Test
+    fun `ids and texts are those of the reference`() {
+        for (name in listOf("tiny", "made3", "made4")) {
+            val tokenizer = Tokenizer.open(Vectors.file("tokenizers/$name.json"))
+            val cases = Vectors.document("tokenizers/$name-cases.json").cases("texts")
+            assertTrue("$name: only ${cases.size} texts", cases.size >= if (name == "tiny") 7000 else 2300)
+            var right = 0
+            for (case in cases) {
+                val ids = tokenizer.encode(case.text("text"))
+                assertEquals("$name: ids of ${case.text("text").escaped()}", case.ints("ids"), ids.toList())
+                assertEquals("$name: text of ${ids.toList()}", case.text("decoded"), tokenizer.decode(ids))
+                right++
+            }
+            println("tokenizer $name: $right of ${cases.size} texts equal")
+        }
+    }
+
+    @Test
+    fun `streams of any ids read as the reference reads them`() {
+        for (name in listOf("tiny", "made3", "made4")) {
+            val tokenizer = Tokenizer.open(Vectors.file("tokenizers/$name.json"))
+            for (case in Vectors.document("tokenizers/$name-cases.json").cases("ids")) {
+                val ids = case.ints("ids").toIntArray()
+                assertEquals("$name: ${ids.toList()}", case.text("text"), tokenizer.decode(ids))
+                assertEquals("$name: ${ids.toList()} after text", case.text("continued"), tokenizer.stream(continuing = true).all(ids))
+            }
+        }
+    }
+
+    @Test
+    fun `a character of several tokens is shown when it is whole`() {
+        val stream = tiny.stream(continuing = true)
+        val ids = tiny.encode("𐌲x").drop(1)
+        assertEquals("▁, four bytes, x", 6, ids.size)
+        val shown = ids.map { stream.push(it) }
+        assertEquals(listOf(" ", "", "", "", "", "𐌲x"), shown)
+        assertEquals("", stream.finish())
+    }
+
+    @Test
+    fun `half a surrogate pair is refused with its place`() {
+        val error = assertFails<InvalidRequestException> { tiny.encode("ab\uD83D") }
+        assertTrue(error.message!!, "character 2" in error.message!!)
+    }
+
+    @Test
+    fun `a tokenizer of another kind is refused by name`() {
+        val text = Vectors.file("tokenizers/tiny.json").readText()
+        val broken = mapOf(
+            "\"Unigram\"" to "\"BPE\"",
+            "\"Prepend\"" to "\"NFKC\"",
+            "\"Contiguous\"" to "\"Isolated\"",
+            "\"Fuse\"" to "\"WordPiece\"",
+            "\"TemplateProcessing\"" to "\"BertProcessing\"",
+            "\"unk_id\": 0" to "\"unk_id\": 99999",
+            "\"lstrip\": false" to "\"lstrip\": true",
+            "\"model\"" to "\"modell\"",
+        )
+        for ((from, to) in broken) {
+            assertTrue(from, from in text)
+            val error = assertFails<TokenizerException> { TokenizerFile.parse(text.replaceFirst(from, to), "tokenizer.json") }
+            assertTrue(error.message!!, error.message!!.startsWith("tokenizer.json: "))
+        }
+        assertFails<TokenizerException> { TokenizerFile.parse(text.dropLast(1), "tokenizer.json") }
+        assertFails<MissingFileException> { Tokenizer.open(File("no such file")) }
+    }
+
+    @Test
+    fun `text around words keeps special tokens apart`() {
+        assertArrayEquals(tiny.encode("a"), intArrayOf(1) + tiny.encode("a").drop(1))
+        assertEquals("x", tiny.decode(intArrayOf(1, *tiny.encode("x"), 2)))
+    }
+
+    private fun StreamDecoder.all(ids: IntArray): String = buildString {
+        for (id in ids) append(push(id))
+        append(finish())
+    }
+
+    private fun String.escaped() = take(80).map { if (it in ' '..'~') it.toString() else "\\u%04x".format(it.code) }.joinToString("")
+}

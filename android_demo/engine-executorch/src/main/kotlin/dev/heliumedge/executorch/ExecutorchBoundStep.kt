@@ -1,0 +1,144 @@
+package dev.heliumedge.executorch
+
+import dev.heliumedge.core.BoundStep
+import dev.heliumedge.core.BufferAllocator
+import dev.heliumedge.core.Dtype
+import dev.heliumedge.core.EngineException
+import dev.heliumedge.core.GraphMismatchException
+import dev.heliumedge.core.GraphSpec
+import dev.heliumedge.core.KvBuffers
+import dev.heliumedge.core.Role
+import dev.heliumedge.core.TensorSpec
+import org.pytorch.executorch.EValue
+import org.pytorch.executorch.Tensor
+import java.nio.Buffer
+import java.nio.ByteBuffer
+import java.nio.FloatBuffer
+import java.nio.LongBuffer
+import java.nio.ShortBuffer
+
+/**
+ * One method: its inputs are tensors over memory that is allocated here, or is the cache's own, made once; its outputs
+ * are copied at once, because the next call overwrites them.
+ */
+internal class ExecutorchBoundStep(
+    private val program: Program,
+    private val graph: GraphSpec,
+    override val width: Int,
+    cache: KvBuffers?,
+    private val allocator: BufferAllocator,
+) : BoundStep {
+    private val method = graph.method ?: throw GraphMismatchException("${graph.label} names no method")
+    private val inputs: Array<EValue>
+    private val targets: List<Target>
+    private val rows = ArrayList<ByteBuffer>()
+    private var position: LongBuffer? = null
+    private var lastIndex: LongBuffer? = null
+
+    override lateinit var ids: LongBuffer
+        private set
+    override lateinit var logits: FloatBuffer
+        private set
+    override val newRows: List<ByteBuffer> get() = rows
+
+    /** Tensors made for this step. */
+    val tensorCount: Int get() = inputs.size
+
+    init {
+        val past = cache?.buffers.orEmpty().iterator()
+        inputs = Array(graph.inputs.size) { index ->
+            val spec = graph.inputs[index]
+            EValue.from(
+                when (spec.role) {
+                    Role.PAST_KEY, Role.PAST_VALUE -> tensor(if (past.hasNext()) past.next() else throw mismatch(spec), spec, cache!!.shape)
+                    Role.TOKENS -> longs(spec).also { ids = it.first }.second
+                    Role.PAST_LENGTH -> longs(spec).also { position = it.first }.second
+                    Role.LAST_INDEX -> longs(spec).also { lastIndex = it.first }.second
+                    else -> throw mismatch(spec)
+                },
+            )
+        }
+        targets = graph.outputs.map(::target)
+    }
+
+    override fun run(position: Int, lastIndex: Int) {
+        this.position?.put(0, position.toLong())
+        this.lastIndex?.put(0, lastIndex.toLong())
+        val outputs = program.execute(method, inputs)
+        if (outputs.size != targets.size) {
+            throw EngineException("${graph.label} returned ${outputs.size} outputs, the manifest says ${targets.size}", "Push the bundle again.")
+        }
+        for (index in outputs.indices) targets[index].take(outputs[index].toTensor())
+    }
+
+    override fun close(): Unit = Unit
+
+    private fun longs(spec: TensorSpec): Pair<LongBuffer, Tensor> {
+        if (spec.dtype != Dtype.INT64) throw mismatch(spec)
+        val shape = spec.shapeFor(width)
+        val buffer = allocator.allocate(bytes(spec, shape)).asLongBuffer()
+        return buffer to Tensor.fromBlob(buffer, shape)
+    }
+
+    /** A tensor over exactly the bytes of a cache buffer. */
+    private fun tensor(buffer: ByteBuffer, spec: TensorSpec, shape: LongArray): Tensor {
+        if (spec.shape != shape.toList()) throw GraphMismatchException("${graph.label}: ${spec.name} is ${spec.shape}, the cache ${shape.toList()}")
+        val view = buffer.duplicate()
+        view.clear()
+        view.limit(bytes(spec, shape))
+        val bytes = view.slice().order(buffer.order())
+        return when (spec.dtype) {
+            Dtype.FLOAT32 -> Tensor.fromBlob(bytes.asFloatBuffer(), shape)
+            // ExecuTorch's Java API takes shorts for float16.
+            Dtype.FLOAT16 -> Tensor.fromBlob(bytes.asShortBuffer(), shape)
+            Dtype.INT8 -> Tensor.fromBlob(bytes, shape)
+            else -> throw mismatch(spec)
+        }
+    }
+
+    private fun target(spec: TensorSpec): Target {
+        val bytes = allocator.allocate(bytes(spec, spec.shapeFor(width)))
+        when (spec.role) {
+            Role.LOGITS -> if (spec.dtype == Dtype.FLOAT32) logits = bytes.asFloatBuffer() else throw mismatch(spec)
+            Role.NEW_KEY, Role.NEW_VALUE -> rows.add(bytes)
+            else -> throw mismatch(spec)
+        }
+        return when (spec.dtype) {
+            Dtype.FLOAT32 -> FloatTarget(bytes.asFloatBuffer(), spec)
+            Dtype.FLOAT16 -> HalfTarget(bytes.asShortBuffer(), spec)
+            Dtype.INT8 -> ByteTarget(bytes.duplicate(), spec)
+            else -> throw mismatch(spec)
+        }
+    }
+
+    private fun bytes(spec: TensorSpec, shape: LongArray): Int = shape.fold(spec.dtype.bytes.toLong()) { size, dimension -> size * dimension }.toInt()
+
+    private fun mismatch(spec: TensorSpec) =
+        GraphMismatchException("${graph.label}: ${spec.name} is ${spec.role.id} of type ${spec.dtype.id}, which this app cannot serve")
+}
+
+/** Where an output is copied to, at each call. */
+private abstract class Target(private val buffer: Buffer, private val spec: TensorSpec) {
+    fun take(tensor: Tensor) {
+        // An output of another size would fill the buffer in part, and leave numbers of the call before.
+        if (tensor.numel() != buffer.capacity().toLong()) {
+            throw GraphMismatchException("${spec.name} has ${tensor.numel()} numbers, the manifest says ${buffer.capacity()}")
+        }
+        buffer.clear()
+        named("copy ${spec.name}") { copy(tensor) }
+    }
+
+    protected abstract fun copy(tensor: Tensor)
+}
+
+private class FloatTarget(private val buffer: FloatBuffer, spec: TensorSpec) : Target(buffer, spec) {
+    override fun copy(tensor: Tensor) = tensor.copyDataInto(buffer)
+}
+
+private class HalfTarget(private val buffer: ShortBuffer, spec: TensorSpec) : Target(buffer, spec) {
+    override fun copy(tensor: Tensor) = tensor.copyDataInto(buffer)
+}
+
+private class ByteTarget(private val buffer: ByteBuffer, spec: TensorSpec) : Target(buffer, spec) {
+    override fun copy(tensor: Tensor) = tensor.copyDataInto(buffer)
+}

@@ -1,0 +1,85 @@
+package dev.heliumedge.executorch
+
+import dev.heliumedge.core.BoundStep
+import dev.heliumedge.core.BufferAllocator
+import dev.heliumedge.core.BundleFolder
+import dev.heliumedge.core.GraphEngine
+import dev.heliumedge.core.GraphMismatchException
+import dev.heliumedge.core.GraphSpec
+import dev.heliumedge.core.KvBuffers
+import dev.heliumedge.core.Manifest
+import dev.heliumedge.core.Runtime
+import dev.heliumedge.core.WrongRuntimeException
+import org.pytorch.executorch.EValue
+
+private val NO_INPUTS = emptyArray<EValue>()
+
+/**
+ * The methods of a bundle's `.pte` on ExecuTorch.
+ *
+ * Methods read the cache where it lies, because inputs are not planned into the program's memory, and return the new
+ * rows, which are copied to their slots. A call cannot be interrupted: stopping takes effect between calls.
+ */
+public class ExecutorchGraphEngine(
+    private val manifest: Manifest,
+    private val program: Program,
+    private val allocator: BufferAllocator = BufferAllocator.Direct,
+) : GraphEngine {
+    /** Opens the program of a bundle. */
+    public constructor(bundle: BundleFolder, threads: Int, allocator: BufferAllocator = BufferAllocator.Direct) : this(
+        checked(bundle.manifest),
+        ModuleProgram(bundle.file(bundle.manifest.graphs.first().file), threads),
+        allocator,
+    )
+
+    override val name: String = "ExecuTorch"
+
+    /** Tensors that were made over buffers since the start: constant while tokens are generated. */
+    public var tensorsCreated: Int = 0
+        private set
+
+    init {
+        checked(manifest)
+        val missing = manifest.graphs.firstOrNull { it.method == null || it.method !in program.methods }
+        if (missing != null) {
+            throw GraphMismatchException("${missing.label}: no such method; the file has ${program.methods.sorted()}")
+        }
+        // The file says of itself what the manifest says of it: two that do not belong together are found here.
+        crossCheck("get_vocab_size", manifest.vocabSize)
+        if (!manifest.isClassifier) crossCheck("get_max_context_len", manifest.cacheLen)
+    }
+
+    override fun bind(graph: GraphSpec, width: Int, cache: KvBuffers?): BoundStep {
+        if (graph.tokens != width) throw GraphMismatchException("${graph.label} takes ${graph.tokens} tokens, not $width")
+        val step = ExecutorchBoundStep(program, graph, width, cache, allocator)
+        tensorsCreated += step.tensorCount
+        return step
+    }
+
+    override fun interrupt(): Unit = Unit
+
+    override fun resume(): Unit = Unit
+
+    override fun close(): Unit = program.close()
+
+    private fun crossCheck(method: String, expected: Int) {
+        if (method !in program.methods) return
+        val found = program.execute(method, NO_INPUTS).firstOrNull()?.takeIf { it.isInt }?.toInt()
+        if (found != null && found != expected.toLong()) {
+            throw GraphMismatchException("$method of the .pte is $found, the manifest says $expected")
+        }
+    }
+}
+
+private fun checked(manifest: Manifest): Manifest {
+    if (manifest.runtime != Runtime.EXECUTORCH.id) {
+        throw WrongRuntimeException(
+            "${manifest.name} is made for ${manifest.runtime}, not for ${Runtime.EXECUTORCH.id}",
+            "Choose the other runtime in the settings, or export with a recipe of the target xnnpack.",
+        )
+    }
+    if (manifest.target == "coreml") {
+        throw WrongRuntimeException("${manifest.name} is made for CoreML, which runs on Apple's systems alone", "Export with a recipe of the target xnnpack.")
+    }
+    return manifest
+}

@@ -1,0 +1,58 @@
+package dev.heliumedge.executorch
+
+import dev.heliumedge.core.EngineException
+import org.pytorch.executorch.EValue
+import org.pytorch.executorch.ExecutorchRuntimeException
+import org.pytorch.executorch.Module
+import java.io.File
+
+/** A loaded `.pte`, as far as the engine needs it; tests put another one in its place. */
+public interface Program : AutoCloseable {
+    /** Names of its methods. */
+    public val methods: Set<String>
+
+    /** Runs a method; the outputs lie in memory that its next call overwrites. */
+    public fun execute(method: String, inputs: Array<EValue>): Array<EValue>
+}
+
+/**
+ * A program of `org.pytorch.executorch`.
+ *
+ * @param threads Of the one pool that all programs of the process share.
+ * @throws EngineException It cannot be loaded.
+ */
+public class ModuleProgram(file: File, threads: Int) : Program {
+    // Mapped: by default the whole file is copied to the heap.
+    private val module = named("load ${file.name}") { Module.load(file.absolutePath, Module.LOAD_MODE_MMAP, threads) }
+
+    override val methods: Set<String> = named("read ${file.name}") { module.getMethods().toSet() }
+
+    override fun execute(method: String, inputs: Array<EValue>): Array<EValue> =
+        named("run $method") { module.execute(method, *inputs) }
+
+    override fun close(): Unit = module.destroy()
+}
+
+/** Names what ExecuTorch throws; [Module] reports failures as [RuntimeException]s of several kinds. */
+internal inline fun <T> named(what: String, call: () -> T): T = try {
+    call()
+} catch (error: RuntimeException) {
+    throw EngineException("ExecuTorch cannot $what: ${firstLine(error)}", fixFor(error), error)
+} catch (error: UnsatisfiedLinkError) {
+    throw EngineException("ExecuTorch cannot $what: ${firstLine(error)}", "Install the app build for this processor: arm64-v8a or x86_64.", error)
+}
+
+internal fun firstLine(error: Throwable): String = error.message?.lineSequence()?.firstOrNull() ?: error.javaClass.simpleName
+
+internal fun fixFor(error: RuntimeException): String = when ((error as? ExecutorchRuntimeException)?.errorCode) {
+    ExecutorchRuntimeException.OPERATOR_MISSING, ExecutorchRuntimeException.NOT_SUPPORTED, ExecutorchRuntimeException.NOT_IMPLEMENTED ->
+        "Update the app: its ExecuTorch lacks an operator of this bundle."
+    ExecutorchRuntimeException.DELEGATE_INVALID_COMPATIBILITY ->
+        "Update the app: its ExecuTorch is older than the exporter's, or lacks the backend of this bundle."
+    ExecutorchRuntimeException.MEMORY_ALLOCATION_FAILED, ExecutorchRuntimeException.DELEGATE_MEMORY_ALLOCATION_FAILED, ExecutorchRuntimeException.OUT_OF_RESOURCES ->
+        "Close other apps, or export with a smaller cache: helium-edge export --cache-len N."
+    ExecutorchRuntimeException.NOT_FOUND, ExecutorchRuntimeException.ACCESS_FAILED, ExecutorchRuntimeException.INVALID_PROGRAM,
+    ExecutorchRuntimeException.INVALID_EXTERNAL_DATA,
+    -> "Push the bundle again: helium-edge push BUNDLE replaces what is damaged."
+    else -> "Load the bundle again; if it persists, verify it: helium-edge verify BUNDLE."
+}

@@ -1,0 +1,122 @@
+package dev.heliumedge.executorch
+
+import dev.heliumedge.core.Case
+import dev.heliumedge.core.CountingAllocator
+import dev.heliumedge.core.Decoder
+import dev.heliumedge.core.GraphMismatchException
+import dev.heliumedge.core.Manifest
+import dev.heliumedge.core.Phase
+import dev.heliumedge.core.Vectors
+import dev.heliumedge.core.WrongRuntimeException
+import dev.heliumedge.core.assertFails
+import dev.heliumedge.core.fakeManifest
+import org.junit.Assert.assertArrayEquals
+import org.junit.Assert.assertEquals
+import org.junit.Assert.assertTrue
+import org.junit.Test
+import org.pytorch.executorch.EValue
+import org.pytorch.executorch.Tensor
+import java.nio.FloatBuffer
+
+/**
+ * The engine over ExecuTorch's own tensors; the program is replaced, because its library runs on Android alone.
+ */
+class ExecutorchEngineTest {
+    private fun manifest(buckets: List<Int> = emptyList(), target: String = "xnnpack"): Manifest =
+        fakeManifest(buckets = buckets).copy(runtime = "executorch", target = target)
+
+    /** Answers as the graphs of hosts.py do, out of memory that every call uses again. */
+    private class FakeProgram(private val manifest: Manifest, private val facts: Map<String, Long> = emptyMap()) : Program {
+        class Call(val method: String, val ids: List<Int>, val position: Int, val lastIndex: Int?, val cache: List<List<Int>>)
+
+        val calls = ArrayList<Call>()
+        var closed = false
+        private val memory = HashMap<String, List<FloatBuffer>>()
+
+        override val methods: Set<String> = manifest.graphs.map { it.method!! }.toSet() + facts.keys
+
+        override fun execute(method: String, inputs: Array<EValue>): Array<EValue> {
+            facts[method]?.let { return arrayOf(EValue.from(it)) }
+            val graph = manifest.graphs.single { it.method == method }
+            assertEquals(graph.inputs.size, inputs.size)
+            val tensors = inputs.map { it.toTensor() }
+            graph.inputs.zip(tensors).forEach { (spec, tensor) -> assertArrayEquals(spec.name, spec.shapeFor(0), tensor.shape()) }
+            val scalars = if (graph.phase == Phase.PREFILL) 3 else 2
+            val last = if (scalars == 3) tensors[2].dataAsLongArray.single().toInt() else null
+            val cache = tensors.drop(scalars).map { tensor -> tensor.dataAsFloatArray.map { it.toInt() } }
+            calls.add(Call(method, tensors[0].dataAsLongArray.map { it.toInt() }, tensors[1].dataAsLongArray.single().toInt(), last, cache))
+            val outputs = memory.getOrPut(method) { graph.outputs.map { Tensor.allocateFloatBuffer(it.shape.reduce(Long::times).toInt()) } }
+            outputs.forEachIndexed { index, buffer ->
+                for (element in 0 until buffer.capacity()) buffer.put(element, 1000f * calls.size + 100f * (index - 1) + element)
+            }
+            return Array(outputs.size) { EValue.from(Tensor.fromBlob(outputs[it], graph.outputs[it].shape.toLongArray())) }
+        }
+
+        override fun close() {
+            closed = true
+        }
+    }
+
+    @Test
+    fun `every method sees the cache that the reference host gives it`() {
+        val cases = Vectors.cases("caches.json").filter { !it.flag("batched") }
+        assertTrue(cases.size > 15)
+        for (case in cases) {
+            val manifest = manifest(case.ints("buckets"))
+            val program = FakeProgram(manifest)
+            Decoder(manifest, ExecutorchGraphEngine(manifest, program)).use { drive(it, case.ints("operations")) }
+            assertTrue(program.closed)
+            assertEquals(case.cases("calls").map { it.seen() }, program.calls.map { listOf(it.method, it.ids, it.position, it.cache) })
+        }
+    }
+
+    private fun Case.seen() = listOf(text("graph").let { if (it == "prefill") "prefill_16" else it }, ints("ids"), int("position"), table("cache"))
+
+    private fun drive(decoder: Decoder, operations: List<Int>) {
+        var token = 1
+        for (operation in operations) {
+            when {
+                operation == 0 -> decoder.rewind()
+                operation < 0 -> decoder.decode(token++ % 50)
+                else -> {
+                    decoder.prefill(IntArray(operation) { (token + it) % 50 })
+                    token += operation
+                }
+            }
+        }
+    }
+
+    @Test
+    fun `a token makes no tensor and no buffer`() {
+        val manifest = manifest()
+        val allocator = CountingAllocator()
+        val engine = ExecutorchGraphEngine(manifest, FakeProgram(manifest), allocator)
+        val decoder = Decoder(manifest, engine, allocator)
+        decoder.prefill(IntArray(5) { 7 })
+        decoder.decode(8)
+        val before = engine.tensorsCreated to allocator.count
+        repeat(8) { decoder.decode(9) }
+        assertEquals(before, engine.tensorsCreated to allocator.count)
+    }
+
+    @Test
+    fun `logits are copied before the next call overwrites them`() {
+        val manifest = manifest()
+        val decoder = Decoder(manifest, ExecutorchGraphEngine(manifest, FakeProgram(manifest)))
+        val row = decoder.prefill(intArrayOf(1, 2))!!
+        assertEquals(900f, row.buffer.get(row.offset), 0f)
+        decoder.decode(3)
+        assertEquals("another method's call leaves them", 900f, row.buffer.get(row.offset), 0f)
+    }
+
+    @Test
+    fun `a program that is not the manifest's is refused`() {
+        val manifest = manifest()
+        assertFails<WrongRuntimeException> { ExecutorchGraphEngine(manifest.copy(runtime = "onnxruntime"), FakeProgram(manifest)) }
+        assertFails<WrongRuntimeException> { ExecutorchGraphEngine(manifest(target = "coreml"), FakeProgram(manifest)) }
+        assertFails<GraphMismatchException> { ExecutorchGraphEngine(manifest(listOf(4)), FakeProgram(manifest)) }
+        assertFails<GraphMismatchException> { ExecutorchGraphEngine(manifest, FakeProgram(manifest, mapOf("get_vocab_size" to 51L))) }
+        assertFails<GraphMismatchException> { ExecutorchGraphEngine(manifest, FakeProgram(manifest, mapOf("get_max_context_len" to 8L))) }
+        ExecutorchGraphEngine(manifest, FakeProgram(manifest, mapOf("get_vocab_size" to 50L, "get_max_context_len" to 16L)))
+    }
+}

@@ -1,0 +1,124 @@
+package dev.heliumedge.ort
+
+import ai.onnxruntime.OrtEnvironment
+import ai.onnxruntime.OrtException
+import ai.onnxruntime.OrtLoggingLevel
+import ai.onnxruntime.OrtSession
+import dev.heliumedge.core.BoundStep
+import dev.heliumedge.core.BufferAllocator
+import dev.heliumedge.core.BundleFolder
+import dev.heliumedge.core.EngineException
+import dev.heliumedge.core.GraphEngine
+import dev.heliumedge.core.GraphSpec
+import dev.heliumedge.core.KvBuffers
+import dev.heliumedge.core.Runtime
+import dev.heliumedge.core.WrongRuntimeException
+
+/**
+ * How ONNX Runtime runs.
+ *
+ * @property threads Threads within an operator; 0 lets ONNX Runtime choose.
+ * @property spinning Whether idle threads wait busily: a little faster, and hard on the battery.
+ */
+public data class OrtOptions(val threads: Int = 0, val spinning: Boolean = false)
+
+/**
+ * The graphs of a bundle on ONNX Runtime.
+ *
+ * Sessions are opened from the path, never from bytes, so that the weights are mapped and not copied to the heap; each
+ * graph's session is opened at its first use, because every session packs the weights in memory once more.
+ */
+public class OrtGraphEngine(
+    private val bundle: BundleFolder,
+    options: OrtOptions = OrtOptions(),
+    private val allocator: BufferAllocator = BufferAllocator.Direct,
+) : GraphEngine {
+    private val environment: OrtEnvironment
+    private val sessionOptions: OrtSession.SessionOptions
+    private val runOptions: OrtSession.RunOptions
+    private val sessions = HashMap<String, OrtSession>()
+
+    override val name: String
+        get() = "ONNX Runtime ${environment.version}"
+
+    init {
+        val manifest = bundle.manifest
+        if (manifest.runtime != Runtime.ONNX.id) {
+            throw WrongRuntimeException(
+                "${manifest.name} is made for ${manifest.runtime}, not for ${Runtime.ONNX.id}",
+                "Choose the other runtime in the settings, or export with a recipe of the target onnx.",
+            )
+        }
+        environment = named("start") { OrtEnvironment.getEnvironment(OrtLoggingLevel.ORT_LOGGING_LEVEL_ERROR) }
+        sessionOptions = named("start") { sessionOptions(options) }
+        runOptions = named("start") { OrtSession.RunOptions() }
+    }
+
+    /** Sessions that are open. */
+    public val openSessions: Int get() = sessions.size
+
+    /** Tensors that were made over buffers since the start: constant while tokens are generated. */
+    public var tensorsCreated: Int = 0
+        private set
+
+    override fun bind(graph: GraphSpec, width: Int, cache: KvBuffers?): BoundStep {
+        val session = sessions.getOrPut(graph.file) { open(graph) }
+        val step = named("bind ${graph.label}") {
+            OrtBoundStep(environment, session, runOptions, graph, width, cache, allocator)
+        }
+        tensorsCreated += step.tensorCount
+        return step
+    }
+
+    override fun interrupt(): Unit = named("stop") { runOptions.setTerminate(true) }
+
+    override fun resume(): Unit = named("go on") { runOptions.setTerminate(false) }
+
+    override fun close() {
+        sessions.values.forEach { session -> named("close") { session.close() } }
+        sessions.clear()
+        runOptions.close()
+        sessionOptions.close()
+    }
+
+    private fun open(graph: GraphSpec): OrtSession {
+        val path = bundle.file(graph.file).absolutePath
+        val session = named("load ${graph.file}") { environment.createSession(path, sessionOptions) }
+        try {
+            checkSignature(session, graph)
+        } catch (error: Exception) {
+            session.close()
+            throw error
+        }
+        return session
+    }
+
+    private fun sessionOptions(options: OrtOptions) = OrtSession.SessionOptions().apply {
+        setIntraOpNumThreads(options.threads)
+        setInterOpNumThreads(1)
+        setMemoryPatternOptimization(true)
+        addConfigEntry("session.intra_op.allow_spinning", if (options.spinning) "1" else "0")
+        // Weights do not go through the arena, which would round their sizes up and keep them twice at the start.
+        addConfigEntry("session.use_device_allocator_for_initializers", "1")
+    }
+}
+
+/** Names what ONNX Runtime throws. */
+internal inline fun <T> named(what: String, call: () -> T): T = try {
+    call()
+} catch (error: OrtException) {
+    throw EngineException("ONNX Runtime cannot $what: ${error.firstLine()}", fixFor(error), error)
+} catch (error: UnsatisfiedLinkError) {
+    throw EngineException("ONNX Runtime cannot $what: ${error.firstLine()}", "Install the app build for this processor: arm64-v8a or x86_64.", error)
+}
+
+/** Without the code in front, which says nothing to a user. */
+internal fun Throwable.firstLine(): String = message?.lineSequence()?.firstOrNull()?.substringAfter(" - message: ") ?: javaClass.simpleName
+
+internal fun fixFor(error: OrtException): String = when (error.code) {
+    OrtException.OrtErrorCode.ORT_NO_SUCHFILE -> "Push the bundle again: helium-edge push BUNDLE sends what is missing."
+    OrtException.OrtErrorCode.ORT_INVALID_PROTOBUF, OrtException.OrtErrorCode.ORT_INVALID_GRAPH ->
+        "Push the bundle again; if it persists, update the app: its ONNX Runtime may be older than the exporter's."
+    OrtException.OrtErrorCode.ORT_NOT_IMPLEMENTED -> "Update the app: its ONNX Runtime lacks an operator of this bundle."
+    else -> "Load the bundle again; if it persists, verify it: helium-edge verify BUNDLE."
+}

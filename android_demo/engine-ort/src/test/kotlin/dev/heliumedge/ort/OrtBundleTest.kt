@@ -1,0 +1,244 @@
+package dev.heliumedge.ort
+
+import dev.heliumedge.core.BoundStep
+import dev.heliumedge.core.BufferAllocator
+import dev.heliumedge.core.BundleFolder
+import dev.heliumedge.core.CacheUpdate
+import dev.heliumedge.core.Case
+import dev.heliumedge.core.Decoder
+import dev.heliumedge.core.EngineException
+import dev.heliumedge.core.Generation
+import dev.heliumedge.core.GenerationStats
+import dev.heliumedge.core.GraphEngine
+import dev.heliumedge.core.GraphMismatchException
+import dev.heliumedge.core.GraphSpec
+import dev.heliumedge.core.HeliumException
+import dev.heliumedge.core.KvBuffers
+import dev.heliumedge.core.MANIFEST_NAME
+import dev.heliumedge.core.Phase
+import dev.heliumedge.core.Sampler
+import dev.heliumedge.core.SamplingOptions
+import dev.heliumedge.core.SelfTest
+import dev.heliumedge.core.StopReason
+import dev.heliumedge.core.StopSignal
+import dev.heliumedge.core.Tokenizer
+import dev.heliumedge.core.Vectors
+import dev.heliumedge.core.WrongRuntimeException
+import dev.heliumedge.core.assertFails
+import org.junit.Assert.assertEquals
+import org.junit.Assert.assertSame
+import org.junit.Assert.assertTrue
+import org.junit.Rule
+import org.junit.Test
+import org.junit.rules.TemporaryFolder
+import java.io.File
+import java.nio.ByteBuffer
+import kotlin.concurrent.thread
+
+/** The bundles that the Python package exported, run by this host on ONNX Runtime. */
+class OrtBundleTest {
+    @get:Rule
+    val temporary = TemporaryFolder()
+
+    private fun open(name: String) = BundleFolder.open(Vectors.bundle(name))
+
+    private fun BundleFolder.tokenizer() = Tokenizer.open(file(manifest.tokenizerFile))
+
+    private inline fun <T> running(bundle: BundleFolder, static: Boolean = false, allocator: BufferAllocator = BufferAllocator.Direct, use: (OrtGraphEngine, Decoder) -> T): T {
+        val engine = OrtGraphEngine(bundle, OrtOptions(threads = 1), allocator)
+        return Decoder(bundle.manifest, engine, allocator, static).use { use(engine, it) }
+    }
+
+    @Test
+    fun `the library is that of the exporter`() {
+        running(open("append")) { _, decoder ->
+            decoder.decode(5)
+            val library = System.getenv("ORT_REAL_LIB") ?: return
+            assertTrue(library, File("/proc/self/maps").readLines().any { it.endsWith(library) })
+        }
+    }
+
+    @Test
+    fun `the golden traces are reproduced`() {
+        for (name in listOf("in_place", "append")) {
+            for (static in listOf(false, true)) {
+                val bundle = open(name)
+                running(bundle, static) { engine, decoder ->
+                    val result = SelfTest(bundle.manifest, bundle.tokenizer(), decoder, tolerance = 1e-3).run()
+                    println("$name, static = $static, on ${engine.name}: ${result.message}; worst logit off by ${result.worstLogit}")
+                    assertTrue(result.message, result.passed)
+                    assertEquals("no ties: the library is the exporter's own", emptyList<Int>(), result.nearTies)
+                    assertEquals(if (static) 2 else 1, engine.openSessions)
+                }
+            }
+        }
+    }
+
+    @Test
+    fun `whole texts, greedy and drawn, are those of the Python host`() {
+        val cases = Vectors.cases("generations.json")
+        assertTrue(cases.size >= 40)
+        for ((key, group) in cases.groupBy { it.text("bundle") to it.flag("static") }) {
+            val bundle = open(key.first)
+            running(bundle, key.second) { _, decoder -> group.forEach { check(bundle, decoder, it) } }
+            val sample = group.first()
+            println("${key.first}, static = ${key.second}: ${group.size} texts equal, as \"${sample.text("prompt")}${sample.text("text")}\"")
+        }
+    }
+
+    private fun check(bundle: BundleFolder, decoder: Decoder, case: Case) {
+        val tokenizer = bundle.tokenizer()
+        val ids = tokenizer.encode(case.text("prompt"))
+        assertEquals(case.ints("prompt_ids"), ids.toList())
+        val uniforms = case.doubles("uniforms").iterator()
+        val options = SamplingOptions(case.double("temperature"), case.int("top_k"), case.double("top_p"))
+        val sampler = Sampler(decoder.vocabSize, options) { uniforms.next() }
+        val chosen = ArrayList<Int>()
+        val text = StringBuilder()
+        decoder.rewind()
+        val stats = Generation(decoder, tokenizer, bundle.manifest.tokens.eos).run(ids, sampler, 40) { id, piece ->
+            if (id != Generation.NO_TOKEN) chosen.add(id)
+            text.append(piece)
+        }
+        assertEquals(case.text("prompt"), case.ints("ids"), chosen)
+        assertEquals(case.text("text"), text.toString())
+        assertEquals(case.text("stop"), stats.stopReason!!.name.lowercase())
+    }
+
+    @Test
+    fun `the cache is in place, and a token makes no tensor and no buffer`() {
+        val bundle = open("in_place")
+        assertEquals(CacheUpdate.IN_PLACE, bundle.manifest.cache!!.update)
+        val allocator = Keeping()
+        running(bundle, allocator = allocator) { engine, decoder ->
+            decoder.prefill(IntArray(5) { 300 + it })
+            decoder.decode(310)
+            val cache = allocator.buffers.filter { it.capacity().toLong() == bundle.manifest.cache.bufferBytes }
+            assertEquals("key and value of six layers, and no second copy", 12, cache.size)
+            val tensors = engine.tensorsCreated
+            val buffers = allocator.buffers.size
+            val before = cache.map { it.slots() }
+            repeat(20) { decoder.decode(320 + it) }
+            assertEquals(tensors, engine.tensorsCreated)
+            assertEquals(buffers, allocator.buffers.size)
+            val after = cache.map { it.slots() }
+            for (index in cache.indices) {
+                assertEquals("rows before stay", before[index].take(6), after[index].take(6))
+                assertTrue("the kernel wrote the new rows here", after[index].subList(6, 26).all { it != 0 })
+                assertTrue("and none after them", after[index].drop(26).all { it == 0 })
+            }
+        }
+    }
+
+    /** For each slot of head 0, whether it holds anything: a hash of its 64 floats, 0 for zeros. */
+    private fun ByteBuffer.slots(): List<Int> = List(1024) { slot ->
+        (0 until 64).fold(0) { hash, index -> 31 * hash + getInt(4 * (64 * slot + index)) }
+    }
+
+    private class Keeping : BufferAllocator {
+        val buffers = ArrayList<ByteBuffer>()
+
+        override fun allocate(bytes: Int) = BufferAllocator.Direct.allocate(bytes).also { buffers.add(it) }
+    }
+
+    @Test
+    fun `past and present of a layer are one tensor`() {
+        val bundle = open("in_place")
+        val engine = OrtGraphEngine(bundle, OrtOptions(threads = 1))
+        engine.use {
+            val decoder = Decoder(bundle.manifest, Spying(engine) { step ->
+                val graph = bundle.manifest.graph(Phase.ANY)!!
+                val inputs = step.field("inputs")
+                val outputs = step.field("outputs")
+                for (layer in 0 until 6) {
+                    for (kind in listOf("key", "value")) {
+                        assertSame(inputs["past_key_values.$layer.$kind"], outputs["present.$layer.$kind"])
+                    }
+                }
+                assertEquals(graph.outputs.size, outputs.size)
+            })
+            decoder.decode(5)
+        }
+    }
+
+    private class Spying(private val engine: GraphEngine, private val look: (BoundStep) -> Unit) : GraphEngine by engine {
+        override fun bind(graph: GraphSpec, width: Int, cache: KvBuffers?) = engine.bind(graph, width, cache).also(look)
+    }
+
+    private fun BoundStep.field(name: String): Map<*, *> =
+        javaClass.getDeclaredField(name).apply { isAccessible = true }.get(this) as Map<*, *>
+
+    @Test
+    fun `stop during a long prefill ends inside it, and the next text is right`() {
+        val bundle = open("in_place")
+        val tokenizer = bundle.tokenizer()
+        running(bundle, static = true) { _, decoder ->
+            val generation = Generation(decoder, tokenizer, bundle.manifest.tokens.eos)
+            val long = IntArray(1000) { 300 + it }
+            val full = measure { decoder.prefill(long) }
+            decoder.rewind()
+            val stop = StopSignal()
+            val stopper = thread { Thread.sleep(full / 4); stop.request() }
+            val stats = generation.run(long, Sampler(decoder.vocabSize, SamplingOptions()) { 0.0 }, 10, stop) { _, _ -> }
+            stopper.join()
+            assertEquals(StopReason.STOPPED, stats.stopReason)
+            assertTrue("stopped at ${decoder.position}", decoder.position < 1000)
+            decoder.rewind()
+            assertTrue(SelfTest(bundle.manifest, tokenizer, decoder, 1e-3).run().passed)
+        }
+    }
+
+    private inline fun measure(block: () -> Unit): Long {
+        val start = System.nanoTime()
+        block()
+        return (System.nanoTime() - start) / 1_000_000
+    }
+
+    @Test
+    fun `stop between tokens gives not one more`() {
+        val bundle = open("append")
+        running(bundle) { _, decoder ->
+            val stop = StopSignal()
+            val stats = GenerationStats()
+            Generation(decoder, bundle.tokenizer(), emptySet())
+                .run(intArrayOf(1, 300), Sampler(decoder.vocabSize, SamplingOptions()) { 0.0 }, 60, stop, stats) { _, _ -> if (stats.newTokens == 7) stop.request() }
+            assertEquals(7, stats.newTokens)
+            assertEquals("two of the prompt, six fed back", 8, decoder.position)
+        }
+    }
+
+    @Test
+    fun `bundles that do not fit are refused by name`() {
+        val messages = listOf(
+            damaged<WrongRuntimeException> { edit(it, "\"runtime\": \"onnxruntime\"", "\"runtime\": \"executorch\"") },
+            damaged<GraphMismatchException> { edit(it, "4096\n", "2048\n") },
+            damaged<GraphMismatchException> { edit(it, "\"present.0.key\"", "\"present.zero.key\"") },
+            damaged<EngineException> { File(it, "decoder.onnx").writeText("no graph") },
+            damaged<EngineException> { File(it, "weights.bin").delete() },
+        ).map { it.message!! }
+        messages.forEach(::println)
+        assertEquals(messages.size, messages.toSet().size)
+    }
+
+    private inline fun <reified T : HeliumException> damaged(damage: (File) -> Unit): T {
+        val folder = File(temporary.root, "bundle")
+        Vectors.bundle("in_place").copyRecursively(folder)
+        try {
+            val opened = BundleFolder.open(folder)
+            damage(folder)
+            val bundle = if (T::class == EngineException::class) opened else BundleFolder.open(folder)
+            return assertFails<T> { running(bundle) { _, decoder -> decoder.decode(5) } }
+        } finally {
+            folder.deleteRecursively()
+        }
+    }
+
+    private fun edit(folder: File, from: String, to: String) {
+        val file = File(folder, MANIFEST_NAME)
+        val text = file.readText()
+        assertTrue(from, from in text)
+        // The last one belongs to the graph that is opened: the free one.
+        val at = text.lastIndexOf(from, text.indexOf("\"logits\": \"last\"").let { if (it < 0 || "runtime" in from) text.length else it })
+        file.writeText(text.substring(0, at) + to + text.substring(at + from.length))
+    }
+}

@@ -1,0 +1,184 @@
+"""Runs the Python hosts over graphs that compute nothing, to record which calls they make and what they write."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from helium_edge.errors import CacheFullError, UsageError
+from helium_edge.runtime.executorch_runner import ExecutorchRunner, _Buffers
+from helium_edge.runtime.onnx_runner import OnnxRunner
+from helium_edge.signature import CacheSpec, DecoderSpec
+
+VOCAB = 50
+
+
+def plans() -> Iterator[dict[str, Any]]:
+    """The calls for prompts of many lengths at many positions; null where the prompt is refused."""
+    for prefill_len, cache_len in ((1, 4), (4, 4), (4, 10), (8, 20), (16, 48), (128, 1024)):
+        lengths = {
+            0,
+            1,
+            2,
+            prefill_len - 1,
+            prefill_len,
+            prefill_len + 1,
+            2 * prefill_len + 3,
+            cache_len - 1,
+            cache_len,
+            cache_len + 1,
+        }
+        for position in sorted(
+            {0, 1, prefill_len, cache_len - prefill_len, cache_len - prefill_len + 1, cache_len - 1, cache_len}
+        ):
+            for count in sorted(lengths):
+                for dynamic in (False, True):
+                    case = {
+                        "prefill_len": prefill_len,
+                        "cache_len": cache_len,
+                        "position": position,
+                        "count": count,
+                        "dynamic": dynamic,
+                    }
+                    yield {**case, "calls": planned(**case)}
+
+
+def planned(prefill_len: int, cache_len: int, position: int, count: int, dynamic: bool) -> Any:
+    """Phase, real tokens and width of each call, or the name of the refusal."""
+    calls: list[list[Any]] = []
+
+    class Recorder(OnnxRunner):
+        def _run(self, phase: Any, width: int, tokens: Sequence[int]) -> Any:
+            calls.append([phase, len(tokens), width])
+            self._position += len(tokens)
+            return np.zeros((1, VOCAB), np.float32)
+
+    runner = object.__new__(Recorder)
+    runner.vocab_size, runner.cache_len, runner._prefill_len, runner._position = (
+        VOCAB,
+        cache_len,
+        prefill_len,
+        position,
+    )
+    runner._dynamic, runner._logits = dynamic, "last"
+    try:
+        runner.prefill([5] * count)
+    except CacheFullError:
+        return "cache_full"
+    except UsageError:
+        return "no_tokens"
+    return calls
+
+
+def cache_runs() -> Iterator[dict[str, Any]]:
+    """Conversations with the contents of the cache that every call of a graph sees, and the one at the end."""
+    for batched in (True, False):
+        for operations in ([5, -1, -1, 3], [1, -1], [12, -1, -1, -1], [4, 4, 4, -1], [14, -1, -1]):
+            yield onnx_run(batched, operations)
+    for buckets in ([], [4], [4, 8], [3, 5, 9]):
+        for operations in (
+            [2, -1, -1, -1, -1, -1, -1],
+            [1, -1, -1, 4, -1, -1],
+            [6, -1, -1, -1, -1, -1, -1, -1],
+            [13, -1, -1],
+            [2, -1, -1, 0, 3, -1],
+        ):
+            yield executorch_run(buckets, operations)
+
+
+def rows_of(call: int, spec: CacheSpec, width: int) -> list[Any]:
+    """New rows that tell call, buffer, head, row and element apart."""
+    shape = (spec.num_key_value_heads, width, spec.head_dim)
+    count = int(np.prod(shape))
+    return [
+        (1000 * call + 100 * index + np.arange(count, dtype=np.float32)).reshape(shape)
+        for index in range(2 * spec.layers)
+    ]
+
+
+class Recording:
+    """Stands for a step or method: records what it is given and returns rows that tell calls apart."""
+
+    def __init__(self, log: list[Any], spec: CacheSpec, name: str, width: int) -> None:
+        self._log, self._spec, self._name, self._width = log, spec, name, width
+        self.logits = np.zeros((1, 1, VOCAB), np.float32)
+
+    def record(self, tokens: Sequence[int], position: int, arrays: Sequence[Any]) -> list[Any]:
+        ids = [*tokens, *[tokens[-1]] * (self._width - len(tokens))]
+        seen = [array.reshape(-1).astype(int).tolist() for array in arrays]
+        self._log.append(
+            {"graph": self._name, "ids": ids, "position": position, "last_index": len(tokens) - 1, "cache": seen}
+        )
+        return rows_of(len(self._log), self._spec, self._width)
+
+
+class OnnxStep(Recording):
+    """In place of an ONNX step."""
+
+    new_rows: list[Any]
+    arrays: list[Any]
+
+    def set_inputs(self, tokens: Sequence[int], position: int) -> None:
+        self._tokens, self._position = list(tokens), position
+
+    def run(self) -> None:
+        self.new_rows = self.record(self._tokens, self._position, self.arrays)
+
+
+class Method(Recording):
+    """In place of an ExecuTorch method."""
+
+    def __call__(self, tokens: Sequence[int], position: int, cache: Any) -> tuple[Any, list[Any]]:
+        rows = self.record(tokens, position, cache.arrays)
+        return self.logits, rows
+
+
+def onnx_run(batched: bool, operations: list[int]) -> dict[str, Any]:
+    spec = CacheSpec(layers=2, num_key_value_heads=2, cache_len=16, head_dim=3, update="append", batched=batched)
+    log: list[Any] = []
+    runner = object.__new__(OnnxRunner)
+    runner.vocab_size, runner.cache_len, runner._prefill_len, runner._position = VOCAB, 16, 4, 0
+    runner._cache, runner._logits, runner._dynamic, runner._sessions = spec, "last", False, {}
+    runner._buffers = [np.zeros(spec.shape, np.float32) for _ in range(4)]
+    steps = {("prefill", 4): OnnxStep(log, spec, "prefill", 4), ("decode", 1): OnnxStep(log, spec, "decode_16", 1)}
+    for step in steps.values():
+        step.arrays = runner._buffers
+    runner._steps = steps  # type: ignore[assignment]
+    drive(runner, operations)
+    return described(spec, [], operations, log, runner._buffers)
+
+
+def executorch_run(buckets: list[int], operations: list[int]) -> dict[str, Any]:
+    spec = CacheSpec(layers=2, num_key_value_heads=2, cache_len=16, head_dim=3, update="append", batched=False)
+    log: list[Any] = []
+    runner = object.__new__(ExecutorchRunner)
+    runner.vocab_size, runner.cache_len, runner._spec = VOCAB, 16, DecoderSpec(VOCAB, spec, 4)
+    runner._position, runner._synced, runner._bucket = 0, 0, None
+    runner._full = _Buffers(runner._spec, 16)
+    runner._prefill = Method(log, spec, "prefill", 4)  # type: ignore[assignment]
+    runner._decode = {slots: Method(log, spec, f"decode_{slots}", 1) for slots in [*buckets, 16]}  # type: ignore[misc]
+    drive(runner, operations)
+    return described(spec, buckets, operations, log, runner._full.arrays)
+
+
+def drive(runner: Any, operations: list[int]) -> None:
+    """Above 0: prefill that many tokens; -1: decode one; 0: start anew. Tokens count up from 1."""
+    token = 1
+    for operation in operations:
+        if operation == 0:
+            runner.reset()
+        elif operation < 0:
+            runner.decode(token % VOCAB)
+            token += 1
+        else:
+            runner.prefill([(token + index) % VOCAB for index in range(operation)])
+            token += operation
+
+
+def described(
+    spec: CacheSpec, buckets: list[int], operations: list[int], log: list[Any], arrays: Sequence[Any]
+) -> dict[str, Any]:
+    final = [array.reshape(-1).astype(int).tolist() for array in arrays]
+    return {"batched": spec.batched, "buckets": buckets, "operations": operations, "calls": log, "final": final}

@@ -1,0 +1,438 @@
+"""Writes what the Kotlin tests must reproduce: `python write_vectors.py FOLDER`.
+
+Everything is computed by the Python package and the libraries behind it, at check time, so that the two hosts
+cannot drift apart; nothing of it is kept in the repository.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import hosts
+import numpy as np
+import texts
+import tokenizers
+
+import helium_edge
+from helium_edge.bundle.manifest import MANIFEST_NAME, parse_manifest
+from helium_edge.errors import BundleError, HeliumEdgeError
+from helium_edge.pipeline import export
+from helium_edge.recipe import load_recipe
+from helium_edge.runtime.generate import GenerationStats, generate
+from helium_edge.runtime.onnx_runner import OnnxRunner
+from helium_edge.runtime.sampling import Sampler, SamplingOptions
+from helium_edge.runtime.tokenizer import Tokenizer
+
+DATA = Path(helium_edge.__file__).parent / "data"
+RANDOM_TEXTS = 5000
+
+
+def main(folder: Path) -> None:
+    """Write every vector below a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    bundles = write_bundles(folder / "bundles")
+    write_tokenizers(folder)
+    save(folder / "sampler.json", list(sampler_cases()))
+    save(folder / "plans.json", list(hosts.plans()))
+    save(folder / "caches.json", list(hosts.cache_runs()))
+    save(folder / "manifests.json", list(manifest_cases(bundles["in_place"] / MANIFEST_NAME)))
+    save(folder / "generations.json", [case for name, path in bundles.items() for case in generations(name, path)])
+
+
+def save(path: Path, content: object) -> None:
+    """One document, without NaN and infinity."""
+    path.write_text(json.dumps(content, ensure_ascii=False, allow_nan=False), encoding="utf-8")
+
+
+def write_bundles(folder: Path) -> dict[str, Path]:
+    """Helium-tiny with both kinds of cache; the second with shapes that make every path of the loop run."""
+    folder.mkdir(exist_ok=True)
+    recipes = {"in_place": load_recipe("onnx-int4"), "append": load_recipe("onnx-int4-portable")}
+    small = recipes["append"].shapes.model_copy(update={"prefill_len": 16, "cache_len": 96})
+    recipes["append"] = recipes["append"].model_copy(update={"shapes": small})
+    for name, recipe in recipes.items():
+        export("helium-tiny", recipe, folder / name, force=True, verify=False)
+    return {name: folder / name for name in recipes}
+
+
+# -- tokenizer
+
+
+def write_tokenizers(folder: Path) -> None:
+    """Vectors for helium-tiny's tokenizer, and for made ones full of ties and unknown characters."""
+    (folder / "tokenizers").mkdir(exist_ok=True)
+    tiny = DATA / "helium-tiny" / "tokenizer.json"
+    fixed = texts.fixed_texts(DATA / "eval-text")
+    if len(fixed) < 2000:
+        raise SystemExit(f"only {len(fixed)} fixed texts")
+    document = json.loads(tiny.read_text(encoding="utf-8"))
+    made = {"tiny": (document, [*fixed, *texts.random_texts(RANDOM_TEXTS, seed=2)])}
+    for seed, fallback in ((3, True), (4, False)):
+        made[f"made{seed}"] = (
+            made_tokenizer(document, seed, fallback),
+            [*fixed[:800], *texts.random_texts(1500, seed)],
+        )
+    for name, (content, chosen) in made.items():
+        path = folder / "tokenizers" / f"{name}.json"
+        path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+        save(
+            folder / "tokenizers" / f"{name}-cases.json",
+            {"texts": list(text_cases(path, chosen)), "ids": list(id_cases(path))},
+        )
+
+
+def made_tokenizer(document: dict[str, Any], seed: int, byte_fallback: bool) -> dict[str, Any]:
+    """A tokenizer of the same pipeline with 6,000 random pieces, few different scores, and characters missing."""
+    rng = random.Random(seed)
+    base = document["model"]["vocab"]
+    pieces = dict.fromkeys(entry[0] for entry in base[: 260 if byte_fallback else 15])
+    alphabet = "▁etaoinsrluéüß日本👍\n" + "".join(chr(rng.randrange(0x21, 0x500)) for _ in range(60))
+    while len(pieces) < 6000:
+        pieces["".join(rng.choice(alphabet) for _ in range(rng.randint(1, 5)))] = None
+    scores = [-float(rng.randint(1, 6)) for _ in range(4)] + [rng.uniform(-12, -1) for _ in range(20)]
+    vocab = [[piece, 0.0 if index < 4 else rng.choice(scores)] for index, piece in enumerate(pieces)]
+    ids = {piece: index for index, piece in enumerate(pieces)}
+    added = [
+        {**token, "id": ids[token["content"]]} for token in document["added_tokens"] if token["content"] in ids
+    ]
+    return {
+        **document,
+        "added_tokens": added,
+        "model": {**document["model"], "vocab": vocab, "byte_fallback": byte_fallback},
+    }
+
+
+def text_cases(path: Path, chosen: list[str]) -> Iterator[dict[str, Any]]:
+    """Ids and the text that they decode to, by the Hugging Face library itself."""
+    library = tokenizers.Tokenizer.from_file(str(path))
+    library.no_padding()
+    library.no_truncation()
+    for encoding, text in zip(library.encode_batch(chosen), chosen, strict=True):
+        yield {
+            "text": text,
+            "ids": encoding.ids,
+            "decoded": library.decode(encoding.ids, skip_special_tokens=True),
+        }
+
+
+def id_cases(path: Path) -> Iterator[dict[str, Any]]:
+    """Random ids, many of them bytes, special or unknown; read at once, and after a text."""
+    tokenizer = Tokenizer(path)
+    rng = random.Random(5)
+    for _ in range(1500):
+        ids = [
+            rng.choice((rng.randrange(tokenizer.vocab_size + 3), rng.randrange(270), rng.randrange(5)))
+            for _ in range(rng.randint(0, 14))
+        ]
+        stream = tokenizer.stream(continuing=True)
+        continued = "".join(stream.push(token) for token in ids) + stream.finish()
+        yield {"ids": ids, "text": tokenizer.decode(ids), "continued": continued}
+
+
+# -- sampler
+
+
+def sampler_cases() -> Iterator[dict[str, Any]]:
+    """Picks for given logits, options and uniforms; and logits from which none can be made."""
+    rng = np.random.default_rng(6)
+    for index in range(400):
+        size = int(rng.choice([1, 2, 7, 64, 300, 1000]))
+        logits = (rng.standard_normal(size) * rng.choice([0.1, 1.0, 6.0])).astype(np.float32)
+        if index % 5 == 0:
+            logits = np.round(logits)  # ties
+        if index % 7 == 0 and size > 2:
+            logits[rng.random(size) < 0.3] = -np.inf
+            logits[0] = 0.0
+        options = SamplingOptions(
+            temperature=float(rng.choice([0.0, 0.01, 0.7, 1.0, 3.0])),
+            top_k=int(rng.choice([0, 1, 5, 40, 600])),
+            top_p=float(rng.choice([1.0, 0.95, 0.5, 0.01])),
+        )
+        uniforms = [0.0, 1 - 2.0**-53, *rng.random(6).tolist()]
+        yield sampler_case(logits, options, uniforms)
+    for bad in ([0.0, math.nan, 1.0], [math.inf, 0.0], [-math.inf, -math.inf], [math.nan]):
+        for temperature in (0.0, 1.0):
+            yield sampler_case(np.array(bad, dtype=np.float32), SamplingOptions(temperature), [0.5])
+
+
+def sampler_case(
+    logits: np.ndarray[Any, np.dtype[np.float32]], options: SamplingOptions, uniforms: list[float]
+) -> dict[str, Any]:
+    sampler = Sampler(options)
+    given = iter(uniforms)
+    sampler._uniform = lambda: next(given)  # type: ignore[method-assign]
+    try:
+        picks = [sampler.pick(logits) for _ in uniforms]
+    except HeliumEdgeError:
+        picks = None
+    chosen = {"temperature": options.temperature, "top_k": options.top_k, "top_p": options.top_p}
+    return {
+        "logits": [str(value) for value in logits.astype(np.float64)],
+        "uniforms": uniforms,
+        "picks": picks,
+        **chosen,
+    }
+
+
+# -- manifests
+
+
+def manifest_cases(path: Path) -> Iterator[dict[str, Any]]:
+    """The manifest of a bundle as it is, and broken in one place each, with the verdict of the Python reader."""
+    text = path.read_text(encoding="utf-8")
+    yield verdict(text, "as exported")
+    for what, broken in (
+        ("cut in the middle", text[: len(text) // 2]),
+        ("empty", ""),
+        ("a list", "[]"),
+        ("null", "null"),
+        ("not JSON", "{'a': 1}"),
+        ("a key twice", text.replace('"cache_len": 1024,', '"cache_len": 1024, "cache_len": 1024,', 1)),
+        ("text after it", text + "x"),
+        ("NaN", text.replace('"temperature": 1.0', '"temperature": NaN')),
+        ("nested deeply", "[" * 5000),
+    ):
+        yield verdict(broken, what)
+    for place, value in MUTATIONS:
+        document = json.loads(text)
+        *parents, last = place.split(".")
+        node = document
+        for part in parents:
+            node = node[int(part)] if part.isdigit() else node[part]
+        key: Any = int(last) if last.isdigit() else last
+        if value is DELETED:
+            del node[key]
+        else:
+            node[key] = value
+        yield verdict(json.dumps(document), f"{place} {'deleted' if value is DELETED else f'= {value!r}'}")
+
+
+def verdict(text: str, what: str) -> dict[str, Any]:
+    try:
+        parse_manifest(text.encode())
+    except BundleError as error:
+        kinds = {"newer helium-edge": "newer", "no longer read": "older", "plain relative path": "path"}
+        return {
+            "what": what,
+            "text": text,
+            "verdict": next((kind for words, kind in kinds.items() if words in error.message), "manifest"),
+        }
+    return {"what": what, "text": text, "verdict": "ok"}
+
+
+DELETED = object()
+MUTATIONS: list[tuple[str, Any]] = [
+    *[
+        (key, DELETED)
+        for key in (
+            "schema",
+            "schema_version",
+            "name",
+            "runtime",
+            "target",
+            "model",
+            "tokens",
+            "tokenizer",
+            "graphs",
+            "cache",
+        )
+    ],
+    *[
+        (key, DELETED)
+        for key in (
+            "logits",
+            "prefill_len",
+            "cache_len",
+            "generation",
+            "memory",
+            "graphs.0.file",
+            "graphs.0.inputs",
+        )
+    ],
+    *[
+        (key, DELETED)
+        for key in (
+            "files.0.sha256",
+            "cache.layers",
+            "tokens.eos",
+            "golden.margins",
+            "tokenizer.file",
+            "cache.keys",
+            "generation.top_k",
+            "generation.temperature",
+        )
+    ],
+    *[
+        (key, DELETED)
+        for key in (
+            "generation.top_p",
+            "generation.do_sample",
+            "generation.max_new_tokens",
+            "cache.dtype",
+            "files",
+            "tokens.bos",
+            "tokens.pad",
+            "tokens.add_bos",
+            "graphs.0.method",
+            "graphs.0.tokens",
+            "graphs.0.cache_len",
+        )
+    ],
+    ("unknown_field", {"a": [1]}),
+    ("cache.unknown", 1),
+    ("golden", None),
+    ("tokens.pad", None),
+    ("tokens.bos", None),
+    ("schema", "other"),
+    ("schema_version", "1.7"),
+    ("schema_version", "2.0"),
+    ("schema_version", "10.0"),
+    ("schema_version", "0.9"),
+    ("schema_version", "1"),
+    ("schema_version", 1.0),
+    ("schema_version", "one"),
+    ("name", ""),
+    ("name", 5),
+    ("graphs", []),
+    ("graphs.0.phase", "train"),
+    ("graphs.1.phase", "prefill"),
+    ("graphs.0.tokens", 0),
+    ("graphs.0.tokens", "128"),
+    ("graphs.0.file", "missing.onnx"),
+    ("graphs.0.inputs.0.shape", [1, 0]),
+    ("graphs.0.inputs.0.shape", [1, -1]),
+    ("graphs.0.inputs.0.shape", [1, 1.5]),
+    ("graphs.0.inputs.0.role", "a_later_role"),
+    ("cache.update", "copy"),
+    ("cache.dtype", "bfloat16"),
+    ("cache.layout", ["slot", "kv_head"]),
+    ("cache.shape", [1, 2, 1024]),
+    ("cache.shape", [2, 2, 1024, 64]),
+    ("cache.shape", [1, 2, 512, 64]),
+    ("cache.shape", []),
+    ("cache.bytes_per_token", 1),
+    ("cache.total_bytes", 7),
+    ("cache.keys", "pre_rope"),
+    ("cache.layers", 0),
+    ("cache.layers", 7),
+    ("cache_len", 0),
+    ("cache_len", -1),
+    ("cache_len", 1023),
+    ("cache_len", True),
+    ("cache_len", 2**53),
+    ("prefill_len", 0),
+    ("prefill_len", 1.5),
+    ("logits", "first"),
+    ("generation.temperature", -1),
+    ("generation.top_p", 0),
+    ("generation.top_p", 1.5),
+    ("generation.top_k", -1),
+    ("generation.max_new_tokens", 0),
+    ("generation.do_sample", 1),
+    ("memory.total_bytes", -5),
+    ("tokens.eos", [4096]),
+    ("tokens.bos", 5000),
+    ("tokens.eos", 2),
+    ("tokens.eos", []),
+    ("golden.greedy_ids.0", 9999),
+    ("golden.margins", [1.0]),
+    ("golden.prompt_ids", []),
+    ("tokenizer.file", "other.json"),
+    ("files.0.bytes", -1),
+    ("files.0.sha256", "00"),
+    ("files.0.sha256", "Z" * 64),
+    *[
+        ("files.0.path", path)
+        for path in (
+            "../a",
+            "/etc/passwd",
+            "a/../b",
+            "a\\b",
+            ".hidden",
+            "a//b",
+            "",
+            "a\0b",
+            "C:a",
+            "a/",
+            "é",
+            "x" * 300,
+        )
+    ],
+    ("graphs.0.file", "../prefill.onnx"),
+    ("tokenizer.file", "/tokenizer.json"),
+    ("files.1.path", "README.md"),
+    ("files.1.path", "readme.MD"),
+    ("files.1.path", "Helium-Edge.json"),
+    ("files", []),
+    ("files", {}),
+]
+
+
+# -- whole generations
+
+
+def generations(name: str, bundle: Path) -> Iterator[dict[str, Any]]:
+    """Texts by the Python host, of a bundle that the Kotlin host runs on the same library."""
+    manifest = parse_manifest((bundle / MANIFEST_NAME).read_bytes())
+    tokenizer = Tokenizer(bundle / manifest.tokenizer.file)
+    rng = np.random.default_rng(7)
+    long = (DATA / "eval-text" / "fr.txt").read_text(encoding="utf-8")
+    prompts = [
+        "The device",
+        "Les modèles",
+        "Das Wetter ist",
+        "Il sistema",
+        "Os dados são",
+        "El coche",
+        "你好",
+        "",
+        long[:40],
+        long[:120],
+    ]
+    if name == "in_place":
+        prompts += [long[:500], long]  # more than one chunk of 128
+    for index, prompt in enumerate(prompts):
+        for static in (False, True):
+            options = (
+                SamplingOptions() if index % 2 == 0 else SamplingOptions(temperature=0.8, top_k=40, top_p=0.9)
+            )
+            yield {
+                "bundle": name,
+                "static": static,
+                **one_generation(bundle, manifest, tokenizer, prompt, options, rng.random(200).tolist(), static),
+            }
+
+
+def one_generation(
+    bundle: Path,
+    manifest: Any,
+    tokenizer: Tokenizer,
+    prompt: str,
+    options: SamplingOptions,
+    uniforms: list[float],
+    static: bool,
+) -> dict[str, Any]:
+    runner = OnnxRunner(bundle, manifest.graph_files(), manifest.decoder_spec(), threads=1, static=static)
+    sampler, given, stats = Sampler(options), iter(uniforms), GenerationStats()
+    sampler._uniform = lambda: next(given)  # type: ignore[method-assign]
+    ids = tokenizer.encode(prompt)
+    new = list(generate(runner, ids, max_new_tokens=40, eos_ids=manifest.tokens.eos, sampler=sampler, stats=stats))
+    stream = tokenizer.stream(continuing=True)
+    text = "".join(stream.push(token) for token in new) + stream.finish()
+    chosen = {
+        "temperature": options.temperature,
+        "top_k": options.top_k,
+        "top_p": options.top_p,
+        "uniforms": uniforms,
+    }
+    return {"prompt": prompt, "prompt_ids": ids, "ids": new, "text": text, "stop": stats.stop_reason, **chosen}
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
