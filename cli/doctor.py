@@ -33,6 +33,7 @@ PACKAGES = (
     ("transformers", "transformers", "reference", "parity with the original"),
     ("executorch", "executorch", "executorch", "targets xnnpack and coreml"),
     ("onnxruntime_genai", "onnxruntime-genai", "genai", "checking bundles for it"),
+    ("optimum.onnxruntime", "optimum-onnx", "optimum", "optimum-cli export helium-edge"),
 )
 
 

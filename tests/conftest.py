@@ -12,6 +12,9 @@ import pytest
 import torch
 
 from tests.helpers.checkpoints import make_checkpoint
+from tests.helpers.optimum import pytest_collection_modifyitems
+
+__all__ = ["pytest_collection_modifyitems"]
 
 torch.set_num_threads(2)
 

@@ -21,7 +21,12 @@ MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
 MAX_FILE_BYTES = 16 << 20
 
-PACKAGE_FOLDERS = {"helium_edge": "helium_edge", "cli": "helium_edge.cli", "recipes": "helium_edge.recipes"}
+PACKAGE_FOLDERS = {
+    "helium_edge": "helium_edge",
+    "cli": "helium_edge.cli",
+    "recipes": "helium_edge.recipes",
+    "optimum_plugin": "optimum.commands.register",
+}
 PACKAGE_FILES = sorted(path for folder in PACKAGE_FOLDERS for path in (ROOT / folder).rglob("*.py"))
 PYTHON_FILES = sorted([*PACKAGE_FILES, *(ROOT / "tests").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")])
 RECIPES = sorted((ROOT / "recipes").rglob("*.y*ml"))
