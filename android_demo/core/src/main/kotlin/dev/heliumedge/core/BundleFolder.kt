@@ -5,7 +5,7 @@ import java.io.FileInputStream
 import java.io.IOException
 import java.security.MessageDigest
 
-private const val MAX_MANIFEST_BYTES = 16L shl 20
+private const val MAX_MANIFEST_BYTES = 1L shl 20
 private const val READ_BYTES = 1 shl 20
 
 /** A bundle on this device's storage. Opening reads the manifest and the sizes; [verify] reads every byte. */
@@ -46,7 +46,7 @@ public class BundleFolder private constructor(
          *
          * @throws NotABundleException No folder, or one without a manifest.
          * @throws MissingFileException A listed file is not there.
-         * @throws DamagedFileException A file has another size.
+         * @throws DamagedFileException A file has another size, or the manifest another content than it was written with.
          * @throws HeliumException What [ManifestReader.parse] throws.
          */
         public fun open(folder: File): BundleFolder {
@@ -54,7 +54,9 @@ public class BundleFolder private constructor(
             val file = File(folder, MANIFEST_NAME)
             if (!file.isFile) throw NotABundleException("${folder.path} holds no $MANIFEST_NAME")
             if (file.length() > MAX_MANIFEST_BYTES) throw ManifestException("${file.length()} bytes is no manifest")
-            val manifest = ManifestReader.parse(readText(file))
+            val text = readText(file)
+            val manifest = ManifestReader.parse(text)
+            ManifestSeal.problem(text, manifest.schemaVersion)?.let { throw DamagedFileException("$MANIFEST_NAME $it") }
             manifest.files.forEach { checkSize(folder, it) }
             return BundleFolder(folder, manifest)
         }
@@ -97,7 +99,7 @@ private fun sha256(file: File, goOn: (Long) -> Boolean): String? {
     } catch (error: IOException) {
         throw StorageException("${file.name} cannot be read: ${error.message}", error)
     }
-    return digest.digest().joinToString("") { byte -> (byte.toInt() and 0xff).toString(16).padStart(2, '0') }
+    return hexadecimal(digest.digest())
 }
 
 /**

@@ -61,11 +61,13 @@ class BundleTest {
             broken<DamagedFileException> { folder -> File(folder, "weights.bin").let { it.writeBytes(it.readBytes().dropLast(1).toByteArray()) } },
             broken<DamagedFileException> { File(it, "tokenizer.json").appendText(" ") },
             broken<DamagedFileException> { flip(File(it, "weights.bin"), 4_000_000) },
-            broken<NewerBundleException> { edit(it, "\"schema_version\": \"1.0\"", "\"schema_version\": \"2.0\"") },
-            broken<OlderBundleException> { edit(it, "\"schema_version\": \"1.0\"", "\"schema_version\": \"0.3\"") },
+            broken<NewerBundleException> { edit(it, "\"schema_version\": \"1.1\"", "\"schema_version\": \"2.0\"") },
+            broken<OlderBundleException> { edit(it, "\"schema_version\": \"1.1\"", "\"schema_version\": \"0.3\"") },
             broken<UnsafePathException> { edit(it, "\"path\": \"weights.bin\"", "\"path\": \"../weights.bin\"") },
             broken<ManifestException> { edit(it, "\"layers\": 6", "\"layers\": 5") },
             broken<ManifestException> { File(it, MANIFEST_NAME).writeText("{") },
+            broken<DamagedFileException> { edit(it, "\"name\": \"helium-tiny", "\"name\": \"Helium-tiny") },
+            broken<DamagedFileException> { edit(it, "\n  \"manifest_sha256\"", "\n  \"other_sha256\"") },
         ).map { it.message }
         assertEquals("each its own", messages.size, messages.toSet().size)
         assertTrue(messages.toString(), messages.all { it!!.lines().size == 1 && it.length < 250 })
@@ -88,6 +90,16 @@ class BundleTest {
         val text = file.readText()
         assertTrue(from, from in text)
         file.writeText(text.replaceFirst(from, to))
+    }
+
+    @Test
+    fun `a manifest seals itself as the exporter does`() {
+        val text = File(Vectors.bundle("in_place"), MANIFEST_NAME).readText()
+        assertEquals(text, ManifestSeal.seal(text))
+        assertEquals(null, ManifestSeal.problem(text, "1.1"))
+        val unsealed = text.replace(Regex("\n  \"manifest_sha256\": \"[0-9a-f]*\","), "")
+        assertEquals("required since 1.1", null, ManifestSeal.problem(unsealed, "1.0"))
+        assertTrue(ManifestSeal.problem(unsealed, "1.1") != null)
     }
 
     @Test

@@ -25,6 +25,7 @@ import dev.heliumedge.core.Tokenizer
 import dev.heliumedge.core.Vectors
 import dev.heliumedge.core.WrongRuntimeException
 import dev.heliumedge.core.assertFails
+import dev.heliumedge.core.resealed
 import org.junit.Assert.assertEquals
 import org.junit.Assert.assertSame
 import org.junit.Assert.assertTrue
@@ -239,6 +240,6 @@ class OrtBundleTest {
         assertTrue(from, from in text)
         // The last one belongs to the graph that is opened: the free one.
         val at = text.lastIndexOf(from, text.indexOf("\"logits\": \"last\"").let { if (it < 0 || "runtime" in from) text.length else it })
-        file.writeText(text.substring(0, at) + to + text.substring(at + from.length))
+        file.writeText(resealed(text.substring(0, at) + to + text.substring(at + from.length)))
     }
 }
