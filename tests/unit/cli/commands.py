@@ -15,6 +15,7 @@ COMMANDS = (
     ("export",),
     ("generate",),
     ("parity",),
+    ("push",),
     ("inspect",),
     ("verify",),
     ("recipes",),
