@@ -60,7 +60,10 @@ def reference_runner(checkpoint: Checkpoint, cache_len: int, *, logits: LogitsMo
     # One of config.ARCHITECTURES, never a name from elsewhere.
     model_class: Any = getattr(transformers, checkpoint.config.architecture)
     try:
-        with _silent(transformers), folder_for_transformers(checkpoint, transformers.__version__) as folder:
+        with (
+            silent_transformers(transformers),
+            folder_for_transformers(checkpoint, transformers.__version__) as folder,
+        ):
             model, report = model_class.from_pretrained(
                 str(folder),
                 dtype=torch.float32,
@@ -116,7 +119,7 @@ def check_frequencies(found: torch.Tensor, config: ModelConfig, source: str) -> 
 
 
 @contextmanager
-def _silent(transformers: Any) -> Iterator[None]:
+def silent_transformers(transformers: Any) -> Iterator[None]:
     """No progress bars and no log lines of transformers inside; its settings as before outside."""
     log = transformers.utils.logging
     verbosity, bars = log.get_verbosity(), log.is_progress_bar_enabled()
