@@ -32,6 +32,8 @@ PACKAGES = (
     ("huggingface_hub", "huggingface_hub", None, "downloads"),
     ("transformers", "transformers", "reference", "parity with the original"),
     ("executorch", "executorch", "executorch", "targets xnnpack and coreml"),
+    ("jinja2", "jinja2", "report", "the HTML report"),
+    ("matplotlib", "matplotlib", "report", "its charts"),
     ("onnxruntime_genai", "onnxruntime-genai", "genai", "checking bundles for it"),
     ("optimum.onnxruntime", "optimum-onnx", "optimum", "optimum-cli export helium-edge"),
 )

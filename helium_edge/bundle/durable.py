@@ -36,6 +36,24 @@ def write_file(path: Path, data: bytes) -> None:
         os.close(descriptor)
 
 
+def replace_file(path: Path, data: bytes) -> None:
+    """Write a file in one step: a reader sees what was there before, or all of `data`.
+
+    A link is followed, and what is no plain file, such as a pipe, is simply written to.
+    """
+    target = Path(os.path.realpath(path))
+    if target.exists() and not target.is_file() and not target.is_dir():
+        target.write_bytes(data)
+        return
+    beside = target.with_name(f".{target.name}.partial-{os.getpid()}")
+    try:
+        write_file(beside, data)
+        os.replace(beside, target)
+    finally:
+        beside.unlink(missing_ok=True)
+    sync_folder(target.parent)
+
+
 def copy_file(source: Path, target: Path) -> None:
     """Copy the bytes of a file to one that must not exist yet; permissions and times are not copied."""
     descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
