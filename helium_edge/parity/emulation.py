@@ -31,9 +31,6 @@ from helium_edge.model.weights import HEAD
 from helium_edge.quant import PlannedWeight, QuantizedStore
 from helium_edge.recipe import Recipe
 
-INT8_BLOCK = 32
-"""Weights along K that share a scale where MatMulNBits carries a per-channel scale, repeated block by block."""
-
 TIE = 4e-6
 """Distance from the middle between two codes, relative to the code plus one, below which float32 noise decides.
 The noise of an activation is about 1e-6 of its token's rms, and a block's largest activation is code 127."""
@@ -159,10 +156,12 @@ def arithmetic_of(target: str, recipe: Recipe, plan: Sequence[PlannedWeight]) ->
     for weight in quantized:
         assert weight.scheme is not None
         level = options.head_accuracy_level if weight.name == HEAD else options.accuracy_level
-        # In the portable dialect ONNX Runtime itself makes MatMulNBits of blockwise 4-bit weights, at level 4.
-        fused = options.dialect == "contrib" or weight.scheme.group_size is not None
+        block = weight.scheme.group_size or options.int8_block_size
+        # In the portable dialect ONNX Runtime itself makes MatMulNBits of blockwise weights, of 4 and of 8 bits,
+        # at level 4; where blocks do not divide K, there is one for the whole row, which it leaves alone.
+        fused = options.dialect == "contrib" or weight.shape[1] % block == 0
         if fused and (level == 4 or options.dialect != "contrib"):
-            rules[weight.name] = PerBlock(weight.scheme.group_size or INT8_BLOCK)
+            rules[weight.name] = PerBlock(block)
     if not rules:
         return Arithmetic("float32", {})
     # Other processors round in blocks of another shape, which is not public.
