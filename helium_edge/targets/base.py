@@ -13,6 +13,7 @@ from helium_edge.quant import PlannedWeight, QuantizedStore
 from helium_edge.recipe import Recipe
 from helium_edge.signature import CacheSpec, GraphSignature
 from helium_edge.targets.artifact import Artifact
+from helium_edge.targets.debug import DebugProgram
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,20 @@ class Target(Protocol):
 
         Returns:
             The graphs that follow our contract; files for other hosts may lie beside them.
+        """
+        ...
+
+    def debug(self, bundle: Bundle, *, static: bool = False) -> list[DebugProgram]:
+        """The graphs of a bundle of this target, cut into stages; together they serve prefill and decode.
+
+        Args:
+            bundle: The bundle.
+            static: Take the graphs of static shape even where one graph serves both phases.
+
+        Raises:
+            BundleError: A file is not readable, or its graphs are not built as ours are.
+            MissingDependencyError: Packages that run it are not installed.
+            UsageError: Bundles of this target cannot be cut.
         """
         ...
 

@@ -210,7 +210,7 @@ def mask_one_long(folder: Path, layer: int) -> None:
 def eps_1e_5(folder: Path, layer: int) -> None:
     """The eps of other models in one norm."""
     for _, model in graphs(folder):
-        node = anatomy(folder, model).layers[layer].norm2.node
+        node = anatomy(folder, model).layers[layer].norm1.node
         node.attributes["epsilon"] = ir.AttrFloat32("epsilon", WRONG_EPS)
 
 
@@ -248,12 +248,11 @@ def padding_leaks(folder: Path, layer: int) -> None:
     """Portable: every new token sees all new tokens, those that come after it and the padding included."""
     for _, model in graphs(folder):
         for node in list(model.graph):
-            if node.op_type == "LessOrEqual" and node.name is not None and not node.name.startswith("fault"):
-                first, second = node.inputs
-                assert first is not None
-                assert second is not None
-                out = _insert(model, node, "Equal", [first, first], node.outputs[0])
-                node.outputs[0].replace_all_uses_with(out)
+            if node.op_type == "LessOrEqual":
+                seen = node.outputs[0]
+                (user,) = seen.consumers()
+                unseen = _insert(model, user, "Not", [seen], seen)
+                user.replace_input_with(0, _insert(model, user, "Or", [seen, unseen], seen))
 
 
 ONNX_FAULTS: dict[str, Callable[[Path, int], None]] = {

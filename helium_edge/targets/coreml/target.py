@@ -8,7 +8,7 @@ from pathlib import Path
 
 from helium_edge.bundle import Bundle
 from helium_edge.config import ModelConfig
-from helium_edge.errors import RecipeError
+from helium_edge.errors import RecipeError, UsageError
 from helium_edge.model.decoder import DecoderStack
 from helium_edge.quant import PlannedWeight, QuantizedStore
 from helium_edge.recipe import CoremlOptions, Recipe
@@ -19,6 +19,7 @@ from helium_edge.targets.base import BuiltGraph
 from helium_edge.targets.coreml.graph import CoremlMethod
 from helium_edge.targets.coreml.lowering import SHARING_IOS, load_converter, lower
 from helium_edge.targets.coreml.parts import HalfParts
+from helium_edge.targets.debug import DebugProgram
 from helium_edge.targets.metadata import metadata_methods
 
 PROGRAM_FILE = "decoder.pte"
@@ -114,6 +115,11 @@ class CoremlTarget:
         with (folder / PROGRAM_FILE).open("wb") as file:
             program.write_to_file(file)
         return [BuiltGraph(PROGRAM_FILE, phase, signature) for phase, signature in signatures.items()]
+
+    def debug(self, bundle: Bundle, *, static: bool = False) -> list[DebugProgram]:
+        """See `Target.debug`; Apple's kernels do not run here, so that there is nothing to look into."""
+        del static
+        raise UsageError(f"{bundle.folder.name}: bundles of the target coreml cannot be localised")
 
     def read_back(self, bundle: Bundle) -> Artifact:
         """See `Target.read_back`."""

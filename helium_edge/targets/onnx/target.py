@@ -21,6 +21,7 @@ from helium_edge.recipe import OnnxOptions, Recipe
 from helium_edge.signature import CacheSpec, GraphSignature, Phase, cache_spec
 from helium_edge.targets.artifact import Artifact
 from helium_edge.targets.base import BuiltGraph
+from helium_edge.targets.debug import DebugProgram
 from helium_edge.targets.onnx.decoder import build_decoder
 from helium_edge.targets.onnx.packed import PackedModel, Packer
 from helium_edge.targets.onnx.weights_file import ALIGNMENT, WEIGHTS_FILE, WeightsFile
@@ -105,6 +106,20 @@ class OnnxTarget:
             _save(store.config, model, signature, options, folder / GENAI_FILE)
             write_genai_config(store.config, cache.cache_len, folder)
         return built
+
+    def debug(self, bundle: Bundle, *, static: bool = False) -> list[DebugProgram]:
+        """See `Target.debug`."""
+        from helium_edge.targets.onnx.debug import OnnxDebug
+
+        manifest = bundle.manifest
+        files, cache = manifest.graph_files(), manifest.cache.to_spec()
+        config = ModelConfig.from_file(bundle.path("config.json"))
+        if not static and "any" in files:
+            return [OnnxDebug(bundle.folder, files["any"], config, cache, ("prefill", "decode"), None)]
+        return [
+            OnnxDebug(bundle.folder, files["prefill"], config, cache, ("prefill",), manifest.prefill_len),
+            OnnxDebug(bundle.folder, files["decode"], config, cache, ("decode",), 1),
+        ]
 
     def read_back(self, bundle: Bundle) -> Artifact:
         """See `Target.read_back`."""

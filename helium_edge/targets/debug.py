@@ -1,0 +1,94 @@
+"""Debug programs: a bundle's own graphs, cut between operators, so that every intermediate value can be looked at.
+
+A target that can be localised returns `DebugProgram`s. Each runs one stage of one graph at a time (embedding, a
+layer, the end), so that memory is bounded by a layer, in two ways: *whole*, fed with what the stage before gave,
+or *cut*, where every operation is fed with inputs of the caller's choice and errors do not travel.
+
+Values by name, T tokens of the call, all without a batch dimension:
+
+| operation | takes | gives |
+|---|---|---|
+| embedding | token ids | `embedding` (T, C) |
+| input_layernorm | `residual`, `delta` (T, C); layer 0 `residual` alone | `input_layernorm`, `sum1` (T, C) |
+| qkv_proj | `input_layernorm` | `qkv` (T, C + 2 Hkv D) |
+| attention | `qkv`, the past | `attention` (T, C), `key`, `value` (Hkv, T, D): the new rows, keys rotated |
+| o_proj | `attention` | `o_proj` (T, C) |
+| post_attention_layernorm | `sum1`, `o_proj` | `post_attention_layernorm`, `sum2` (T, C) |
+| gate_up_proj | `post_attention_layernorm` | `gate_up` (T, 2 I), the gate first |
+| activation | `gate_up` | `activation` (T, I) |
+| down_proj | `activation` | `down_proj` (T, C) |
+| norm | `residual`, `delta` | `norm` (R, C) |
+| lm_head | `norm` (T, C) | `logits` (R, V) |
+
+`residual` and `delta` are `sum2` and `down_proj` of the layer before, or the embedding. R is T or 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from helium_edge.signature import Phase
+
+Array = npt.NDArray[Any]
+Values = Mapping[str, Array]
+
+
+@dataclass(frozen=True, eq=False)
+class DebugCall:
+    """One call of a graph.
+
+    Attributes:
+        tokens: (n,) token ids; a graph of more token slots is filled up with the last one.
+        past_length: Tokens in the cache.
+    """
+
+    tokens: npt.NDArray[np.int64]
+    past_length: int
+
+
+class DebugProgram(Protocol):
+    """One graph of a bundle, in stages.
+
+    Attributes:
+        graph: Its file, or the method within the file.
+        phases: The calls that it serves: `prefill`, `decode` or both.
+        width: Token slots of a call; None when any number goes.
+    """
+
+    graph: str
+    phases: tuple[Phase, ...]
+    width: int | None
+
+    def embedding(self, call: DebugCall) -> Array:
+        """(T, C): T is the graph's width, padded rows included."""
+        ...
+
+    def layer(
+        self, index: int, call: DebugCall, values: Values, past: tuple[Array, Array], *, cut: bool
+    ) -> dict[str, Array]:
+        """Run one layer.
+
+        Args:
+            index: Which.
+            call: The call that it is part of.
+            values: What the operations take, with T rows, T the graph's width: `residual` and `delta`, and when
+                cut all others too.
+            past: The layer's cache, key and value, each (Hkv, S, D); not written to.
+            cut: Whether every operation takes its input from `values`.
+
+        Returns:
+            What the operations give, with T rows.
+
+        Raises:
+            BundleError: The runtime stopped.
+        """
+        ...
+
+    def end(self, call: DebugCall, values: Values, *, cut: bool) -> dict[str, Array]:
+        """Run the final norm and the head; as `layer`."""
+        ...

@@ -1,0 +1,312 @@
+"""Debug graphs of an ONNX bundle: stages cut out of its own graph files, over its own `weights.bin`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
+
+from helium_edge.config import ModelConfig
+from helium_edge.errors import BundleError
+from helium_edge.signature import (
+    INPUT_IDS,
+    LAST_INDEX,
+    PAST_LENGTH,
+    CacheSpec,
+    Phase,
+    new_name,
+    past_name,
+    present_name,
+)
+from helium_edge.targets.debug import Array, DebugCall, Values
+from helium_edge.targets.onnx.anatomy import Anatomy, dissect
+
+_FOLDER_OPTION = "session.model_external_initializers_file_folder_path"
+
+
+class Cutter:
+    """Builds a graph of pieces of another one.
+
+    A piece is what lies between some values and others; it gets copies of the nodes, so that pieces do not share
+    anything but the inputs of the original graph and its constants.
+    """
+
+    def __init__(self, model: ir.Model) -> None:
+        self._model = model
+        self._nodes: list[ir.Node] = []
+        self._inputs: dict[str, ir.Value] = {}
+        self._outputs: dict[str, ir.Value] = {}
+        self._initializers: dict[str, ir.Value] = {}
+        self._pieces = 0
+
+    def piece(self, inputs: Mapping[str, ir.Value], outputs: Mapping[str, ir.Value]) -> None:
+        """Add the nodes that lead from `inputs` to `outputs`.
+
+        Args:
+            inputs: Values where it starts, by the names that they get as inputs of the new graph.
+            outputs: Values that it computes, by the names that they get as outputs.
+        """
+        self._pieces += 1
+        copies: dict[ir.Value, ir.Value] = {}
+        for name, value in inputs.items():
+            copies[value] = self._input(name, value)
+        for value in outputs.values():
+            self._copy(value, copies)
+        for name, value in outputs.items():
+            # Not renamed: the copy may be a graph input, or an output under two names.
+            out = ir.Value(name=name, type=value.type, shape=value.shape)
+            self._nodes.append(ir.node("Identity", [copies[value]], outputs=[out], name=f"{name}:identity"))
+            self._outputs[name] = out
+
+    def model(self) -> ir.Model:
+        """The new graph."""
+        graph = ir.Graph(
+            list(self._inputs.values()), list(self._outputs.values()), nodes=self._nodes,
+            initializers=list(self._initializers.values()), opset_imports=dict(self._model.graph.opset_imports),
+            name="debug",
+        )  # fmt: skip
+        return ir.Model(graph, ir_version=self._model.ir_version)
+
+    def _input(self, name: str, value: ir.Value) -> ir.Value:
+        if name not in self._inputs:
+            self._inputs[name] = ir.Value(name=name, type=value.type, shape=value.shape)
+        return self._inputs[name]
+
+    def _copy(self, wanted: ir.Value, copies: dict[ir.Value, ir.Value]) -> None:
+        """Copy what computes a value; without recursion, since a whole decoder may hang on it."""
+        stack = [wanted]
+        while stack:
+            value = stack[-1]
+            if value in copies:
+                stack.pop()
+                continue
+            node = value.producer()
+            if node is None:
+                copies[value] = self._constant(value) if value.const_value else self._input(str(value.name), value)
+                continue
+            missing = [source for source in node.inputs if source is not None and source not in copies]
+            if missing:
+                stack += missing
+                continue
+            self._copy_node(node, copies)
+
+    def _copy_node(self, node: ir.Node, copies: dict[ir.Value, ir.Value]) -> None:
+        prefix = f"{self._pieces}/"
+        outputs = [
+            ir.Value(name=prefix + str(out.name) if out.name else "", type=out.type, shape=out.shape)
+            for out in node.outputs
+        ]
+        inputs = [None if source is None else copies[source] for source in node.inputs]
+        self._nodes.append(
+            ir.Node(
+                node.domain, node.op_type, inputs, node.attributes.values(), outputs=outputs,
+                name=prefix + str(node.name),
+            )
+        )  # fmt: skip
+        copies.update(zip(node.outputs, outputs, strict=True))
+
+    def _constant(self, value: ir.Value) -> ir.Value:
+        name = str(value.name)
+        if name not in self._initializers:
+            self._initializers[name] = ir.Value(
+                name=name, type=value.type, shape=value.shape, const_value=value.const_value
+            )
+        return self._initializers[name]
+
+
+class OnnxDebug:
+    """See `DebugProgram`.
+
+    Args:
+        folder: The bundle.
+        file: The graph.
+        config: The model.
+        cache: The cache of the graph.
+        phases: The calls that it serves.
+        width: Token slots of a call; None when any number goes.
+
+    Raises:
+        BundleError: The graph is not readable, or not built as ours are.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        file: str,
+        config: ModelConfig,
+        cache: CacheSpec,
+        phases: tuple[Phase, ...],
+        width: int | None,
+    ) -> None:
+        self.graph = file
+        self.phases = phases
+        self.width = width
+        self._folder = folder
+        self._config = config
+        self._cache = cache
+        self._anatomy = dissect(ir.load(folder / file), config, file)
+        self._held: tuple[tuple[object, ...], ort.InferenceSession] | None = None
+
+    def embedding(self, call: DebugCall) -> Array:
+        """See `DebugProgram.embedding`."""
+
+        def build(cutter: Cutter) -> None:
+            cutter.piece({}, {"embedding": self._anatomy.embedding})
+
+        return self._run(("embedding",), build, call, {})["embedding"]
+
+    def layer(
+        self, index: int, call: DebugCall, values: Values, past: tuple[Array, Array], *, cut: bool
+    ) -> dict[str, Array]:
+        """See `DebugProgram.layer`."""
+        pieces = layer_pieces(self._anatomy, index, self._cache)
+        feeds = dict(values)
+        _split_rows(feeds, "qkv", [linear.rows for linear in self._anatomy.layers[index].qkv])
+        _split_rows(feeds, "gate_up", [self._config.intermediate_size] * 2)
+
+        def build(cutter: Cutter) -> None:
+            _add(cutter, pieces, cut=cut)
+
+        found = self._run(("layer", index, cut), build, call, feeds, (index, past))
+        _join(found, "qkv")
+        _join(found, "gate_up")
+        rows = len(found["qkv"])
+        for kind in ("key", "value"):
+            whole = found[kind].reshape(self._config.num_key_value_heads, -1, self._config.head_dim)
+            if self._cache.update == "in_place":
+                whole = whole[:, call.past_length : call.past_length + rows]
+            found[kind] = whole
+        return found
+
+    def end(self, call: DebugCall, values: Values, *, cut: bool) -> dict[str, Array]:
+        """See `DebugProgram.end`."""
+        anatomy = self._anatomy
+        pieces = [
+            (dict(zip(("residual", "delta"), anatomy.norm.added, strict=False)), {"norm": anatomy.norm.out}),
+            ({"norm": anatomy.norm.out}, {"logits": anatomy.head.out}),
+        ]
+
+        def build(cutter: Cutter) -> None:
+            _add(cutter, pieces, cut=cut)
+
+        return self._run(("end", cut), build, call, values)
+
+    def _run(
+        self,
+        key: tuple[object, ...],
+        build: Callable[[Cutter], None],
+        call: DebugCall,
+        values: Values,
+        past: tuple[int, tuple[Array, Array]] | None = None,
+    ) -> dict[str, Array]:
+        session = self._session(key, build)
+        width = self.width or len(call.tokens)
+        ids = np.full((1, width), call.tokens[-1], np.int64)
+        ids[0, : len(call.tokens)] = call.tokens
+        feeds: dict[str, Array] = {
+            INPUT_IDS: ids,
+            PAST_LENGTH: np.array([call.past_length], np.int32),
+            LAST_INDEX: np.array([len(call.tokens) - 1], np.int32),
+        }
+        if past is not None:
+            index, buffers = past
+            feeds[past_name(index, "key")] = buffers[0].reshape(self._cache.shape)
+            feeds[past_name(index, "value")] = buffers[1].reshape(self._cache.shape)
+        feeds |= {f"in.{name}": np.ascontiguousarray(value[None], np.float32) for name, value in values.items()}
+        wanted = {value.name for value in session.get_inputs()}
+        try:
+            results = session.run(None, {name: value for name, value in feeds.items() if name in wanted})
+        except Exception as error:  # the binding layer raises several unrelated types
+            raise BundleError(f"{self.graph}: ONNX Runtime stopped in {key[0]}: {_first_line(error)}") from error
+        names = [value.name.removeprefix("out.") for value in session.get_outputs()]
+        # Rows of the cache may lack the batch dimension, and are reshaped by the caller.
+        return {
+            name: result if name in ("key", "value") else result[0]
+            for name, result in zip(names, results, strict=True)
+        }
+
+    def _session(self, key: tuple[object, ...], build: Callable[[Cutter], None]) -> ort.InferenceSession:
+        """The session of a stage; the last one is kept, since calls of one stage follow each other."""
+        if self._held is not None and self._held[0] == key:
+            return self._held[1]
+        self._held = None
+        cutter = Cutter(self._anatomy.model)
+        build(cutter)
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        options.add_session_config_entry(_FOLDER_OPTION, str(self._folder))
+        try:
+            data = ir.to_proto(cutter.model()).SerializeToString()
+            session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # the binding layer raises several unrelated types
+            raise BundleError(f"{self.graph}: ONNX Runtime cannot load {key[0]}: {_first_line(error)}") from error
+        self._held = key, session
+        return session
+
+
+Piece = tuple[dict[str, ir.Value], dict[str, ir.Value]]
+
+
+def layer_pieces(anatomy: Anatomy, index: int, cache: CacheSpec) -> list[Piece]:
+    """The operations of a layer: where each starts and what it computes, in order."""
+    layer = anatomy.layers[index]
+    outputs = {str(value.name): value for value in anatomy.model.graph.outputs}
+    name = present_name if cache.update == "in_place" else new_name
+    qkv = {f"qkv.{part}": linear.out for part, linear in enumerate(layer.qkv)}
+    gate_up = {"gate_up.0": layer.gate.out, "gate_up.1": layer.up.out}
+    return [
+        (
+            dict(zip(("residual", "delta"), layer.norm1.added, strict=False)),
+            {"input_layernorm": layer.norm1.out, "sum1": layer.norm1.total},
+        ),
+        ({"input_layernorm": layer.norm1.out}, qkv),
+        (
+            qkv,
+            {
+                "attention": layer.o.x,
+                "key": outputs[name(index, "key")],
+                "value": outputs[name(index, "value")],
+            },
+        ),
+        ({"attention": layer.o.x}, {"o_proj": layer.o.out}),
+        (
+            dict(zip(("sum1", "o_proj"), layer.norm2.added, strict=True)),
+            {"post_attention_layernorm": layer.norm2.out, "sum2": layer.norm2.total},
+        ),
+        ({"post_attention_layernorm": layer.norm2.out}, gate_up),
+        (gate_up, {"activation": layer.down.x}),
+        ({"activation": layer.down.x}, {"down_proj": layer.down.out}),
+    ]
+
+
+def _add(cutter: Cutter, pieces: Sequence[Piece], *, cut: bool) -> None:
+    """Each piece by itself, or all as one that starts where the first does."""
+    if not cut:
+        outputs = {name: value for _, given in pieces for name, value in given.items()}
+        pieces = [(pieces[0][0], outputs)]
+    for inputs, outputs in pieces:
+        cutter.piece(
+            {f"in.{name}": value for name, value in inputs.items()},
+            {f"out.{name}": value for name, value in outputs.items()},
+        )
+
+
+def _split_rows(values: dict[str, Array], name: str, sizes: Sequence[int]) -> None:
+    """Replace a value by its parts, `name.0` and so on, along the last axis."""
+    whole = values.pop(name, None)
+    if whole is not None:
+        for part, array in enumerate(np.split(whole, np.cumsum(sizes)[:-1], axis=-1)):
+            values[f"{name}.{part}"] = array
+
+
+def _join(values: dict[str, Array], name: str) -> None:
+    """Undo `_split_rows`."""
+    parts = sorted(key for key in values if key.startswith(f"{name}."))
+    values[name] = np.concatenate([values.pop(key) for key in parts], axis=-1)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
