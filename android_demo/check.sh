@@ -89,7 +89,23 @@ say "compile the tests"
 junit=/usr/share/java/junit4.jar:/usr/share/java/hamcrest-all.jar
 classpath="$(path "$stdlib" "$out/core" "$out/engines" "$runtimes" "$junit")"
 kotlin -Xfriend-paths="$out/core,$out/engines" -module-name tests -cp "$classpath" -d "$out/tests" \
-    core/src/test/kotlin engine-ort/src/test/kotlin engine-executorch/src/test/kotlin
+    core/src/testFixtures/kotlin core/src/test/kotlin engine-ort/src/test/kotlin engine-executorch/src/test/kotlin
+
+# Resources against the framework's own (of Android 10), code against stubs of the few classes that it touches.
+say "compile the app"
+aapt2 compile --dir app/src/main/res -o "$work/res.zip"
+sed 's,<manifest ,&package="dev.heliumedge.app" ,' app/src/main/AndroidManifest.xml >"$work/AndroidManifest.xml"
+mkdir -p "$work/gen" "$work/flavours" "$out/android"
+aapt2 link -I /usr/share/android-framework-res/framework-res.apk --manifest "$work/AndroidManifest.xml" \
+    --min-sdk-version 28 --target-sdk-version 29 --java "$work/gen" -o "$work/resources.apk" "$work/res.zip"
+find tools/android-stubs "$work/gen" -name '*.java' >"$work/java.txt"
+javac -Xlint:-options --release 8 -d "$out/android" "@$work/java.txt"
+# Flavours define the same object: those beside `full` get packages of their own, to be compiled with it.
+for flavour in ort executorch; do
+    sed "s/^package dev.heliumedge.app/&.$flavour/" "app/src/$flavour/kotlin/dev/heliumedge/app/Engines.kt" >"$work/flavours/$flavour.kt"
+done
+kotlin -module-name app -cp "$(path "$stdlib" "$out/core" "$out/engines" "$runtimes" "$out/android")" -d "$out/app" \
+    app/src/main/kotlin app/src/full/kotlin "$work/flavours"
 
 say "ONNX Runtime's Java binding over the library of the Python package"
 native="$work/native"

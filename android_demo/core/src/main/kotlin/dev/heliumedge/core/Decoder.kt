@@ -48,6 +48,11 @@ public class Decoder(
     /** Tokens in the vocabulary. */
     public val vocabSize: Int get() = manifest.vocabSize
 
+    /** Loads the graph of the decode step, which otherwise happens at its first use. */
+    public fun warmUp() {
+        decodeStep()
+    }
+
     /** Starts a new conversation, or goes back to an earlier position; the buffers stay. */
     public fun rewind(to: Int = 0): Unit = cache.rewind(to)
 

@@ -7,7 +7,7 @@ import java.security.MessageDigest
  *
  * It guards against damage, not against an author of bad will, who computes a new one.
  */
-internal object ManifestSeal {
+public object ManifestSeal {
     private const val KEY = "manifest_sha256"
     private const val SEALED_SINCE_MINOR = 1
     private val ZEROS = "0".repeat(64)
@@ -16,7 +16,7 @@ internal object ManifestSeal {
     private val PLACE = Regex("\n  \"$KEY\": \"([0-9a-f]{64})\"")
 
     /** What is wrong with the checksum of a manifest of major version 1, or null. */
-    fun problem(text: String, schemaVersion: String): String? {
+    public fun problem(text: String, schemaVersion: String): String? {
         val found = PLACE.findAll(text).map { it.groupValues[1] }.toList()
         val minor = schemaVersion.substringAfter('.').toInt()
         return when {
@@ -28,7 +28,7 @@ internal object ManifestSeal {
     }
 
     /** The same manifest with the checksum that belongs to it. */
-    fun seal(text: String): String = zeroed(text).let { it.replaceFirst("\"$ZEROS\"", "\"${digest(it)}\"") }
+    public fun seal(text: String): String = zeroed(text).let { it.replaceFirst("\"$ZEROS\"", "\"${digest(it)}\"") }
 
     private fun zeroed(text: String): String = PLACE.replace(text, "\n  \"$KEY\": \"$ZEROS\"")
 

@@ -64,7 +64,7 @@ public class ExecutorchGraphEngine(
 
     private fun crossCheck(method: String, expected: Int) {
         if (method !in program.methods) return
-        val found = program.execute(method, NO_INPUTS).firstOrNull()?.takeIf { it.isInt }?.toInt()
+        val found = program.execute(method, NO_INPUTS).firstOrNull()?.takeIf { it.isInt() }?.toInt()
         if (found != null && found != expected.toLong()) {
             throw GraphMismatchException("$method of the .pte is $found, the manifest says $expected")
         }

@@ -42,7 +42,7 @@ internal inline fun <T> named(what: String, call: () -> T): T = try {
     throw EngineException("ExecuTorch cannot $what: ${firstLine(error)}", "Install the app build for this processor: arm64-v8a or x86_64.", error)
 }
 
-internal fun firstLine(error: Throwable): String = error.message?.lineSequence()?.firstOrNull() ?: error.javaClass.simpleName
+internal fun firstLine(error: Throwable): String = error.message?.lineSequence()?.firstOrNull()?.trimEnd('.') ?: error.javaClass.simpleName
 
 internal fun fixFor(error: RuntimeException): String = when ((error as? ExecutorchRuntimeException)?.errorCode) {
     ExecutorchRuntimeException.OPERATOR_MISSING, ExecutorchRuntimeException.NOT_SUPPORTED, ExecutorchRuntimeException.NOT_IMPLEMENTED ->

@@ -113,7 +113,7 @@ internal inline fun <T> named(what: String, call: () -> T): T = try {
 }
 
 /** Without the code in front, which says nothing to a user. */
-internal fun Throwable.firstLine(): String = message?.lineSequence()?.firstOrNull()?.substringAfter(" - message: ") ?: javaClass.simpleName
+internal fun Throwable.firstLine(): String = message?.lineSequence()?.firstOrNull()?.substringAfter(" - message: ")?.trimEnd('.') ?: javaClass.simpleName
 
 internal fun fixFor(error: OrtException): String = when (error.code) {
     OrtException.OrtErrorCode.ORT_NO_SUCHFILE -> "Push the bundle again: helium-edge push BUNDLE sends what is missing."

@@ -15,6 +15,7 @@ import dev.heliumedge.core.GraphSpec
 import dev.heliumedge.core.HeliumException
 import dev.heliumedge.core.KvBuffers
 import dev.heliumedge.core.MANIFEST_NAME
+import dev.heliumedge.core.ManifestSeal
 import dev.heliumedge.core.Phase
 import dev.heliumedge.core.Sampler
 import dev.heliumedge.core.SamplingOptions
@@ -25,7 +26,6 @@ import dev.heliumedge.core.Tokenizer
 import dev.heliumedge.core.Vectors
 import dev.heliumedge.core.WrongRuntimeException
 import dev.heliumedge.core.assertFails
-import dev.heliumedge.core.resealed
 import org.junit.Assert.assertEquals
 import org.junit.Assert.assertSame
 import org.junit.Assert.assertTrue
@@ -240,6 +240,6 @@ class OrtBundleTest {
         assertTrue(from, from in text)
         // The last one belongs to the graph that is opened: the free one.
         val at = text.lastIndexOf(from, text.indexOf("\"logits\": \"last\"").let { if (it < 0 || "runtime" in from) text.length else it })
-        file.writeText(resealed(text.substring(0, at) + to + text.substring(at + from.length)))
+        file.writeText(ManifestSeal.seal(text.substring(0, at) + to + text.substring(at + from.length)))
     }
 }

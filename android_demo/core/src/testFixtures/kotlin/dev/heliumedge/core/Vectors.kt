@@ -18,9 +18,6 @@ object Vectors {
     fun bundle(name: String): File = file("bundles/$name")
 }
 
-/** A manifest that was edited, with the checksum that belongs to it. */
-fun resealed(manifest: String): String = ManifestSeal.seal(manifest)
-
 /** A JSON object whose fields are known to be there. */
 class Case(private val fields: Map<String, Json>) {
     fun text(key: String): String = (fields.getValue(key) as Json.Str).value

@@ -21,10 +21,12 @@ class FakeEngine(private val vocabSize: Int, private val choose: (FakeCall) -> I
     var closed = false
     var beforeRun: () -> Unit = {}
     var recordsCache = true
+    var failsToBind = false
 
     override val name = "fake"
 
     override fun bind(graph: GraphSpec, width: Int, cache: KvBuffers?): BoundStep {
+        if (failsToBind) throw EngineException("cannot bind", "Repair the engine.")
         bound++
         return Step(graph, width, cache)
     }

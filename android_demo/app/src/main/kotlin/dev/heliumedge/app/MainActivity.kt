@@ -1,0 +1,304 @@
+package dev.heliumedge.app
+
+import android.app.Activity
+import android.app.AlertDialog
+import android.content.ClipData
+import android.content.ClipboardManager
+import android.content.ComponentCallbacks2
+import android.content.Context
+import android.content.Intent
+import android.os.Bundle
+import android.view.View
+import android.view.WindowManager
+import android.widget.Button
+import android.widget.EditText
+import android.widget.ScrollView
+import android.widget.TextView
+import dev.heliumedge.core.Benchmark
+import dev.heliumedge.core.BenchmarkPlan
+import dev.heliumedge.core.BundleImporter
+import dev.heliumedge.core.BundleLoader
+import dev.heliumedge.core.CrashGuard
+import dev.heliumedge.core.GenerationStats
+import dev.heliumedge.core.HeliumException
+import dev.heliumedge.core.LoadedBundle
+import dev.heliumedge.core.MANIFEST_NAME
+import dev.heliumedge.core.MemoryEstimate
+import dev.heliumedge.core.SelfTest
+import dev.heliumedge.core.StopSignal
+import dev.heliumedge.core.VerificationLog
+import java.io.File
+import java.util.Locale
+
+private const val PICK_FOLDER = 1
+private const val EXTRA_BUNDLE = "bundle"
+
+/** The one screen: a bundle, a text, what the model makes of it, and how fast. */
+class MainActivity : Activity() {
+    private lateinit var device: Device
+    private lateinit var settings: SettingsStore
+    private lateinit var guard: CrashGuard
+    private lateinit var loader: BundleLoader
+    private lateinit var bundles: File
+    private val engine = EngineThread(::onBusy, ::onError)
+
+    /** Written by the engine's thread while it is busy, read by the main thread while it is not. */
+    @Volatile
+    private var loaded: LoadedBundle? = null
+
+    override fun onCreate(savedInstanceState: Bundle?) {
+        super.onCreate(savedInstanceState)
+        setContentView(R.layout.activity_main)
+        device = Device(this)
+        settings = SettingsStore(getSharedPreferences("settings", Context.MODE_PRIVATE))
+        guard = CrashGuard(File(filesDir, "loading.txt"))
+        // The app's own folder on shared storage, where `helium-edge push` writes; without one, private storage.
+        bundles = File(getExternalFilesDir(null) ?: filesDir, "bundles").apply { mkdirs() }
+        val log = VerificationLog(File(filesDir, "verified.txt"))
+        loader = BundleLoader(Engines.factories, SharedMemoryAllocator, guard, log, device::availableMemory)
+        onClick(R.id.open, ::chooseBundle)
+        onClick(R.id.import_bundle) { startActivityForResult(Intent(Intent.ACTION_OPEN_DOCUMENT_TREE), PICK_FOLDER) }
+        onClick(R.id.settings, ::editSettings)
+        onClick(R.id.self_test, ::selfTest)
+        onClick(R.id.benchmark, ::benchmark)
+        onClick(R.id.copy, ::copyOutput)
+        onClick(R.id.run) { if (engine.isBusy) engine.stop() else runText() }
+        openFrom(intent)
+    }
+
+    override fun onNewIntent(intent: Intent) {
+        super.onNewIntent(intent)
+        openFrom(intent)
+    }
+
+    override fun onStop() {
+        super.onStop()
+        engine.stop()
+    }
+
+    override fun onTrimMemory(level: Int) {
+        super.onTrimMemory(level)
+        if (level >= ComponentCallbacks2.TRIM_MEMORY_BACKGROUND) unload()
+    }
+
+    override fun onDestroy() {
+        super.onDestroy()
+        engine.finish { loaded?.close() }
+    }
+
+    @Deprecated("The replacement needs a library that the app does without.")
+    override fun onActivityResult(requestCode: Int, resultCode: Int, data: Intent?) {
+        val tree = data?.data ?: return
+        if (requestCode != PICK_FOLDER || resultCode != RESULT_OK) return
+        engine.start { stop ->
+            val source = TreeSource(contentResolver, tree)
+            val folder = BundleImporter(bundles).import(source, bundles.usableSpace, progress("copied", stop))
+            if (folder != null) load(folder, stop)
+        }
+    }
+
+    // -- bundles
+
+    private fun openFrom(intent: Intent) {
+        val name = intent.getStringExtra(EXTRA_BUNDLE) ?: return
+        // From another app it could be any text: only a folder of ours is opened.
+        bundles.listFiles()?.firstOrNull { it.name == name }?.let(::open)
+    }
+
+    private fun chooseBundle() {
+        val found = bundles.listFiles().orEmpty().filter { File(it, MANIFEST_NAME).isFile }.sortedBy { it.name }
+        if (found.isEmpty()) {
+            output(getString(R.string.no_bundles_found))
+            return
+        }
+        AlertDialog.Builder(this)
+            .setItems(found.map { it.name }.toTypedArray<CharSequence>()) { _, index -> open(found[index]) }
+            .show()
+    }
+
+    private fun open(folder: File) {
+        if (guard.suspect() != folder.name) {
+            engine.start { stop -> load(folder, stop) }
+            return
+        }
+        AlertDialog.Builder(this)
+            .setMessage(getString(R.string.suspect, folder.name))
+            .setPositiveButton(R.string.load_anyway) { _, _ ->
+                guard.forget()
+                open(folder)
+            }
+            .setNegativeButton(R.string.cancel, null)
+            .show()
+    }
+
+    private fun load(folder: File, stop: StopSignal) {
+        loaded?.close()
+        loaded = null
+        val chosen = settings.load()
+        val (bundle, estimate) = loader.inspect(folder, chosen)
+        val name = bundle.manifest.name
+        engine.show { facts("$name: needs ${estimate.describe()}, ${MemoryEstimate.megabytes(device.availableMemory())} are free") }
+        val ready = loader.load(folder, chosen, progress("checked", stop)) ?: return
+        loaded = ready
+        engine.show { facts("$name on ${ready.engineName}: ${estimate.describe()}") }
+    }
+
+    private fun unload() = engine.start {
+        loaded?.close()
+        loaded = null
+        engine.show { facts(getString(R.string.no_bundle)) }
+    }
+
+    private fun progress(verb: String, stop: StopSignal): (Long, Long) -> Boolean {
+        var shown = -1L
+        return { done, total ->
+            val percent = if (total == 0L) 100 else 100 * done / total
+            if (percent != shown) {
+                shown = percent
+                engine.show { stats("$verb $percent % of ${MemoryEstimate.megabytes(total)}") }
+            }
+            !stop.isRequested
+        }
+    }
+
+    // -- work
+
+    private fun runText() {
+        val ready = loaded ?: return
+        val text = view<EditText>(R.id.prompt).text.toString()
+        engine.start { stop -> if (ready.classifier == null) generate(ready, text, stop) else classify(ready, text) }
+    }
+
+    private fun generate(ready: LoadedBundle, prompt: String, stop: StopSignal) {
+        engine.show { output(prompt) }
+        val stats = GenerationStats()
+        ready.generate(prompt, settings.load(), stop, stats) { _, piece ->
+            val line = describe(stats)
+            engine.show {
+                append(piece)
+                stats(line)
+            }
+        }
+        val line = "${describe(stats)}; ${stats.stopReason?.name?.lowercase(Locale.ROOT)}"
+        engine.show { stats(line) }
+    }
+
+    private fun describe(stats: GenerationStats): String = String.format(
+        Locale.ROOT, "first token %.2f s, prefill %.1f tok/s, decode %.1f tok/s, %d tokens, RSS %s",
+        stats.firstTokenNanos / 1e9, stats.prefillTokensPerSecond, stats.decodeTokensPerSecond, stats.newTokens,
+        MemoryEstimate.megabytes(device.residentBytes()),
+    )
+
+    private fun classify(ready: LoadedBundle, text: String) {
+        val classifier = ready.classifier ?: return
+        val ids = ready.tokenizer.encode(text)
+        val rows = classifier.classify(ids).mapIndexed { index, scores ->
+            val token = if (classifier.perToken) "${ready.tokenizer.decode(intArrayOf(ids[index]))}: " else ""
+            token + scores.take(SHOWN_LABELS).joinToString { String.format(Locale.ROOT, "label %d %.3f", it.label, it.probability) }
+        }
+        engine.show { output(rows.joinToString("\n")) }
+    }
+
+    private fun selfTest() {
+        val ready = loaded ?: return
+        val decoder = ready.decoder ?: return
+        engine.start { stop ->
+            val result = SelfTest(ready.manifest, ready.tokenizer, decoder).run(stop)
+            engine.show { output("Self-test on ${ready.engineName} ${result.message}") }
+        }
+    }
+
+    private fun benchmark() {
+        val ready = loaded ?: return
+        val decoder = ready.decoder ?: return
+        engine.start { stop ->
+            val chosen = settings.load()
+            val plan = BenchmarkPlan.fitting(chosen.contextOf(ready.manifest))
+            val report = Benchmark(decoder).run(plan, stop) { repeat -> engine.show { stats("repeat $repeat of ${plan.repeats}") } }
+            if (report != null) {
+                val json = report.toJson(ready.manifest, ready.engineName, device.facts(chosen.threads))
+                engine.show { output(json) }
+            }
+        }
+    }
+
+    // -- the screen
+
+    private fun editSettings() {
+        val form = layoutInflater.inflate(R.layout.dialog_settings, null)
+        val fields = FIELDS.mapValues { (_, id) -> form.findViewById<EditText>(id) }
+        fields.forEach { (key, field) -> field.setText(settings.text(key)) }
+        AlertDialog.Builder(this)
+            .setTitle(R.string.settings)
+            .setView(form)
+            .setPositiveButton(R.string.save) { _, _ ->
+                try {
+                    settings.save(fields.mapValues { (_, field) -> field.text.toString() })
+                    // Threads and runtime are those of a loaded bundle: load it again.
+                    loaded?.let { open(it.bundle.folder) }
+                } catch (error: HeliumException) {
+                    onError(error)
+                }
+            }
+            .setNegativeButton(R.string.cancel, null)
+            .show()
+    }
+
+    private fun copyOutput() {
+        val clipboard = getSystemService(Context.CLIPBOARD_SERVICE) as ClipboardManager
+        clipboard.setPrimaryClip(ClipData.newPlainText("helium-edge", view<TextView>(R.id.output).text))
+    }
+
+    private fun onBusy(busy: Boolean) {
+        if (busy) {
+            window.addFlags(WindowManager.LayoutParams.FLAG_KEEP_SCREEN_ON)
+        } else {
+            window.clearFlags(WindowManager.LayoutParams.FLAG_KEEP_SCREEN_ON)
+        }
+        val ready = loaded
+        for (id in listOf(R.id.open, R.id.import_bundle, R.id.settings)) view<View>(id).isEnabled = !busy
+        for (id in listOf(R.id.self_test, R.id.benchmark)) view<View>(id).isEnabled = !busy && ready?.decoder != null
+        val run = view<Button>(R.id.run)
+        run.isEnabled = busy || ready != null
+        run.setText(if (busy) R.string.stop else if (ready?.classifier != null) R.string.classify else R.string.generate)
+    }
+
+    private fun onError(error: HeliumException) = output("${error.what}.\n\n${error.fix}")
+
+    private fun facts(text: String) {
+        view<TextView>(R.id.facts).text = text
+    }
+
+    private fun stats(text: String) {
+        view<TextView>(R.id.stats).text = text
+    }
+
+    private fun output(text: String) {
+        view<TextView>(R.id.output).text = text
+    }
+
+    private fun append(text: String) {
+        view<TextView>(R.id.output).append(text)
+        view<ScrollView>(R.id.scroll).fullScroll(View.FOCUS_DOWN)
+    }
+
+    private fun onClick(id: Int, action: () -> Unit) = view<View>(id).setOnClickListener { action() }
+
+    private fun <T : View> view(id: Int): T = findViewById(id)
+
+    private companion object {
+        const val SHOWN_LABELS = 5
+
+        /** Views of the settings, by the name of their field. */
+        val FIELDS = mapOf(
+            "runtime" to R.id.runtime,
+            "threads" to R.id.threads,
+            "context" to R.id.context,
+            "temperature" to R.id.temperature,
+            "top_k" to R.id.top_k,
+            "top_p" to R.id.top_p,
+            "max_new_tokens" to R.id.max_new_tokens,
+            "seed" to R.id.seed,
+        )
+    }
+}

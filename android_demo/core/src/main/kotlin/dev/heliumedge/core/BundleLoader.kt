@@ -1,0 +1,135 @@
+package dev.heliumedge.core
+
+import java.io.File
+
+/** Opens a runtime for a bundle; the app has one for each runtime that it was built with. */
+public fun interface EngineFactory {
+    /** @throws HeliumException It cannot be opened. */
+    public fun open(bundle: BundleFolder, threads: Int, allocator: BufferAllocator): GraphEngine
+}
+
+/**
+ * What the user chose.
+ *
+ * @property runtime The runtime that bundles must be for; null takes what the bundle says.
+ * @property threads Threads within an operator; 0 lets the runtime choose.
+ * @property contextTokens Longest conversation; 0 is what the cache holds.
+ * @property sampling Null takes the defaults of the bundle.
+ * @property maxNewTokens 0 takes the default of the bundle.
+ */
+public data class Settings(
+    val runtime: Runtime? = null,
+    val threads: Int = 0,
+    val contextTokens: Int = 0,
+    val sampling: SamplingOptions? = null,
+    val maxNewTokens: Int = 0,
+    val seed: Long = 0,
+) {
+    /** The longest conversation with a bundle. */
+    public fun contextOf(manifest: Manifest): Int =
+        if (contextTokens in 1 until manifest.cacheLen) contextTokens else manifest.cacheLen
+}
+
+/** A bundle that is ready to run: a [decoder] or, for head bundles, a [classifier]. */
+public class LoadedBundle internal constructor(
+    public val bundle: BundleFolder,
+    public val tokenizer: Tokenizer,
+    public val engineName: String,
+    public val decoder: Decoder?,
+    public val classifier: Classifier?,
+) : AutoCloseable {
+    /** The manifest. */
+    public val manifest: Manifest get() = bundle.manifest
+
+    /**
+     * Continues a text in a new conversation.
+     *
+     * @throws CacheFullException The prompt is longer than the context.
+     * @throws HeliumException What [Generation.run] throws.
+     */
+    public fun generate(prompt: String, settings: Settings, stop: StopSignal, stats: GenerationStats, listener: TokenListener) {
+        val decoder = decoder ?: throw InvalidRequestException("${manifest.name} classifies text", "Choose a bundle of a text model.")
+        val ids = tokenizer.encode(prompt)
+        val context = settings.contextOf(manifest)
+        if (ids.size > context) throw CacheFullException("the prompt has ${ids.size} tokens, the context $context")
+        val wanted = if (settings.maxNewTokens > 0) settings.maxNewTokens else manifest.generation.maxNewTokens
+        // One more than fits may be chosen: it is shown and not fed back.
+        val most = minOf(wanted, context - ids.size + 1)
+        val sampling = settings.sampling ?: SamplingOptions.of(manifest.generation)
+        val sampler = Sampler(decoder.vocabSize, sampling, SeededUniforms(settings.seed))
+        decoder.rewind()
+        Generation(decoder, tokenizer, manifest.tokens.eos).run(ids, sampler, most, stop, stats, listener)
+    }
+
+    override fun close() {
+        decoder?.close()
+        classifier?.close()
+    }
+}
+
+/**
+ * Everything that is checked before a bundle takes memory, in the order of what it costs: manifest and sizes, runtime,
+ * memory, sha256 of every file; then the graphs are loaded, under the [guard].
+ *
+ * @param factories The runtimes of this build.
+ * @param availableMemory Bytes that the system would give now.
+ */
+public class BundleLoader(
+    private val factories: Map<Runtime, EngineFactory>,
+    private val allocator: BufferAllocator,
+    private val guard: CrashGuard,
+    private val log: VerificationLog?,
+    private val availableMemory: () -> Long,
+) {
+    /** Opens and checks a bundle and its memory, without loading it; the estimate is for the screen. */
+    public fun inspect(folder: File, settings: Settings): Pair<BundleFolder, MemoryEstimate> {
+        val bundle = BundleFolder.open(folder)
+        factoryOf(bundle.manifest, settings)
+        return bundle to MemoryEstimate.of(bundle.manifest, settings.contextOf(bundle.manifest))
+    }
+
+    /**
+     * Loads a bundle.
+     *
+     * @param progress Called with the bytes verified so far and in all; return false to stop.
+     * @return Null when [progress] stopped it.
+     * @throws WrongRuntimeException This build has not got the bundle's runtime, or another one is wanted.
+     * @throws NotEnoughMemoryException The device has too little free memory.
+     * @throws HeliumException What [BundleFolder.open], [BundleFolder.verify] and the runtime throw.
+     */
+    public fun load(folder: File, settings: Settings, progress: (Long, Long) -> Boolean = { _, _ -> true }): LoadedBundle? {
+        val (bundle, estimate) = inspect(folder, settings)
+        estimate.check(availableMemory())
+        if (!bundle.verify(log, progress)) return null
+        val tokenizer = Tokenizer.open(bundle.file(bundle.manifest.tokenizerFile))
+        return guard.loading(folder.name) { open(bundle, tokenizer, settings) }
+    }
+
+    private fun open(bundle: BundleFolder, tokenizer: Tokenizer, settings: Settings): LoadedBundle {
+        val engine = factoryOf(bundle.manifest, settings).open(bundle, settings.threads, allocator)
+        try {
+            val classifier = if (bundle.manifest.isClassifier) Classifier(bundle.manifest, engine) else null
+            val decoder = if (classifier == null) Decoder(bundle.manifest, engine, allocator) else null
+            // Loads the graph now, so that the first text does not wait for it.
+            decoder?.warmUp()
+            return LoadedBundle(bundle, tokenizer, engine.name, decoder, classifier)
+        } catch (error: HeliumException) {
+            engine.close()
+            throw error
+        }
+    }
+
+    private fun factoryOf(manifest: Manifest, settings: Settings): EngineFactory {
+        val runtime = Runtime.values().firstOrNull { it.id == manifest.runtime }
+        if (settings.runtime != null && settings.runtime != runtime) {
+            throw WrongRuntimeException(
+                "${manifest.name} is made for ${manifest.runtime}, and the settings ask for ${settings.runtime.id}",
+                "Choose the runtime \"as the bundle says\" in the settings, or another bundle.",
+            )
+        }
+        return factories[runtime] ?: throw WrongRuntimeException(
+            "${manifest.name} is made for ${manifest.runtime}; this app has ${factories.keys.joinToString { it.id }}",
+            "Install the flavour \"full\" of the app, or export for a runtime that it has.",
+        )
+    }
+}

@@ -1,0 +1,38 @@
+package android.app;
+
+import android.content.ComponentCallbacks2;
+import android.content.Context;
+import android.content.Intent;
+import android.os.Bundle;
+import android.view.LayoutInflater;
+import android.view.View;
+import android.view.Window;
+
+public class Activity extends Context implements ComponentCallbacks2 {
+    public static final int RESULT_OK = -1;
+
+    protected void onCreate(Bundle savedInstanceState) {}
+
+    protected void onNewIntent(Intent intent) {}
+
+    protected void onStop() {}
+
+    protected void onDestroy() {}
+
+    protected void onActivityResult(int requestCode, int resultCode, Intent data) {}
+
+    @Override
+    public void onTrimMemory(int level) {}
+
+    public void setContentView(int layoutResID) {}
+
+    public <T extends View> T findViewById(int id) { return null; }
+
+    public Intent getIntent() { return null; }
+
+    public Window getWindow() { return null; }
+
+    public LayoutInflater getLayoutInflater() { return null; }
+
+    public void startActivityForResult(Intent intent, int requestCode) {}
+}

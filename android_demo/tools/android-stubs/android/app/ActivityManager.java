@@ -1,0 +1,10 @@
+package android.app;
+
+public class ActivityManager {
+    public static class MemoryInfo {
+        public long availMem;
+        public long threshold;
+    }
+
+    public void getMemoryInfo(MemoryInfo outInfo) {}
+}

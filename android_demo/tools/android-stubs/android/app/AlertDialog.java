@@ -1,0 +1,25 @@
+package android.app;
+
+import android.content.Context;
+import android.content.DialogInterface;
+import android.view.View;
+
+public class AlertDialog {
+    public static class Builder {
+        public Builder(Context context) {}
+
+        public Builder setTitle(int titleId) { return this; }
+
+        public Builder setMessage(CharSequence message) { return this; }
+
+        public Builder setItems(CharSequence[] items, DialogInterface.OnClickListener listener) { return this; }
+
+        public Builder setView(View view) { return this; }
+
+        public Builder setPositiveButton(int textId, DialogInterface.OnClickListener listener) { return this; }
+
+        public Builder setNegativeButton(int textId, DialogInterface.OnClickListener listener) { return this; }
+
+        public AlertDialog show() { return null; }
+    }
+}

@@ -1,0 +1,24 @@
+package android.content;
+
+import java.io.File;
+
+public abstract class Context {
+    public static final int MODE_PRIVATE = 0;
+    public static final String ACTIVITY_SERVICE = "activity";
+    public static final String CLIPBOARD_SERVICE = "clipboard";
+    public static final String POWER_SERVICE = "power";
+
+    public Object getSystemService(String name) { return null; }
+
+    public SharedPreferences getSharedPreferences(String name, int mode) { return null; }
+
+    public ContentResolver getContentResolver() { return null; }
+
+    public File getFilesDir() { return null; }
+
+    public File getExternalFilesDir(String type) { return null; }
+
+    public final String getString(int resId) { return null; }
+
+    public final String getString(int resId, Object... formatArgs) { return null; }
+}

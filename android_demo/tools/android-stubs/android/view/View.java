@@ -1,0 +1,17 @@
+package android.view;
+
+public class View {
+    public static final int FOCUS_DOWN = 130;
+
+    public interface OnClickListener {
+        void onClick(View v);
+    }
+
+    public final <T extends View> T findViewById(int id) { return null; }
+
+    public void setOnClickListener(OnClickListener l) {}
+
+    public void setEnabled(boolean enabled) {}
+
+    public boolean isEnabled() { return false; }
+}

@@ -1,0 +1,128 @@
+"""What of android_demo/ can be checked as text; android_demo/check.sh compiles it and runs its tests."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from helium_edge import push
+from helium_edge.bundle import MANIFEST_NAME
+from helium_edge.bundle.graph_sections import GraphPhase
+from helium_edge.signature import Role
+
+ROOT = Path(__file__).parents[2]
+DEMO = ROOT / "android_demo"
+ANDROID = "{http://schemas.android.com/apk/res/android}"
+CATALOG = (DEMO / "gradle" / "libs.versions.toml").read_text(encoding="utf-8")
+KOTLIN = sorted(DEMO.rglob("src/**/*.kt"))
+MANIFEST = ElementTree.parse(DEMO / "app" / "src" / "main" / "AndroidManifest.xml").getroot()
+
+# What a module may import, besides Kotlin and Java.
+ALLOWED = {
+    "core": ("dev.heliumedge.core", "org.junit"),
+    "engine-ort": ("dev.heliumedge.core", "ai.onnxruntime", "org.junit"),
+    "engine-executorch": ("dev.heliumedge.core", "org.pytorch.executorch", "org.junit"),
+    "app": ("dev.heliumedge", "android"),
+}
+
+
+def section(name: str) -> dict[str, str]:
+    """Keys of a section of the catalog, with what stands behind them; Python 3.10 has no reader of TOML."""
+    body = CATALOG.split(f"[{name}]\n")[1].split("\n[")[0]
+    return dict(re.findall(r"^([\w-]+) = (.+)$", body, re.MULTILINE))
+
+
+VERSIONS = {name: value.strip('"') for name, value in section("versions").items()}
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(DEMO).as_posix()
+
+
+def test_the_sources_are_found() -> None:
+    modules = {name_of(path).split("/")[0] for path in KOTLIN}
+    assert modules == set(ALLOWED)
+
+
+@pytest.mark.parametrize("path", KOTLIN, ids=name_of)
+def test_modules_import_what_they_may(path: Path) -> None:
+    allowed = (*ALLOWED[name_of(path).split("/")[0]], "java", "kotlin")
+    imports = re.findall(r"^import ([\w.]+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+    assert [name for name in imports if not name.startswith(tuple(f"{prefix}." for prefix in allowed))] == []
+
+
+@pytest.mark.parametrize("path", KOTLIN, ids=name_of)
+def test_no_kotlin_file_is_long(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
+
+
+def test_the_app_asks_for_no_permission() -> None:
+    assert [element.tag for element in MANIFEST.iter() if "permission" in element.tag] == []
+
+
+def test_the_manifest_names_what_there_is() -> None:
+    activities = [element.attrib[f"{ANDROID}name"] for element in MANIFEST.iter("activity")]
+    sources = DEMO / "app" / "src" / "main" / "kotlin" / "dev" / "heliumedge" / "app"
+    assert activities
+    assert all((sources / f"{activity.removeprefix('.')}.kt").is_file() for activity in activities)
+    assert f"{push.APP_ID}/{activities[0]}" == push.ACTIVITY
+    build = (DEMO / "app" / "build.gradle.kts").read_text(encoding="utf-8")
+    assert f'applicationId = "{push.APP_ID}"' in build
+    assert push.BUNDLES.endswith(f"/{push.APP_ID}/files/bundles")
+
+
+def test_every_resource_of_the_code_exists() -> None:
+    code = "".join(path.read_text(encoding="utf-8") for path in (DEMO / "app").rglob("*.kt"))
+    layouts = "".join(path.read_text(encoding="utf-8") for path in (DEMO / "app").rglob("layout/*.xml"))
+    strings = (DEMO / "app/src/main/res/values/strings.xml").read_text(encoding="utf-8")
+    assert set(re.findall(r"R\.id\.(\w+)", code)) == set(re.findall(r'android:id="@\+?id/(\w+)"', layouts))
+    defined = set(re.findall(r'<string name="(\w+)"', strings))
+    manifest = (DEMO / "app/src/main/AndroidManifest.xml").read_text(encoding="utf-8")
+    used = re.findall(r"R\.string\.(\w+)|@string/(\w+)", code + layouts + manifest)
+    assert {first or second for first, second in used} == defined
+
+
+def test_every_alias_of_the_catalog_is_defined_and_used() -> None:
+    scripts = "".join(path.read_text(encoding="utf-8") for path in DEMO.rglob("*.gradle.kts"))
+    used = {name.removesuffix(".get") for name in re.findall(r"\blibs\.([\w.]+)", scripts)}
+    defined = {name.replace("-", ".") for name in section("libraries")}
+    defined |= {f"plugins.{name.replace('-', '.')}" for name in section("plugins")}
+    assert {name for name in used if not name.startswith("versions.")} == defined
+    referenced = set(re.findall(r'version\.ref = "(\w+)"', CATALOG))
+    assert set(VERSIONS) == referenced | {name[9:] for name in used if name.startswith("versions.")}
+
+
+def test_versions_agree_everywhere() -> None:
+    readme = (DEMO / "README.md").read_text(encoding="utf-8")
+    workflow = (ROOT / ".github" / "workflows" / "android.yml").read_text(encoding="utf-8")
+    wrapper = (DEMO / "gradle" / "wrapper" / "gradle-wrapper.properties").read_text(encoding="utf-8")
+    gradle = re.findall(r"gradle-([\d.]+)-bin", wrapper)
+    assert re.findall(r'gradle-version: "([\d.]+)"', workflow) == gradle
+    assert f"Gradle {gradle[0]}" in readme
+    words = {"agp": "Android Gradle plugin", "kotlin": "Kotlin", "executorch": "ExecuTorch", "minSdk": "API"}
+    for name, before in {**words, "compileSdk": "platform", "onnxruntime": "ONNX Runtime"}.items():
+        assert f"{before} {VERSIONS[name]}" in readme.replace("\n", " ")
+
+
+def test_nothing_binary_is_kept() -> None:
+    listed = subprocess.run(["git", "ls-files", "-z", "."], cwd=DEMO, capture_output=True, check=False).stdout
+    files = [DEMO / name for name in listed.decode("utf-8").split("\0") if name]
+    assert [name_of(path) for path in files if path.is_file() and b"\0" in path.read_bytes()] == []
+
+
+def test_links_of_the_readme_resolve() -> None:
+    targets = re.findall(r"\]\(([^)#\s]+)", (DEMO / "README.md").read_text(encoding="utf-8"))
+    assert [target for target in targets if not (DEMO / target).exists()] == []
+
+
+def test_the_contract_has_the_same_names_on_both_sides() -> None:
+    source = (DEMO / "core/src/main/kotlin/dev/heliumedge/core/Manifest.kt").read_text(encoding="utf-8")
+    names = set(re.findall(r'[A-Z_0-9]+\("(\w+)"', source))
+    # onnxruntime-genai's own input is in no graph that the manifest lists.
+    roles = set(Role.__args__) - {"attention_mask"}  # type: ignore[attr-defined]
+    assert roles | set(GraphPhase.__args__) <= names  # type: ignore[attr-defined]
+    assert f'MANIFEST_NAME: String = "{MANIFEST_NAME}"' in source
