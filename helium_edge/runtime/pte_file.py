@@ -128,6 +128,11 @@ class PteFile:
         data = bytearray(self._data[start : start + count * dtype.itemsize])
         return torch.frombuffer(data, dtype=dtype).view(sizes)
 
+    def constant_bytes(self, index: int) -> bytes:
+        """A constant of the program with the padding after it; a copy."""
+        start, end = self.constant_place(index)
+        return bytes(self._data[start:end])
+
     def constant_place(self, index: int) -> tuple[int, int]:
         """First byte in the file of a constant, and of what follows it.
 

@@ -25,7 +25,7 @@ Values by name, T tokens of the call, all without a batch dimension:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -92,3 +92,17 @@ class DebugProgram(Protocol):
     def end(self, call: DebugCall, values: Values, *, cut: bool) -> dict[str, Array]:
         """Run the final norm and the head; as `layer`."""
         ...
+
+
+def split_parts(values: dict[str, Array], name: str, sizes: Sequence[int]) -> None:
+    """Replace a value by its parts, `name.0` and so on, along the last axis."""
+    whole = values.pop(name, None)
+    if whole is not None:
+        for part, array in enumerate(np.split(whole, np.cumsum(sizes)[:-1], axis=-1)):
+            values[f"{name}.{part}"] = array
+
+
+def join_parts(values: dict[str, Array], name: str) -> None:
+    """Undo `split_parts`."""
+    parts = sorted(key for key in values if key.startswith(f"{name}."))
+    values[name] = np.concatenate([values.pop(key) for key in parts], axis=-1)

@@ -21,7 +21,7 @@ from helium_edge.signature import (
     past_name,
     present_name,
 )
-from helium_edge.targets.debug import Array, DebugCall, Values
+from helium_edge.targets.debug import Array, DebugCall, Values, join_parts, split_parts
 from helium_edge.targets.onnx.anatomy import Anatomy, dissect
 
 _FOLDER_OPTION = "session.model_external_initializers_file_folder_path"
@@ -164,15 +164,15 @@ class OnnxDebug:
         """See `DebugProgram.layer`."""
         pieces = layer_pieces(self._anatomy, index, self._cache)
         feeds = dict(values)
-        _split_rows(feeds, "qkv", [linear.rows for linear in self._anatomy.layers[index].qkv])
-        _split_rows(feeds, "gate_up", [self._config.intermediate_size] * 2)
+        split_parts(feeds, "qkv", [linear.rows for linear in self._anatomy.layers[index].qkv])
+        split_parts(feeds, "gate_up", [self._config.intermediate_size] * 2)
 
         def build(cutter: Cutter) -> None:
             _add(cutter, pieces, cut=cut)
 
         found = self._run(("layer", index, cut), build, call, feeds, (index, past))
-        _join(found, "qkv")
-        _join(found, "gate_up")
+        join_parts(found, "qkv")
+        join_parts(found, "gate_up")
         rows = len(found["qkv"])
         for kind in ("key", "value"):
             whole = found[kind].reshape(self._config.num_key_value_heads, -1, self._config.head_dim)
@@ -292,20 +292,6 @@ def _add(cutter: Cutter, pieces: Sequence[Piece], *, cut: bool) -> None:
             {f"in.{name}": value for name, value in inputs.items()},
             {f"out.{name}": value for name, value in outputs.items()},
         )
-
-
-def _split_rows(values: dict[str, Array], name: str, sizes: Sequence[int]) -> None:
-    """Replace a value by its parts, `name.0` and so on, along the last axis."""
-    whole = values.pop(name, None)
-    if whole is not None:
-        for part, array in enumerate(np.split(whole, np.cumsum(sizes)[:-1], axis=-1)):
-            values[f"{name}.{part}"] = array
-
-
-def _join(values: dict[str, Array], name: str) -> None:
-    """Undo `_split_rows`."""
-    parts = sorted(key for key in values if key.startswith(f"{name}."))
-    values[name] = np.concatenate([values.pop(key) for key in parts], axis=-1)
 
 
 def _first_line(error: Exception) -> str:

@@ -20,8 +20,19 @@ from helium_edge.runtime.pte_file import PteFile
 from helium_edge.runtime.xnnpack_program import BACKEND, decode_delegate
 
 Node = dict[str, Any]
-_NOTHING = 2**32 - 1
-_IDS = ("input_id", "input1_id", "input2_id", "input3_id", "input4_id", "input5_id", "filter_id", "bias_id")
+NOTHING = 2**32 - 1
+"""The id of what is absent."""
+VALUE_FIELDS = (
+    "input_id",
+    "input1_id",
+    "input2_id",
+    "input3_id",
+    "input4_id",
+    "input5_id",
+    "filter_id",
+    "bias_id",
+)
+"""Fields of a node that name the values it reads."""
 
 
 class Delegate:
@@ -74,7 +85,20 @@ class Delegate:
     def argument(self, value: int) -> int | None:
         """Value of the method that is handed in as a value of the graph; None for one of the graph's own."""
         external = self.tensor(value)["external_id"]
-        return None if external == _NOTHING else self.arguments[external]
+        return None if external == NOTHING else self.arguments[external]
+
+    def value_of(self, argument: int) -> int:
+        """Value of the graph that is handed in or out as a value of the method.
+
+        Raises:
+            BundleError: There is none.
+        """
+        for value in range(len(self.values)):
+            if self.argument(value) == argument:
+                return value
+        raise BundleError(
+            f"{self.pte.path.name}, method {self.method}: the delegate does not give its value {argument}"
+        )
 
     def constant(self, value: int) -> torch.Tensor | None:
         """A constant argument or a constant of the graph, as float32; None for anything else."""
@@ -98,7 +122,7 @@ class Delegate:
 def inputs_of(node: Node) -> list[int]:
     """Values that a node reads."""
     union = node["xnode_union"]
-    return [union[name] for name in _IDS if union.get(name, _NOTHING) != _NOTHING]
+    return [union[name] for name in VALUE_FIELDS if union.get(name, NOTHING) != NOTHING]
 
 
 @dataclass(frozen=True, eq=False)
@@ -222,7 +246,7 @@ def _products(delegate: Delegate) -> Iterator[Product]:
         source = delegate.producers.get(x)
         if source is not None and source["xnode_union_type"] == "XNNConvert":
             x = source["xnode_union"]["input_id"]
-        bias = None if union["bias_id"] == _NOTHING else union["bias_id"]
+        bias = None if union["bias_id"] == NOTHING else union["bias_id"]
         yield Product(node, x, union["output_id"], union["filter_id"], bias, rows)
 
 

@@ -20,6 +20,7 @@ from helium_edge.runtime.executorch_library import require_executorch
 from helium_edge.signature import CacheSpec, GraphSignature, cache_spec
 from helium_edge.targets.artifact import Artifact
 from helium_edge.targets.base import BuiltGraph
+from helium_edge.targets.debug import DebugProgram
 from helium_edge.targets.metadata import metadata_methods
 from helium_edge.targets.xnnpack.graph import MethodModule, build_stack
 from helium_edge.targets.xnnpack.lowering import load_exporter, lower, write_program
@@ -106,6 +107,22 @@ class XnnpackTarget:
         program = lower(methods, metadata_methods(store.config, recipe, buckets))
         write_program(program, folder / PROGRAM_FILE)
         return [BuiltGraph(PROGRAM_FILE, name, signature) for name, signature in signatures.items()]
+
+    def debug(self, bundle: Bundle, *, static: bool = False) -> list[DebugProgram]:
+        """See `Target.debug`; of several decode methods, the one with the full cache."""
+        from helium_edge.targets.xnnpack.debug import XnnpackDebug
+
+        del static  # all of its graphs are
+        manifest = bundle.manifest
+        config = ModelConfig.from_file(bundle.path("config.json"))
+        programs: list[DebugProgram] = []
+        for graph in manifest.graphs:
+            phase = graph.phase
+            if phase == "classify" or graph.method is None or graph.cache_len != manifest.cache_len:
+                continue
+            width = manifest.prefill_len if phase == "prefill" else 1
+            programs.append(XnnpackDebug(bundle.path(graph.file), graph.method, config, phase, width))
+        return programs
 
     def read_back(self, bundle: Bundle) -> Artifact:
         """See `Target.read_back`."""

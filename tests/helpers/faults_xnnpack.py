@@ -1,0 +1,253 @@
+"""Faults planted into the `.pte` of an XNNPACK bundle, by editing its bytes or the graphs of its delegates."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from helium_edge.config import ModelConfig
+from helium_edge.model.rope import restore_interleaved_rows, rope_tables
+from helium_edge.runtime.pte_file import PteFile
+from helium_edge.runtime.xnnpack_program import decode_delegate
+from helium_edge.targets.xnnpack.anatomy import Anatomy, Product, dissect
+from helium_edge.targets.xnnpack.surgery import encode_delegate
+from tests.helpers.faults import WRONG_EPS, WRONG_THETA, swap_nibbles
+
+Array = npt.NDArray[Any]
+PROGRAM = "decoder.pte"
+
+
+def _anatomy(folder: Path, method: str = "prefill") -> Anatomy:
+    return dissect(PteFile(folder / PROGRAM), method, ModelConfig.from_file(folder / "config.json"))
+
+
+def _edit(folder: Path, place: tuple[int, int], dtype: Any, edit: Callable[[Array], Array]) -> None:
+    """Replace bytes of the file, given by the first one and their number."""
+    start, length = place
+    with (folder / PROGRAM).open("r+b") as file:
+        file.seek(start)
+        old = np.frombuffer(file.read(length), dtype).copy()
+        new = np.ascontiguousarray(edit(old)).tobytes()
+        assert len(new) == length
+        file.seek(start)
+        file.write(new)
+
+
+def _matrix(folder: Path, product: Callable[[Anatomy], Product], *, scales: bool = False) -> tuple[int, int]:
+    """Where the codes or the scales of a matrix lie in the file."""
+    anatomy = _anatomy(folder)
+    delegate, weight = anatomy.delegate, product(anatomy).weight
+    index = (
+        delegate.values[weight]["quant_params"]["scale_buffer_idx"]
+        if scales
+        else delegate.tensor(weight)["constant_buffer_idx"]
+    )
+    start, _ = delegate.pte.segment_offset(delegate.pte.named_segment(delegate.key(index)))
+    return start, delegate.data["constant_data"][index]["size"]
+
+
+def _constant(folder: Path, method: str, value: int) -> tuple[int, int]:
+    """Where a constant of the program lies in the file."""
+    delegate = _anatomy(folder, method).delegate
+    tensor = delegate.plan.values[value].val
+    found = delegate.pte.constant(delegate.plan, value)
+    assert found is not None
+    return delegate.pte.constant_place(tensor.data_buffer_idx)[0], found.numel() * found.element_size()
+
+
+def _kernel_constants(folder: Path, operator: str) -> list[tuple[str, int]]:
+    """Constants that an operator outside of the delegates takes first: method and value."""
+    found = []
+    for method in ("prefill", "decode"):
+        delegate = _anatomy(folder, method).delegate
+        for name, arguments in delegate.kernels():
+            if name == operator:
+                found += [
+                    (method, v) for v in arguments[:2] if delegate.pte.constant(delegate.plan, v) is not None
+                ]
+    return found
+
+
+def _edit_once(folder: Path, places: list[tuple[str, int]], dtype: Any, edit: Callable[[Array], Array]) -> None:
+    """Edit constants; methods may share one."""
+    for place in sorted({_constant(folder, method, value) for method, value in places}):
+        _edit(folder, place, dtype, edit)
+
+
+def _replace(folder: Path, places: list[tuple[str, int]], edit: Callable[[Array], Array]) -> None:
+    """Give values of the methods int64 constants of their own: equal ones are one constant of the file."""
+    serialize = importlib.import_module("executorch.exir._serialize._program")
+    buffer = importlib.import_module("executorch.exir.schema").Buffer
+    path = folder / PROGRAM
+    pte = PteFile(path)
+    file = serialize.deserialize_pte_binary(path.read_bytes())
+    for method, value in places:
+        old = pte.constant(pte.plan(method), value)
+        assert old is not None
+        (plan,) = [plan for plan in file.program.execution_plan if plan.name == method]
+        plan.values[value].val.data_buffer_idx = len(file.program.constant_buffer)
+        file.program.constant_buffer.append(buffer(storage=edit(old.numpy()).astype(np.int64).tobytes()))
+    path.write_bytes(bytes(serialize.serialize_pte_binary(file, extract_delegate_segments=True)))
+
+
+def rewrite(folder: Path, edit: Callable[[str, Anatomy, dict[str, Any]], None]) -> None:
+    """Replace the graphs of all delegates: `edit` gets the method, its parts and the graph as JSON data."""
+    serialize = importlib.import_module("executorch.exir._serialize._program")
+    path = folder / PROGRAM
+    parts = {method: _anatomy(folder, method) for method in ("prefill", "decode")}
+    file = serialize.deserialize_pte_binary(path.read_bytes())
+    for plan in file.program.execution_plan:
+        if plan.name in parts:
+            inline = file.program.backend_delegate_data[plan.delegates[0].processed.index]
+            data = decode_delegate(bytes(inline.data))
+            edit(plan.name, parts[plan.name], data)
+            inline.data = encode_delegate(data)
+    path.write_bytes(bytes(serialize.serialize_pte_binary(file, extract_delegate_segments=True)))
+
+
+# -- faults in the weights
+
+
+def swapped_nibbles(folder: Path, layer: int) -> None:
+    """The nibbles of o_proj the wrong way round."""
+    _edit(folder, _matrix(folder, lambda a: a.layers[layer].o), np.uint8, swap_nibbles)
+
+
+def transposed_scales(folder: Path, layer: int) -> None:
+    """The scales of down_proj in the order of the other axis."""
+    rows = ModelConfig.from_file(folder / "config.json").hidden_size
+    place = _matrix(folder, lambda a: a.layers[layer].down, scales=True)
+    _edit(folder, place, np.uint16, lambda a: a.reshape(rows, -1).T.reshape(-1))
+
+
+def scale_off(folder: Path, layer: int) -> None:
+    """One scale of o_proj some 2 % too large, as far as bfloat16 goes."""
+
+    def edit(array: Array) -> Array:
+        values = torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+        index = len(array) // 2 + 1
+        values[index] = values[index] * 1.02
+        return values.view(torch.int16).numpy()
+
+    _edit(folder, _matrix(folder, lambda a: a.layers[layer].o, scales=True), np.uint16, edit)
+
+
+def rope_rows(folder: Path, layer: int) -> None:
+    """The rows of q and k as the checkpoint has them, for pairs (2i, 2i+1), where the graph turns (i, i + D/2)."""
+    config = ModelConfig.from_file(folder / "config.json")
+    turned = config.hidden_size + config.kv_size
+
+    def edit(array: Array) -> Array:
+        rows = torch.from_numpy(array.reshape(turned + config.kv_size, -1))
+        rows[:turned] = restore_interleaved_rows(rows[:turned].clone(), config.head_dim)
+        return rows.numpy()
+
+    for scales in (False, True):
+        place = _matrix(folder, lambda a: a.layers[layer].qkv[0], scales=scales)
+        _edit(folder, place, np.int16 if scales else np.uint8, edit)
+
+
+def head_zeroed(folder: Path, layer: int) -> None:
+    """The last key-value head has no values."""
+    config = ModelConfig.from_file(folder / "config.json")
+
+    def edit(array: Array) -> Array:
+        rows = array.reshape(config.hidden_size + 2 * config.kv_size, -1)
+        rows[-config.head_dim :] = 0x88  # two codes of 0
+        return rows
+
+    _edit(folder, _matrix(folder, lambda a: a.layers[layer].qkv[0]), np.uint8, edit)
+
+
+def eps_1e_5(folder: Path, layer: int) -> None:
+    """The eps of other models."""
+    places = []
+    for method in ("prefill", "decode"):
+        anatomy = _anatomy(folder, method)
+        argument = anatomy.delegate.argument(anatomy.layers[layer].norm1.eps)
+        assert argument is not None
+        places.append((method, argument))
+    _edit_once(folder, places, np.float32, lambda a: np.full_like(a, WRONG_EPS))
+
+
+def wrong_theta(folder: Path, layer: int) -> None:
+    """RoPE tables of another theta."""
+    config = ModelConfig.from_file(folder / "config.json")
+    for index, place in enumerate(_kernel_constants(folder, "aten::index_select")[:2]):
+        _edit_once(
+            folder, [place], np.float32,
+            lambda a, index=index: rope_tables(
+                WRONG_THETA, config.head_dim, a.size * 2 // config.head_dim
+            )[index].numpy(),
+        )  # fmt: skip
+
+
+def mask_one_long(folder: Path, layer: int) -> None:
+    """The first slot after the cached tokens is seen as well."""
+    _edit_once(folder, _kernel_constants(folder, "aten::ge"), np.int64, lambda a: a - 1)
+
+
+def position_off(folder: Path, layer: int) -> None:
+    """New tokens are turned to one position further."""
+    _replace(folder, _kernel_constants(folder, "aten::add"), lambda a: a + 1)
+
+
+def last_index_off(folder: Path, layer: int) -> None:
+    """The logits are those of the token before the last."""
+    _replace(folder, _kernel_constants(folder, "aten::eq"), lambda a: a + 1)
+
+
+# -- faults in the graphs
+
+
+def gate_up_swapped(folder: Path, layer: int) -> None:
+    """The activation is that of up."""
+
+    def edit(method: str, parts: Anatomy, data: dict[str, Any]) -> None:
+        outs = {product.out for product in parts.layers[layer].gate_up}
+        slices = [
+            node["xnode_union"] for node in data["xnodes"]
+            if node["xnode_union_type"] == "XNNStaticSlice" and node["xnode_union"]["input_id"] in outs
+        ]  # fmt: skip
+        first, second = slices
+        first["offsets"], second["offsets"] = second["offsets"], first["offsets"]
+
+    rewrite(folder, edit)
+
+
+def decode_elsewhere(folder: Path, layer: int) -> None:
+    """The decode method alone reads o_proj of the layer before."""
+
+    def edit(method: str, parts: Anatomy, data: dict[str, Any]) -> None:
+        if method != "decode":
+            return
+        ours, theirs = parts.layers[layer].o.weight, parts.layers[layer - 1].o.weight
+        values = [data["xvalues"][value]["xvalue_union"] for value in (ours, theirs)]
+        indices = [value["tensor_value"]["constant_buffer_idx"] for value in values]
+        constants = data["constant_data"]
+        constants[indices[0]]["named_key"] = constants[indices[1]]["named_key"]
+
+    rewrite(folder, edit)
+
+
+XNNPACK_FAULTS: dict[str, Callable[[Path, int], None]] = {
+    "swapped nibbles": swapped_nibbles,
+    "transposed scales": transposed_scales,
+    "scale off": scale_off,
+    "half-split rope": rope_rows,
+    "head dropped": head_zeroed,
+    "eps 1e-5": eps_1e_5,
+    "wrong theta": wrong_theta,
+    "mask one long": mask_one_long,
+    "position off": position_off,
+    "last index off": last_index_off,
+    "gate and up swapped": gate_up_swapped,
+    "decode elsewhere": decode_elsewhere,
+}
+"""By name; a fault that ONNX bundles have as well has the same name."""
