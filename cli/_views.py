@@ -9,7 +9,7 @@ from . import _console
 from ._format import figure, layer_pattern, shape, size, with_layers
 
 if TYPE_CHECKING:
-    from helium_edge.parity import ParityReport
+    from helium_edge.parity import LevelReport, ParityReport
     from helium_edge.parity.verdict import GateResult
     from helium_edge.pipeline import ExportPlan
     from helium_edge.recipe import Recipe
@@ -79,9 +79,39 @@ def group_rows(rows: Iterable[NamedRow]) -> list[Sequence[object]]:
 
 
 def show_parity(report: ParityReport, *, stderr: bool = False) -> None:
-    """Show a comparison: figures per language, then the gates."""
-    _console.title(f"Parity with the original ({report.level}, {report.overall.tokens:,} tokens)", stderr=stderr)
-    columns = ["text", "tokens", "mean KLD", "99% KLD", "top-1", "PPL", "PPL ratio", "max error"]
+    """Show a comparison: a line a level, the languages, the gates, the cache, and where the time went."""
+    from helium_edge.parity import LevelReport
+
+    compared = [level for level in report.levels if isinstance(level, LevelReport)]
+    tokens = compared[-1].overall.tokens
+    _console.title(f"Parity with the original, {tokens:,} tokens", stderr=stderr)
+    columns = ["level", "question", "verdict"]
+    rows = [(level.level, level.to_json()["question"], _verdict(level.passed)) for level in report.levels]
+    _console.table(columns, rows, stderr=stderr)
+    for level in compared:
+        _console.line("", stderr=stderr)
+        _show_level(level, stderr=stderr)
+    if report.checks:
+        _console.line("", stderr=stderr)
+        failed = [check for check in report.checks if not check.passed]
+        names = ", ".join(check.name for check in report.checks if check.passed)
+        _console.line(
+            f"cache: {len(report.checks) - len(failed)} of {len(report.checks)} hold: {names}", stderr=stderr
+        )
+        for check in failed:
+            _console.line(f"cache: FAILED {check.name}: {check.detail}", stderr=stderr)
+    if report.cost is not None:
+        share = f"{100 * report.cost.overhead:.0f}% of {report.cost.wall:.1f} s outside forward passes"
+        cached = ", reference from the cache" if report.cost.cached_reference else ""
+        _console.line(f"cost: {share}{cached}", stderr=stderr)
+
+
+def _verdict(passed: bool) -> str:
+    return "ok" if passed else "FAILED"
+
+
+def _show_level(level: LevelReport, *, stderr: bool) -> None:
+    columns = [level.level, "tokens", "mean KLD", "99% KLD", "top-1", "PPL", "PPL ratio", "max error"]
     rows = [
         (
             name,
@@ -93,19 +123,17 @@ def show_parity(report: ParityReport, *, stderr: bool = False) -> None:
             f"{found.ppl_ratio:.4f}",
             figure(found.max_logit_error, 2),
         )
-        for name, found in [*report.languages.items(), ("all", report.overall)]
+        for name, found in [*level.languages.items(), ("all", level.overall)]
     ]
     _console.table(columns, rows, right=columns[1:], stderr=stderr)
-    _console.line("", stderr=stderr)
     columns = ["gate", "measured", "std error", "limit", "verdict"]
-    _console.table(columns, map(_gate_row, report.gates), right=["measured", "std error"], stderr=stderr)
-    if report.caveat:
-        _console.line(f"note: {report.caveat}", stderr=stderr)
-    ambiguous = report.overall.ambiguous
-    if ambiguous:
+    _console.table(columns, map(_gate_row, level.gates), right=["measured", "std error"], stderr=stderr)
+    if level.caveat:
+        _console.line(f"note: {level.caveat}", stderr=stderr)
+    if level.overall.ambiguous and level.level != "L1":
         _console.line(
-            f"top1 counts {ambiguous} near ties of the original as agreement; "
-            f"without them {report.overall.top1:.4g} agree",
+            f"top1 counts {level.overall.ambiguous} near ties of the original as agreement; "
+            f"without them {level.overall.top1:.4g} agree",
             stderr=stderr,
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -40,6 +41,21 @@ def parity(
             min=0, metavar="N", help="About how many tokens to compare on, over all languages; 0 is all the text."
         ),
     ] = 0,
+    text: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            metavar="FILE",
+            help="Compare on this text instead: UTF-8, or .jsonl with text and language.",
+        ),
+    ] = None,
+    store: Annotated[
+        Path | None,
+        typer.Option(
+            file_okay=False, metavar="DIR", help="Quantized weights of `export --store`; else they are made anew."
+        ),
+    ] = None,
     threads: ThreadsOption = 0,
     static: StaticOption = False,
     arm64: Annotated[
@@ -67,7 +83,8 @@ def parity(
         report = pipeline.check(
             bundle,
             checkpoint=checkpoint,
-            tokens=tokens,
+            text=pipeline.Text(text, tokens),
+            store=store,
             threads=threads,
             static=static,
             unverified=unverified,

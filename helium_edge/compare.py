@@ -2,28 +2,55 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import math
+import tempfile
+import time
+from importlib import metadata
 from pathlib import Path
 from typing import Protocol
 
-from helium_edge.bundle import Manifest, open_bundle, open_runner
+from helium_edge.bundle import Bundle, Manifest, open_bundle, open_runner
 from helium_edge.checkpoint import Checkpoint, open_checkpoint
 from helium_edge.errors import CheckpointError
 from helium_edge.parity import (
     LANGUAGES,
+    CacheChecks,
+    CachedRunner,
+    CheckResult,
+    Clock,
+    Comparison,
+    Cost,
+    GraphLimits,
+    GreedySample,
+    LogitsStore,
     ParityReport,
+    Reference,
+    StoreDifference,
+    StoreReport,
     Window,
+    Yardstick,
+    arithmetic_of,
+    cache_folder,
+    compare_store,
     evaluation_windows,
+    facts,
+    graph_limits,
+    read_windows,
+    readback,
     reference_runner,
     require_reference,
-    run_parity,
 )
-from helium_edge.recipe import Gates
+from helium_edge.quant import QuantizedStore
+from helium_edge.recipe import Recipe
 from helium_edge.runtime.runner import Runner
 from helium_edge.runtime.tokenizer import Tokenizer
 
 FULL_WINDOW = 256
 """Tokens of one conversation."""
+
+BUILT_IN = "built-in, six languages"
 
 
 class Progress(Protocol):
@@ -48,25 +75,47 @@ class Silent:
         """See `Progress.advance`."""
 
 
-def check(
+@dataclasses.dataclass(frozen=True)
+class Text:
+    """What to compare on.
+
+    Attributes:
+        file: Plain text, or `.jsonl` with `text` and `language`; None is the built-in text.
+        tokens: About how many tokens to run over all languages; 0 runs all of it.
+    """
+
+    file: Path | None = None
+    tokens: int = 0
+
+    def windows(self, tokenizer: Tokenizer, length: int) -> list[Window]:
+        """The text cut into conversations of at most `length` tokens."""
+        if self.file is not None:
+            return read_windows(self.file, tokenizer, window_len=length, tokens=self.tokens)
+        per_language = math.ceil(self.tokens / (length * len(LANGUAGES))) if self.tokens else None
+        return evaluation_windows(tokenizer, window_len=length, max_windows_per_language=per_language)
+
+
+def check(  # noqa: PLR0913 - an argument per option of the command
     bundle_path: Path,
     *,
     checkpoint: str | None = None,
-    tokens: int = 0,
+    text: Text = Text(),
     threads: int = 0,
     static: bool = False,
     unverified: bool = False,
+    store: Path | None = None,
     progress: Progress | None = None,
 ) -> ParityReport:
-    """Compare a bundle with the checkpoint that it was exported from, on the built-in text.
+    """Compare a bundle with the checkpoint that it was exported from: all levels, and the cache contract.
 
     Args:
         bundle_path: The bundle.
         checkpoint: Where its checkpoint is; by default where the manifest says it came from.
-        tokens: About how many tokens to run over all languages; 0 runs all of the text.
+        text: What to compare on.
         threads: Threads within an operator; 0 lets the runtime choose.
         static: Run the static prefill and decode graphs instead of the one that serves both.
         unverified: Run a bundle whose checksums do not match.
+        store: Folder of quantized weights, as of `export --store`; by default they are quantized anew.
         progress: Told about stages.
 
     Returns:
@@ -76,49 +125,152 @@ def check(
         InputError: Bundle or checkpoint are unusable, or do not belong together.
         MissingDependencyError: The extra `reference` is missing.
     """
-    tell = progress or Silent()
+    started, tell = time.perf_counter(), progress or Silent()
     require_reference()
     tell.stage("read bundle")
     bundle = open_bundle(bundle_path, unverified=unverified)
     original = _original(bundle.manifest, checkpoint)
     runner = open_runner(bundle, threads=threads, static=static)
     tokenizer = Tokenizer(bundle.folder / bundle.manifest.tokenizer.file)
-    length = min(FULL_WINDOW, runner.cache_len)
-    per_language = math.ceil(tokens / (length * len(LANGUAGES))) if tokens else None
-    windows = text_windows(tokenizer, length, runner.cache_len, per_language=per_language)
-    gates = Gates.model_validate(bundle.manifest.quantization.recipe["gates"])
-    return compare(runner, original, windows, gates, bundle.manifest.prefill_len, tell)
+    windows = text.windows(tokenizer, min(FULL_WINDOW, runner.cache_len))
+    recipe = Recipe.model_validate_json(json.dumps(bundle.manifest.quantization.recipe))
+    with tempfile.TemporaryDirectory(prefix="helium-edge-") as scratch:
+        weights = QuantizedStore(original, recipe.quantization, store or Path(scratch))
+        exact = _level0(bundle, weights, tell)
+        run = _Run(bundle.manifest, runner, original, weights, recipe, tell)
+        report = run.compare(windows, cache=cache_folder(), budget=True)
+        checks = tuple(run.cache_checks(windows[0].tokens))
+        greedy = tuple(run.greedy(windows, tokenizer))
+    return dataclasses.replace(
+        report,
+        levels=(exact, *report.levels),
+        checks=checks,
+        greedy=greedy,
+        subject=facts.subject(bundle),
+        environment=facts.environment(bundle, threads),
+        text=facts.text(str(text.file or BUILT_IN), windows),
+        cost=run.cost(time.perf_counter() - started),
+    )
 
 
-def text_windows(tokenizer: Tokenizer, length: int, cache_len: int, *, per_language: int | None) -> list[Window]:
-    """Windows of the built-in text that fit a cache; None takes all of the text."""
-    return evaluation_windows(tokenizer, window_len=min(length, cache_len), max_windows_per_language=per_language)
-
-
-def compare(
-    runner: Runner, original: Checkpoint, windows: list[Window], gates: Gates, chunk: int, tell: Progress
+def quick_check(  # noqa: PLR0913 - what an export has at hand
+    manifest: Manifest,
+    runner: Runner,
+    original: Checkpoint,
+    weights: QuantizedStore,
+    recipe: Recipe,
+    tokenizer: Tokenizer,
+    *,
+    window_len: int,
+    tell: Progress,
 ) -> ParityReport:
-    """Run an opened candidate against its original, told about as two stages.
+    """Levels L1 and L3 on a window of each language: the check that `export` makes before it publishes."""
+    started = time.perf_counter()
+    windows = evaluation_windows(
+        tokenizer, window_len=min(window_len, runner.cache_len), max_windows_per_language=1
+    )
+    run = _Run(manifest, runner, original, weights, recipe, tell)
+    report = run.compare(windows, cache=None, budget=False)
+    return dataclasses.replace(
+        report, text=facts.text(BUILT_IN, windows), cost=run.cost(time.perf_counter() - started)
+    )
 
-    Args:
-        runner: The candidate.
-        original: The checkpoint.
-        windows: The text.
-        gates: The limits.
-        chunk: Tokens of one prefill chunk.
-        tell: Told about the stages.
-    """
-    tell.stage("load original")
-    reference = reference_runner(original, runner.cache_len)
-    done = 0
 
-    def advance(tokens: int, _: int) -> None:
-        nonlocal done
-        tell.advance(tokens - done)
-        done = tokens
+def _level0(bundle: Bundle, weights: QuantizedStore, tell: Progress) -> StoreReport:
+    tell.stage("read weights back", len(weights.names), "weights")
+    artifact = readback(bundle)
+    found = compare_store(artifact, weights, lambda name: tell.advance(note=name))
+    return StoreReport(len(artifact.names), tuple(StoreDifference(each.name, str(each)) for each in found))
 
-    tell.stage("compare with original", sum(len(window.tokens) - 1 for window in windows), "tokens")
-    return run_parity(runner, reference, windows, gates=gates, prefill_tokens=chunk, on_progress=advance)
+
+class _Run:
+    """The parts of one comparison, made one after the other so that two models are never in memory."""
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        runner: Runner,
+        original: Checkpoint,
+        weights: QuantizedStore,
+        recipe: Recipe,
+        tell: Progress,
+    ) -> None:
+        self._manifest = manifest
+        self._runner = runner
+        self._original = original
+        self._weights = weights
+        self._recipe = recipe
+        self._tell = tell
+        self._clock = Clock()
+        self._yardstick: Yardstick | None = None
+        self._comparison: Comparison | None = None
+        self._cached = False
+
+    def compare(self, windows: list[Window], *, cache: Path | None, budget: bool) -> ParityReport:
+        """Levels that compare logits."""
+        tell, runner = self._tell, self._runner
+        identity = {
+            "checkpoint": self._manifest.source.files,
+            "transformers": metadata.version("transformers"),
+            "torch": metadata.version("torch"),
+        }
+
+        def load() -> Runner:
+            return reference_runner(self._original, runner.cache_len)
+
+        reference = Reference(LogitsStore(cache, identity), load, runner.vocab_size, self._clock)
+        tokens = sum(len(window.tokens) - 1 for window in windows)
+        tell.stage("run original", tokens, "tokens")
+        reference.prepare(windows, _first_of_each(windows) if budget else [], tell.advance)
+        self._cached = not reference.loaded
+        tell.stage("dequantize")
+        with self._clock.running("loading"):
+            arithmetic = arithmetic_of(self._manifest.target.name, self._recipe, self._weights.plan)
+            self._yardstick = Yardstick(self._weights, arithmetic, runner.cache_len)
+        tell.stage("compare", tokens, "tokens")
+        self._comparison = Comparison(
+            runner, reference, windows, self._recipe.gates, self._manifest.prefill_len,
+            self._yardstick, self._limits(), budget, self._clock,
+        )  # fmt: skip
+        return ParityReport(tuple(self._comparison.run(tell.advance)))
+
+    def cache_checks(self, tokens: tuple[int, ...]) -> list[CheckResult]:
+        """The cache contract."""
+        assert self._yardstick is not None
+        assert isinstance(self._runner, CachedRunner)
+        graphs = self._manifest.graphs
+        buckets = sorted({graph.cache_len for graph in graphs if graph.phase == "decode" and graph.cache_len})
+        checks = CacheChecks(
+            self._runner, self._yardstick, self._limits(), self._manifest.prefill_len,
+            buckets if self._manifest.runtime == "executorch" else (),
+        )  # fmt: skip
+        self._tell.stage("check cache", checks.count, "checks")
+        results = []
+        with self._clock.running("cache checks"):
+            for result in checks.run(tokens):
+                results.append(result)
+                self._tell.advance(note=result.name)
+        return results
+
+    def greedy(self, windows: list[Window], tokenizer: Tokenizer) -> list[GreedySample]:
+        """Continuations side by side, one a language."""
+        assert self._comparison is not None
+        self._tell.stage("generate")
+        return self._comparison.greedy(_first_of_each(windows), tokenizer, self._manifest.tokens.eos)
+
+    def cost(self, wall: float) -> Cost:
+        """Where the time went."""
+        return Cost(wall, dict(self._clock.seconds), self._cached)
+
+    def _limits(self) -> GraphLimits:
+        assert self._yardstick is not None
+        layers = self._original.config.num_hidden_layers
+        return graph_limits(self._yardstick.arithmetic, layers, searched=self._yardstick.searches)
+
+
+def _first_of_each(windows: list[Window]) -> list[Window]:
+    """The first window of each language."""
+    return list({window.language: window for window in reversed(windows)}.values())[::-1]
 
 
 def _original(manifest: Manifest, given: str | None) -> Checkpoint:

@@ -25,7 +25,7 @@ from helium_edge.bundle import (
     write_companions,
 )
 from helium_edge.checkpoint import open_checkpoint
-from helium_edge.compare import Progress, Silent, check, compare, text_windows
+from helium_edge.compare import Progress, Silent, Text, check, quick_check
 from helium_edge.config import ModelConfig
 from helium_edge.errors import HeliumEdgeError, ParityError
 from helium_edge.manifest import describe
@@ -36,7 +36,18 @@ from helium_edge.recipe import Recipe, Targets
 from helium_edge.runtime.tokenizer import Tokenizer
 from helium_edge.targets import Target, load_target
 
-__all__ = ["ExportPlan", "ExportResult", "Progress", "check", "export", "export_all", "fit", "plan", "split"]
+__all__ = [
+    "ExportPlan",
+    "ExportResult",
+    "Progress",
+    "Text",
+    "check",
+    "export",
+    "export_all",
+    "fit",
+    "plan",
+    "split",
+]
 
 GOLDEN_PROMPT = "The device"
 QUICK_WINDOW = 96
@@ -145,8 +156,9 @@ def export(  # noqa: PLR0913 - an argument per option of the command
         manifest = manifest.model_copy(update={"golden": golden})
         report = None
         if verify:
-            windows = text_windows(tokenizer, QUICK_WINDOW, runner.cache_len, per_language=1)
-            report = compare(runner, checkpoint, windows, recipe.gates, recipe.shapes.prefill_len, tell)
+            report = quick_check(
+                manifest, runner, checkpoint, weights, recipe, tokenizer, window_len=QUICK_WINDOW, tell=tell
+            )
             if not report.passed:
                 raise _parity_error(recipe.name, report)
             manifest = manifest.model_copy(update={"parity": report.summary()})

@@ -1,16 +1,52 @@
-"""Parity: does the exported graph agree with the original, and what did quantization cost?"""
+"""Parity: is the graph right, what did quantization cost, and what does the user get?"""
 
-from helium_edge.parity.harness import run_parity
+from helium_edge.parity import facts
+from helium_edge.parity.cache_checks import CacheChecks
+from helium_edge.parity.emulation import arithmetic_of
+from helium_edge.parity.harness import Clock, Comparison, Reference
+from helium_edge.parity.logits_store import LogitsStore, cache_folder
 from helium_edge.parity.reference import reference_runner, require_reference
-from helium_edge.parity.report import ParityReport
-from helium_edge.parity.text import LANGUAGES, Window, evaluation_windows
+from helium_edge.parity.report import (
+    CheckResult,
+    Cost,
+    GreedySample,
+    LevelReport,
+    ParityReport,
+    StoreDifference,
+    StoreReport,
+)
+from helium_edge.parity.rollout import CachedRunner
+from helium_edge.parity.store_check import compare_store, readback
+from helium_edge.parity.text import LANGUAGES, Window, evaluation_windows, read_windows
+from helium_edge.parity.verdict import GraphLimits, graph_limits
+from helium_edge.parity.yardstick import Yardstick
 
 __all__ = [
     "LANGUAGES",
+    "CacheChecks",
+    "CachedRunner",
+    "CheckResult",
+    "Clock",
+    "Comparison",
+    "Cost",
+    "GraphLimits",
+    "GreedySample",
+    "LevelReport",
+    "LogitsStore",
     "ParityReport",
+    "Reference",
+    "StoreDifference",
+    "StoreReport",
     "Window",
+    "Yardstick",
+    "arithmetic_of",
+    "cache_folder",
+    "compare_store",
     "evaluation_windows",
+    "facts",
+    "graph_limits",
+    "read_windows",
+    "readback",
     "reference_runner",
     "require_reference",
-    "run_parity",
 ]

@@ -31,9 +31,9 @@ from helium_edge.model.weights import HEAD
 from helium_edge.quant import PlannedWeight, QuantizedStore
 from helium_edge.recipe import Recipe
 
-TIE = 4e-6
-"""Distance from the middle between two codes, relative to the code plus one, below which float32 noise decides.
-The noise of an activation is about 1e-6 of its token's rms, and a block's largest activation is code 127."""
+TIE = 6e-5
+"""Distance in codes from the middle between two codes, below which float32 noise decides: noise of 3e-7 of a
+token's rms, where the largest of a block, some two rms, is code 127, is 2e-5 codes."""
 
 
 @dataclass(frozen=True)
@@ -51,21 +51,30 @@ class Tie:
     column: int
 
 
+@dataclass(frozen=True)
+class Sides:
+    """The two codes that a tie lies between: the one that was taken, the other one, and the distance in codes."""
+
+    taken: float
+    other: float
+    distance: float
+
+
 @dataclass
 class Ledger:
-    """Ties of the last forward pass, and those that the next one is to round the other way.
+    """Ties of the last forward pass, and the codes that ties of the next one are to take.
 
     Attributes:
         enabled: Activations are quantized at all; False gives the plain float32 decoder with the same weights.
         watch: Whether ties are recorded; costs a pass over the activations.
-        found: Ties by row, with their distance from the middle in codes.
-        flips: Ties to round the other way, by row.
+        found: Ties by row.
+        pinned: Codes to take, by row: a pass over other rows has other noise, and would choose anew.
     """
 
     enabled: bool = True
     watch: bool = False
-    found: dict[int, dict[Tie, float]] = field(default_factory=dict)
-    flips: Mapping[int, frozenset[Tie]] = field(default_factory=dict)
+    found: dict[int, dict[Tie, Sides]] = field(default_factory=dict)
+    pinned: Mapping[int, Mapping[Tie, float]] = field(default_factory=dict)
 
 
 class ActivationRule(Protocol):
@@ -235,21 +244,21 @@ class EmulatedLinear(torch.nn.Module):
         scale, inverse, zero = rule.scales(x)
         exact = x * inverse
         codes = exact.round()
-        if self._ledger.watch:
-            self._record(exact)
-        for row, ties in self._ledger.flips.items():
-            for tie in ties:
+        for row, ties in self._ledger.pinned.items():
+            for tie, code in ties.items():
                 if (tie.product, tie.part) == (self._product, self._part):
-                    value = exact[row, tie.column]
-                    codes[row, tie.column] = value.floor() + value.ceil() - codes[row, tie.column]
+                    codes[row, tie.column] = code
+        if self._ledger.watch:
+            self._record(exact, codes)
         return ((codes + zero).clamp_(*rule.limits) - zero) * scale
 
-    def _record(self, exact: Tensor) -> None:
-        distance = (exact - exact.floor() - 0.5).abs()
-        near = distance < TIE * (exact.abs() + 1.0)
-        for row, column in near.nonzero().tolist():
-            tie = Tie(self._product, self._part, column)
-            self._ledger.found.setdefault(row, {})[tie] = float(distance[row, column])
+    def _record(self, exact: Tensor, codes: Tensor) -> None:
+        low = exact.floor()
+        distance = (exact - low - 0.5).abs_()
+        for row, column in (distance < TIE).nonzero().tolist():
+            taken, below = float(codes[row, column]), float(low[row, column])
+            sides = Sides(taken, 2 * below + 1 - taken, float(distance[row, column]))
+            self._ledger.found.setdefault(row, {})[Tie(self._product, self._part, column)] = sides
 
 
 class _SideBySide(torch.nn.Module):

@@ -1,90 +1,277 @@
-"""Runs a candidate against a reference over windows of text and judges the outcome."""
+"""Runs the levels that compare logits, in one pass over the text; nothing but scalars of a position is kept."""
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from helium_edge.errors import ParityError, UsageError
-from helium_edge.parity.metrics import Positions, aggregate, compare_rows
-from helium_edge.parity.report import ParityReport
-from helium_edge.parity.rollout import rollout
+from helium_edge.parity.greedy import NEW_TOKENS, PROMPT_TOKENS, Codec, compare_greedy, greedy_rows
+from helium_edge.parity.logits_store import LogitsStore
+from helium_edge.parity.metrics import Positions, compare_rows
+from helium_edge.parity.report import GreedySample, LevelName, LevelReport
+from helium_edge.parity.rollout import Step, all_rows, rollout
+from helium_edge.parity.statistics import aggregate, along_position, histogram
 from helium_edge.parity.text import Window
-from helium_edge.parity.verdict import judge
+from helium_edge.parity.verdict import NOISE, GateResult, GraphLimits, judge_budget, judge_consistency, judge_graph
+from helium_edge.parity.yardstick import Yardstick
 from helium_edge.recipe import Gates
-from helium_edge.runtime.runner import Runner
+from helium_edge.runtime.runner import Logits, Runner
 
-Progress = Callable[[int, int], None]
-"""Called with the tokens that were run so far and the tokens in all."""
+Progress = Callable[[int], None]
+"""Called with a number of tokens that were run."""
 
 
-def run_parity(
-    candidate: Runner,
-    reference: Runner,
-    windows: Sequence[Window],
-    *,
-    gates: Gates,
-    prefill_tokens: int,
-    level: str = "L3",
-    on_progress: Progress | None = None,
-) -> ParityReport:
-    """Compare two runners on text; a figure outside its gate is a failure in the report, not an exception.
+class Clock:
+    """Seconds inside forward passes, by who ran."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def running(self, who: str) -> Iterator[None]:
+        """Count the time of the block."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[who] = self.seconds.get(who, 0.0) + time.perf_counter() - started
+
+    def each(self, who: str, items: Iterator[Any]) -> Iterator[Any]:
+        """The items, the time to make each counted."""
+        while True:
+            with self.running(who):
+                item = next(items, None)
+            if item is None:
+                return
+            yield item
+
+
+class Reference:
+    """The original's logits, from the disk where they are known, else from the model, which is loaded once.
 
     Args:
-        candidate: What is checked.
-        reference: What it is checked against; fastest when its `prefill` returns a row per token.
+        store: Where they are kept.
+        load: Makes the model.
+        vocab_size: V.
+        clock: Counts its passes.
+
+    Attributes:
+        loaded: Whether the model was needed.
+    """
+
+    def __init__(self, store: LogitsStore, load: Callable[[], Runner], vocab_size: int, clock: Clock) -> None:
+        self.vocab_size = vocab_size
+        self._store = store
+        self._load = load
+        self._clock = clock
+        self._runner: Runner | None = None
+
+    @property
+    def loaded(self) -> bool:
+        """Whether the model was needed."""
+        return self._runner is not None
+
+    def prepare(self, windows: Sequence[Window], greedy: Sequence[Window], on_progress: Progress) -> None:
+        """Compute all that is not known yet, and let go of the model."""
+        for window in windows:
+            self.rows(window.tokens[:-1])
+            on_progress(len(window.tokens) - 1)
+        for window in greedy:
+            self.greedy(window.tokens[:PROMPT_TOKENS], NEW_TOKENS)
+        self._load, self._runner = self._known_only, None
+
+    def rows(self, tokens: Sequence[int]) -> Logits:
+        """(T, V) logits of every token of a conversation."""
+        what = {"what": "rows", "tokens": list(tokens)}
+        return self._store.get(what, len(tokens), self.vocab_size, lambda: self._run(all_rows, tokens))
+
+    def greedy(self, prompt: Sequence[int], count: int) -> Logits:
+        """(count, V) logits along the greedy continuation of a prompt."""
+        what = {"what": "greedy", "tokens": list(prompt), "count": count}
+        return self._store.get(
+            what,
+            count,
+            self.vocab_size,
+            lambda: self._run(lambda runner, ids: greedy_rows(runner, ids, count), prompt),
+        )
+
+    def _run(
+        self, rows: Callable[[Runner, Sequence[int]], Iterator[Logits]], tokens: Sequence[int]
+    ) -> Iterator[Logits]:
+        if self._runner is None:
+            self._runner = self._load()
+            if self._runner.vocab_size != self.vocab_size:
+                raise ParityError(
+                    f"the candidate has a vocabulary of {self.vocab_size}, the reference "
+                    f"of {self._runner.vocab_size}",
+                    hint="compare a bundle with the checkpoint that it was exported from",
+                )
+        yield from self._clock.each("reference", rows(self._runner, tokens))
+
+    @staticmethod
+    def _known_only() -> Runner:
+        raise ParityError("the reference's logits were removed from the cache while they were in use")
+
+
+@dataclass
+class _Found:
+    """Positions of a level by language."""
+
+    parts: dict[str, list[Positions]] = field(default_factory=dict)
+
+    def add(self, language: str, positions: Positions) -> None:
+        self.parts.setdefault(language, []).append(positions)
+
+    def report(
+        self, level: LevelName, gates: Callable[[Any], tuple[GateResult, ...]], near_tie: float, **more: Any
+    ) -> LevelReport:
+        languages = {language: Positions.concatenate(parts) for language, parts in self.parts.items()}
+        everything = Positions.concatenate(list(languages.values()))
+        overall = aggregate(everything, near_tie=near_tie)
+        return LevelReport(
+            level=level,
+            overall=overall,
+            languages={name: aggregate(part, near_tie=near_tie) for name, part in languages.items()},
+            gates=gates(overall),
+            histogram=histogram(everything),
+            by_position=along_position(everything),
+            **more,
+        )
+
+
+@dataclass
+class Comparison:
+    """One run over text.
+
+    Attributes:
+        candidate: The exported graphs.
+        reference: The original's logits.
         windows: The text; each window is a conversation of its own.
         gates: The limits of the recipe.
-        prefill_tokens: Tokens of one prefill chunk of the candidate, so that prompts have a ragged tail.
-        level: The question that is asked: `L3` compares an exported graph with the original.
-        on_progress: Called as tokens are run.
-
-    Raises:
-        UsageError: No windows, or one that is too short or does not fit a cache.
-        ParityError: The two have different vocabularies, or logits of the wrong shape, or the reference is not
-            finite.
-        HeliumEdgeError: Whatever the runners raise.
+        chunk: Tokens of one prefill chunk of the candidate, so that prompts have a ragged tail.
+        yardstick: For L1 and L2; None runs L3 alone.
+        limits: What L1 allows.
+        budget: Run L2 too.
+        clock: Counts forward passes.
     """
-    _check(candidate, reference, windows, prefill_tokens)
-    started = time.perf_counter()
-    total = sum(len(window.tokens) - 1 for window in windows)
-    done = 0
-    found: dict[str, list[Positions]] = {}
-    for window in windows:
-        parts = found.setdefault(window.language, [])
-        for block in rollout(candidate, reference, window.tokens, prefill_tokens=prefill_tokens):
-            parts.append(compare_rows(block.reference, block.candidate, block.targets))
-            if on_progress is not None:
-                on_progress(done + block.end, total)
-        done += len(window.tokens) - 1
-    overall = aggregate(
-        Positions.concatenate([part for parts in found.values() for part in parts]), near_tie=gates.near_tie
-    )
-    return ParityReport(
-        level=level,
-        overall=overall,
-        languages={
-            language: aggregate(Positions.concatenate(parts), near_tie=gates.near_tie)
-            for language, parts in found.items()
-        },
-        gates=judge(gates, overall),
-        windows=len(windows),
-        seconds=time.perf_counter() - started,
-        caveat=getattr(candidate, "caveat", ""),
-    )
+
+    candidate: Runner
+    reference: Reference
+    windows: Sequence[Window]
+    gates: Gates
+    chunk: int
+    yardstick: Yardstick | None = None
+    limits: GraphLimits | None = None
+    budget: bool = True
+    clock: Clock = field(default_factory=Clock)
+
+    def check(self) -> None:
+        """Refuse what cannot be run.
+
+        Raises:
+            UsageError: No windows, or one that does not fit the cache.
+        """
+        if not self.windows:
+            raise UsageError("no windows of text to compare on")
+        if self.chunk < 1:
+            raise UsageError(f"a prefill chunk of {self.chunk} tokens is not possible")
+        longest = max(len(window.tokens) for window in self.windows)
+        if longest > self.candidate.cache_len:
+            raise UsageError(
+                f"a window of {longest} tokens does not fit a KV cache of {self.candidate.cache_len} slots"
+            )
+
+    def run(self, on_progress: Progress = lambda _: None) -> list[LevelReport]:
+        """Run the levels; a figure outside its gate is a failure in the report, not an exception.
+
+        Raises:
+            UsageError: See `check`.
+            ParityError: Logits of the wrong shape, or a reference that is not finite.
+            HeliumEdgeError: Whatever the runners raise.
+        """
+        self.check()
+        graph, budget, user = _Found(), _Found(), _Found()
+        errors: list[npt.NDArray[np.float64]] = []
+        ties = 0
+        for index, window in enumerate(self.windows):
+            expected = self.reference.rows(window.tokens[:-1])
+            for step in self.clock.each(
+                "candidate", rollout(self.candidate, window.tokens, prefill_tokens=self.chunk)
+            ):
+                user.add(window.language, _compare(expected[step.first_row : step.end], step, window, index))
+                if self.yardstick is not None:
+                    with self.clock.running("quantized torch"):
+                        found = self.yardstick.compare(step)
+                    errors.append(found.worst)
+                    ties += int(found.ties.sum())
+                    # The yardstick reads the candidate's cache: what is not finite there is the candidate's fault.
+                    clean = np.where(np.isfinite(found.expected), found.expected, 0)
+                    graph.add(window.language, _compare(clean, step, window, index))
+                on_progress(len(step.tokens))
+            if self.yardstick is not None and self.budget:
+                with self.clock.running("quantized torch"):
+                    plain = self.yardstick.plain_logits(window.tokens[:-1])
+                targets = window.tokens[1:]
+                budget.add(window.language, compare_rows(np.asarray(expected), plain, targets, window=index))
+        return self._reports(graph, budget, user, np.concatenate(errors) if errors else np.zeros(0), ties)
+
+    def greedy(self, windows: Sequence[Window], codec: Codec, eos_ids: Sequence[int]) -> list[GreedySample]:
+        """Continue the beginnings of windows."""
+        samples = []
+        for window in windows:
+            prompt = window.tokens[:PROMPT_TOKENS]
+            rows = self.reference.greedy(prompt, NEW_TOKENS)
+            with self.clock.running("candidate"):
+                samples.append(
+                    compare_greedy(
+                        window.language, prompt, rows, self.candidate, codec,
+                        eos_ids=eos_ids, near_tie=self.gates.near_tie,
+                    )
+                )  # fmt: skip
+        return samples
+
+    def _reports(
+        self, graph: _Found, budget: _Found, user: _Found, errors: npt.NDArray[np.float64], ties: int
+    ) -> list[LevelReport]:
+        near_tie, reports = self.gates.near_tie, []
+        common = {"windows": len(self.windows)}
+        caveat = getattr(self.candidate, "caveat", "")
+        if self.yardstick is not None and self.limits is not None:
+            limits, arithmetic = self.limits, self.yardstick.arithmetic
+            notes = {
+                "arithmetic": arithmetic.name,
+                "rows": len(errors),
+                "ties_turned": ties,
+                "within_noise": float((errors <= NOISE).mean()),
+                "searched": self.yardstick.searches,
+            }
+            reports.append(
+                graph.report(
+                    "L1", lambda overall: judge_graph(limits, errors, overall), near_tie,
+                    caveat=caveat, notes=notes, **common,
+                )
+            )  # fmt: skip
+        if budget.parts:
+            reports.append(
+                budget.report("L2", lambda overall: judge_budget(self.gates, overall), near_tie, **common)
+            )
+
+        def judge(overall: Any) -> tuple[GateResult, ...]:
+            found = judge_budget(self.gates, overall)
+            if budget.parts and self.yardstick is not None:
+                found += (judge_consistency(self.yardstick.arithmetic, reports[-1].overall, overall),)
+            return found
+
+        return [*reports, user.report("L3", judge, near_tie, caveat=caveat, **common)]
 
 
-def _check(candidate: Runner, reference: Runner, windows: Sequence[Window], prefill_tokens: int) -> None:
-    if not windows:
-        raise UsageError("no windows of text to compare on")
-    if prefill_tokens < 1:
-        raise UsageError(f"a prefill chunk of {prefill_tokens} tokens is not possible")
-    if candidate.vocab_size != reference.vocab_size:
-        raise ParityError(
-            f"the candidate has a vocabulary of {candidate.vocab_size}, the reference of {reference.vocab_size}",
-            hint="compare a bundle with the checkpoint that it was exported from",
-        )
-    longest = max(len(window.tokens) for window in windows)
-    slots = min(candidate.cache_len, reference.cache_len)
-    if longest > slots:
-        raise UsageError(f"a window of {longest} tokens does not fit a KV cache of {slots} slots")
+def _compare(expected: Logits, step: Step, window: Window, index: int) -> Positions:
+    targets = window.tokens[step.first_row + 1 : step.end + 1]
+    return compare_rows(np.asarray(expected), step.logits, targets, window=index, start=step.first_row)

@@ -1,16 +1,16 @@
-"""Teacher-forced rollout: two runners over the same tokens, and the pairs of logits rows that come of it.
+"""Teacher-forced rollout: a runner over a conversation, as a phone runs it, in steps that can be compared.
 
-The candidate is run as a phone runs it: a prompt with a ragged tail in chunks, then one decode call for every true
-token. The reference may answer in larger pieces, because only its rows matter; in float32 they agree with its own
-decode steps to rounding.
+A prompt with a ragged tail is prefilled in chunks, then every true token is decoded by a call of its own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+import numpy.typing as npt
 
 from helium_edge.errors import ParityError, UsageError
 from helium_edge.runtime.runner import Logits, Runner
@@ -18,30 +18,46 @@ from helium_edge.runtime.runner import Logits, Runner
 MIN_WINDOW = 3
 """Shortest window: one token to prefill, one to decode, one to predict."""
 
-_BLOCK = 64
-"""Rows held at once per runner while decoding; also the piece that the reference takes in one call."""
+BLOCK = 64
+"""Decoded rows held at once."""
+
+
+@runtime_checkable
+class CachedRunner(Runner, Protocol):
+    """A runner that shows its cache."""
+
+    @property
+    def cache_buffers(self) -> list[npt.NDArray[Any]]:
+        """Key and value of each layer in turn, slots in the last but one dimension."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
-class Block:
-    """Logits of consecutive positions.
+class Step:
+    """What a runner gave for consecutive tokens of a conversation, whatever its calls were.
 
     Attributes:
-        start: Position of the first row: the row of position i predicts token i + 1.
-        reference: (R, V).
-        candidate: (R, V).
-        targets: The R true tokens that follow.
+        start: Position of the first token.
+        tokens: T ids.
+        logits: (R, V) of the last R tokens.
+        cache: Key and value of each layer in turn, each (Hkv, S, D) as the runner holds it after the call; empty
+            where it shows none.
     """
 
     start: int
-    reference: Logits
-    candidate: Logits
-    targets: tuple[int, ...]
+    tokens: tuple[int, ...]
+    logits: Logits
+    cache: Sequence[npt.NDArray[Any]] = ()
 
     @property
     def end(self) -> int:
-        """Position after the last row: the number of tokens that were fed so far."""
-        return self.start + len(self.targets)
+        """Position after the last token."""
+        return self.start + len(self.tokens)
+
+    @property
+    def first_row(self) -> int:
+        """Position of the first row of logits."""
+        return self.end - len(self.logits)
 
 
 def prefill_split(length: int, prefill_tokens: int) -> int:
@@ -61,58 +77,66 @@ def prefill_split(length: int, prefill_tokens: int) -> int:
     return chunks * prefill_tokens + (remainder - 1 + remainder % 2)
 
 
-def rollout(
-    candidate: Runner, reference: Runner, tokens: Sequence[int], *, prefill_tokens: int
-) -> Iterator[Block]:
-    """Run both over one window, as a new conversation, and yield what is to be compared, in order of position.
-
-    All positions up to the last but one are fed. Rows of the prompt are compared at every position when both
-    runners return them, else at its last position; every later position is compared.
+def rollout(runner: Runner, tokens: Sequence[int], *, prefill_tokens: int) -> Iterator[Step]:
+    """Run a window as a new conversation, all tokens but the last, which only is predicted.
 
     Raises:
         UsageError: Fewer than `MIN_WINDOW` tokens.
-        ParityError: A runner returns logits of another shape than its protocol says.
-        HeliumEdgeError: Whatever the runners raise.
+        ParityError: The runner returns logits of another shape than its protocol says.
+        HeliumEdgeError: Whatever the runner raises.
     """
     if len(tokens) < MIN_WINDOW:
         raise UsageError(f"a window of {len(tokens)} tokens is too short to compare; at least {MIN_WINDOW}")
-    candidate.reset()
-    reference.reset()
+    runner.reset()
     split = prefill_split(len(tokens), prefill_tokens)
-    ours = _rows("candidate", candidate.prefill(tokens[:split]), split, candidate.vocab_size)
-    theirs = _rows("reference", reference.prefill(tokens[:split]), split, reference.vocab_size)
-    rows = min(len(ours), len(theirs))
-    start = split - rows
-    yield Block(start, theirs[-rows:], ours[-rows:], tuple(tokens[start + 1 : split + 1]))
-    in_pieces = len(theirs) == split > 1  # it returns all rows, so one call gives those of many tokens
-    for start in range(split, len(tokens) - 1, _BLOCK):
-        piece = tokens[start : min(start + _BLOCK, len(tokens) - 1)]
-        theirs = (
-            _rows("reference", reference.prefill(piece), len(piece), reference.vocab_size)
-            if in_pieces
-            else _decode("reference", reference, piece)
-        )
-        ours = _decode("candidate", candidate, piece)
-        yield Block(start, theirs, ours, tuple(tokens[start + 1 : start + 1 + len(piece)]))
+    yield prefill_step(runner, tokens[:split])
+    for start in range(split, len(tokens) - 1, BLOCK):
+        yield decode_step(runner, tokens[start : min(start + BLOCK, len(tokens) - 1)])
 
 
-def _rows(who: str, logits: Logits, tokens: int, vocab_size: int) -> Logits:
-    """Logits of a prefill: one row, or one per token."""
-    if logits.shape not in {(1, vocab_size), (tokens, vocab_size)}:
+def prefill_step(runner: Runner, tokens: Sequence[int]) -> Step:
+    """One prefill call."""
+    start = runner.position
+    logits = runner.prefill(tokens)
+    if logits.shape not in {(1, runner.vocab_size), (len(tokens), runner.vocab_size)}:
         raise ParityError(
-            f"the {who} returned logits {logits.shape} for {tokens} tokens; (1, {vocab_size}) or "
-            f"({tokens}, {vocab_size}) is right"
+            f"the candidate returned logits {logits.shape} for {len(tokens)} tokens; (1, {runner.vocab_size}) or "
+            f"({len(tokens)}, {runner.vocab_size}) is right"
         )
-    return logits
+    return Step(start, tuple(tokens), logits, _cache(runner))
 
 
-def _decode(who: str, runner: Runner, tokens: Sequence[int]) -> Logits:
+def decode_step(runner: Runner, tokens: Sequence[int]) -> Step:
+    """A decode call for each token."""
+    start = runner.position
     rows = []
     for token in tokens:
         row = runner.decode(token)
         if row.shape != (runner.vocab_size,):
             raise ParityError(
-                f"the {who} returned logits {row.shape} from decode; ({runner.vocab_size},) is right"
+                f"the candidate returned logits {row.shape} from decode; ({runner.vocab_size},) is right"
             )
         rows.append(row)
-    return np.stack(rows)
+    return Step(start, tuple(tokens), np.stack(rows), _cache(runner))
+
+
+def all_rows(runner: Runner, tokens: Sequence[int]) -> Iterator[Logits]:
+    """The logits of every token of a new conversation, in order and in pieces, (R, V) each.
+
+    A runner whose `prefill` returns all rows is asked for many tokens at once, another token by token.
+    """
+    runner.reset()
+    first = runner.prefill(tokens[:2])
+    if len(first) == 2:
+        yield first
+        for start in range(2, len(tokens), BLOCK):
+            yield runner.prefill(tokens[start : start + BLOCK])
+        return
+    runner.reset()
+    yield runner.prefill(tokens[:1])
+    for token in tokens[1:]:
+        yield runner.decode(token)[None]
+
+
+def _cache(runner: Runner) -> Sequence[npt.NDArray[Any]]:
+    return runner.cache_buffers if isinstance(runner, CachedRunner) else ()

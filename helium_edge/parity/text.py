@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import importlib.resources
 import itertools
+import json
+import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from helium_edge.errors import UsageError, did_you_mean
@@ -28,6 +31,10 @@ class Encoder(Protocol):
     def encode(self, text: str) -> list[int]:
         """Ids of a text as the model wants them, BOS in front."""
         ...
+
+
+MAX_TEXT_BYTES = 64 << 20
+"""Largest file of one's own text."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +86,61 @@ def evaluation_windows(
         pieces = _cut(tokenizer, evaluation_text(language), window_len)
         windows += [Window(language, piece) for piece in itertools.islice(pieces, max_windows_per_language)]
     return windows
+
+
+def read_windows(path: Path, tokenizer: Encoder, *, window_len: int, tokens: int = 0) -> list[Window]:
+    """Cut a text of one's own into windows.
+
+    Args:
+        path: UTF-8 text; a file `*.jsonl` has an object a line with `text`, and `language` where it is known.
+        tokenizer: Turns text into ids, with the BOS of the model.
+        window_len: Most tokens of a window.
+        tokens: About how many tokens to take over all languages, equally from each; 0 takes all.
+
+    Raises:
+        UsageError: The file cannot be read, is no such text, or holds nothing to compare on.
+    """
+    texts: dict[str, list[str]] = {}
+    for language, text in _read_texts(path):
+        texts.setdefault(language, []).append(text)
+    most = math.ceil(tokens / (window_len * max(1, len(texts)))) if tokens else None
+    windows: list[Window] = []
+    for language, parts in texts.items():
+        pieces = itertools.chain.from_iterable(_cut(tokenizer, part, window_len) for part in parts)
+        usable = (piece for piece in pieces if len(piece) >= MIN_WINDOW_LEN)
+        windows += [Window(language, piece) for piece in itertools.islice(usable, most)]
+    if not windows:
+        raise UsageError(f"{path}: no passage of at least {MIN_WINDOW_LEN} tokens to compare on")
+    return windows
+
+
+def _read_texts(path: Path) -> Iterator[tuple[str, str]]:
+    """Pairs of language and text."""
+    try:
+        if path.stat().st_size > MAX_TEXT_BYTES:
+            raise UsageError(f"{path}: larger than {MAX_TEXT_BYTES >> 20} MiB; a part of it is enough")
+        content = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        raise UsageError(f"{path}: the text cannot be read: {reason}") from error
+    if path.suffix != ".jsonl":
+        yield "text", content
+        return
+    for number, line in enumerate(content.splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            entry = None
+        text = entry.get("text") if isinstance(entry, dict) else None
+        language = entry.get("language", "text") if isinstance(entry, dict) else None
+        if not isinstance(text, str) or not isinstance(language, str):
+            raise UsageError(
+                f"{path}: line {number} is no object with a string `text`",
+                hint='each line looks like {"language": "fr", "text": "..."}',
+            )
+        yield language, text
 
 
 def _cut(tokenizer: Encoder, text: str, window_len: int) -> Iterator[tuple[int, ...]]:
