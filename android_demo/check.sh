@@ -12,7 +12,10 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 python="${PYTHON:-python3}"
 cache="${HELIUM_EDGE_ANDROID_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/helium-edge/android}"
 work="$(mktemp -d "${TMPDIR:-/tmp}/helium-edge-android.XXXXXX")"
-trap 'rm -rf "$work"' EXIT
+vectors=
+trap '[[ -z "$vectors" ]] || kill "$vectors" 2>/dev/null || true; rm -rf "$work"' EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
 # What is downloaded and how it is unpacked; another version of this starts a new cache.
 kit="$cache/kit-1"
 export OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 PYTHONDONTWRITEBYTECODE=1 PIP_DISABLE_PIP_VERSION_CHECK=1
@@ -85,12 +88,6 @@ kotlin -Xexplicit-api=strict -module-name core -cp "$stdlib" -d "$out/core" core
 say "compile engine-ort and engine-executorch"
 kotlin -Xexplicit-api=strict -module-name engines -cp "$(path "$stdlib" "$out/core" "$runtimes")" -d "$out/engines" \
     engine-ort/src/main/kotlin engine-executorch/src/main/kotlin
-say "compile the tests"
-junit=/usr/share/java/junit4.jar:/usr/share/java/hamcrest-all.jar
-classpath="$(path "$stdlib" "$out/core" "$out/engines" "$runtimes" "$junit")"
-kotlin -Xfriend-paths="$out/core,$out/engines" -module-name tests -cp "$classpath" -d "$out/tests" \
-    core/src/testFixtures/kotlin core/src/test/kotlin engine-ort/src/test/kotlin engine-executorch/src/test/kotlin
-
 # Resources against the framework's own (of Android 10), code against stubs of the few classes that it touches.
 say "compile the app"
 aapt2 compile --dir app/src/main/res -o "$work/res.zip"
@@ -107,6 +104,13 @@ done
 kotlin -module-name app -cp "$(path "$stdlib" "$out/core" "$out/engines" "$runtimes" "$out/android")" -d "$out/app" \
     app/src/main/kotlin app/src/full/kotlin "$work/flavours"
 
+say "compile the tests"
+junit=/usr/share/java/junit4.jar:/usr/share/java/hamcrest-all.jar
+classpath="$(path "$stdlib" "$out/core" "$out/engines" "$out/app" "$out/android" "$runtimes" "$junit")"
+kotlin -Xfriend-paths="$out/core,$out/engines" -module-name tests -cp "$classpath" -d "$out/tests" \
+    core/src/testFixtures/kotlin core/src/test/kotlin engine-ort/src/test/kotlin engine-executorch/src/test/kotlin \
+    app/src/test/kotlin
+
 say "ONNX Runtime's Java binding over the library of the Python package"
 native="$work/native"
 mkdir "$native"
@@ -119,6 +123,7 @@ export ORT_REAL_LIB
 
 say "vectors and bundles by the Python package"
 wait "$vectors" || { cat "$work/vectors.log"; exit 1; }
+vectors=
 
 say "tests"
 tests="$(cd "$out/tests" && find . -name '*Test.class' | sed 's,^\./,,; s,/,.,g; s,\.class$,,' | sort)"

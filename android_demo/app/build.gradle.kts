@@ -53,4 +53,5 @@ dependencies {
     for (flavor in listOf("executorch", "full")) {
         add("${flavor}Implementation", project(":engine-executorch"))
     }
+    testImplementation(libs.junit)
 }

@@ -26,7 +26,7 @@ ALLOWED = {
     "core": ("dev.heliumedge.core", "org.junit"),
     "engine-ort": ("dev.heliumedge.core", "ai.onnxruntime", "org.junit"),
     "engine-executorch": ("dev.heliumedge.core", "org.pytorch.executorch", "org.junit"),
-    "app": ("dev.heliumedge", "android"),
+    "app": ("dev.heliumedge", "android", "org.junit"),
 }
 
 

@@ -194,7 +194,7 @@ class MainActivity : Activity() {
         val ids = ready.tokenizer.encode(text)
         val rows = classifier.classify(ids).mapIndexed { index, scores ->
             val token = if (classifier.perToken) "${ready.tokenizer.decode(intArrayOf(ids[index]))}: " else ""
-            token + scores.take(SHOWN_LABELS).joinToString { String.format(Locale.ROOT, "label %d %.3f", it.label, it.probability) }
+            token + scores.take(SHOWN_LABELS).joinToString { String.format(Locale.ROOT, "%s %.3f", it.name, it.score) }
         }
         engine.show { output(rows.joinToString("\n")) }
     }

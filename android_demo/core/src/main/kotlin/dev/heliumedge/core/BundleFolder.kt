@@ -73,12 +73,18 @@ internal fun readText(file: File): String = try {
 private fun checkSize(folder: File, entry: FileSpec) {
     val file = File(folder, entry.path)
     if (!file.isFile) throw MissingFileException("${entry.path} is missing (${entry.bytes} bytes)")
-    if (!file.canonicalPath.startsWith(folder.canonicalPath + File.separator)) {
+    if (!canonical(file).startsWith(canonical(folder) + File.separator)) {
         throw UnsafePathException("${entry.path} is a link that leaves the bundle")
     }
     val found = file.length()
     if (found < entry.bytes) throw DamagedFileException("${entry.path} is truncated: $found bytes, listed ${entry.bytes}")
     if (found > entry.bytes) throw DamagedFileException("${entry.path} has $found bytes, listed ${entry.bytes}")
+}
+
+private fun canonical(file: File): String = try {
+    file.canonicalPath
+} catch (error: IOException) {
+    throw StorageException("${file.path} cannot be resolved: ${error.message}", error)
 }
 
 /** sha256 in hexadecimal, or null when [goOn] said no. */

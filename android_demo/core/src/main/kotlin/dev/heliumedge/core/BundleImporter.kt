@@ -9,7 +9,11 @@ private const val COPY_BYTES = 1 shl 20
 
 /** A bundle somewhere that is no folder of files, as behind Android's document picker. */
 public fun interface BundleSource {
-    /** Opens a file by its path in the bundle; null when it is not there. */
+    /**
+     * Opens a file by its path in the bundle; null when it is not there.
+     *
+     * @throws IOException It cannot be read.
+     */
     public fun open(path: String): InputStream?
 }
 
@@ -42,7 +46,7 @@ public class BundleImporter(private val bundles: File) {
         for (entry in manifest.files) {
             val target = File(partial, entry.path)
             if (target.length() != entry.bytes) {
-                val stream = source.open(entry.path) ?: throw MissingFileException("${entry.path} is missing in the chosen folder")
+                val stream = storing(entry.path) { source.open(entry.path) } ?: throw MissingFileException("${entry.path} is missing in the chosen folder")
                 if (!copy(stream, target) { progress(done + it, manifest.totalBytes) }) return null
             }
             done += entry.bytes

@@ -2,20 +2,25 @@ package dev.heliumedge.core
 
 import kotlin.math.exp
 
-/** A label and its probability. */
-public data class Score(val label: Int, val probability: Double)
+/** A label, its name where the bundle has one, and its score. */
+public data class Score(val label: Int, val name: String, val score: Double)
 
 /**
  * Runs the one graph of a head bundle: ids (1, T) to logits (1, labels), or (1, T, labels) for a label per token.
  *
- * The graph is bound once; texts shorter than T are padded at the end.
+ * The graph is bound once; texts shorter than T are padded at the end, where no real token sees it.
+ *
+ * @throws InvalidRequestException The bundle has no labels to give.
  */
 public class Classifier(private val manifest: Manifest, private val engine: GraphEngine) : AutoCloseable {
     private val graph = manifest.graph(Phase.CLASSIFY) ?: throw InvalidRequestException(
         "${manifest.name} continues text and classifies none",
         "Use the text screen, or choose a bundle of a classifier.",
     )
-    private val shape = graph.output(Role.LOGITS)?.shape ?: throw ManifestException("${graph.label} has no output of the role logits")
+    private val shape = graph.output(Role.LOGITS)?.shape ?: throw InvalidRequestException(
+        "${manifest.name} returns ${graph.outputs.joinToString { it.name }} and no labels",
+        "Choose a bundle of a sequence or token classifier.",
+    )
 
     /** Tokens of a call, the longest text. */
     public val width: Int = graph.tokens ?: throw ManifestException("${graph.label}: tokens is missing, which a classifier needs")
@@ -31,21 +36,16 @@ public class Classifier(private val manifest: Manifest, private val engine: Grap
     /**
      * Labels a text.
      *
-     * @return For the text, or for each of its tokens, every label with its probability, the most likely first.
+     * @return For the text, or for each of its tokens, every label with its score, the largest first.
      * @throws InvalidRequestException No tokens, more than the graph takes, or an id outside the vocabulary.
      * @throws BadLogitsException The logits are not finite.
      */
     public fun classify(ids: IntArray): List<List<Score>> {
-        if (ids.isEmpty() || ids.size > width) {
-            throw InvalidRequestException("${ids.size} tokens do not fit a classifier of $width", "Allowed: 1 to $width; shorten the text.")
-        }
-        ids.firstOrNull { it !in 0 until manifest.vocabSize }?.let {
-            throw InvalidRequestException("token id $it is outside the vocabulary of ${manifest.vocabSize}", "Use the bundle's own tokenizer.")
-        }
-        val pad = manifest.tokens.pad ?: if (ids.size == width) 0 else throw ManifestException("tokens.pad is missing, which a short text needs")
+        check(ids)
+        val pad = manifest.tokens.pad ?: 0
         for (index in 0 until width) step.ids.put(index, (if (index < ids.size) ids[index] else pad).toLong())
         step.run(0, ids.size - 1)
-        return List(if (perToken) ids.size else 1) { softmax(it * labels) }
+        return List(if (perToken) ids.size else 1) { scores(it * labels) }
     }
 
     override fun close() {
@@ -53,12 +53,35 @@ public class Classifier(private val manifest: Manifest, private val engine: Grap
         engine.close()
     }
 
-    private fun softmax(offset: Int): List<Score> {
+    private fun check(ids: IntArray) {
+        if (ids.isEmpty() || ids.size > width) {
+            throw InvalidRequestException("${ids.size} tokens do not fit a classifier of $width", "Allowed: 1 to $width; shorten the text.")
+        }
+        ids.firstOrNull { it !in 0 until manifest.vocabSize }?.let {
+            throw InvalidRequestException("token id $it is outside the vocabulary of ${manifest.vocabSize}", "Use the bundle's own tokenizer.")
+        }
+        // The graph finds the token that stands for the text by the padding behind it.
+        if (manifest.tokens.pad == null && !perToken && ids.size < width) {
+            throw InvalidRequestException("the model has no padding id, so a text must have exactly $width tokens", "Lengthen the text.")
+        }
+    }
+
+    private fun scores(offset: Int): List<Score> {
         val logits = DoubleArray(labels) { step.logits.get(offset + it).toDouble() }
-        if (logits.any { !it.isFinite() }) throw BadLogitsException("the classifier returned NaN or infinity")
+        if (logits.any { it.isNaN() || it.isInfinite() }) throw BadLogitsException("the classifier returned NaN or infinity")
+        val names = manifest.head?.labels.orEmpty()
+        val scores = activated(logits)
+        return List(labels) { Score(it, names.getOrElse(it) { _ -> "label $it" }, scores[it]) }.sortedByDescending { it.score }
+    }
+
+    /** A softmax; a sigmoid of each where several labels may hold or there is one alone; logits of a regression as they are. */
+    private fun activated(logits: DoubleArray): DoubleArray {
+        val kind = manifest.head?.problemType
+        if (kind == "regression") return logits
+        if (kind == "multi_label_classification" || labels == 1) return DoubleArray(labels) { 1 / (1 + exp(-logits[it])) }
         val top = logits.max()
         val weights = DoubleArray(labels) { exp(logits[it] - top) }
         val total = weights.sum()
-        return weights.mapIndexed { label, weight -> Score(label, weight / total) }.sortedByDescending { it.probability }
+        return DoubleArray(labels) { weights[it] / total }
     }
 }

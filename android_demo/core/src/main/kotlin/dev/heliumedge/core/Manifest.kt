@@ -45,6 +45,7 @@ public enum class Role(public val id: String) {
     PAST_KEY("past_key"),
     PAST_VALUE("past_value"),
     LOGITS("logits"),
+    HIDDEN_STATES("hidden_states"),
     PRESENT_KEY("present_key"),
     PRESENT_VALUE("present_value"),
     NEW_KEY("new_key"),
@@ -142,6 +143,15 @@ public class GoldenTrace(
     public val top5First: List<TopToken>,
 )
 
+/**
+ * What a model returns that is no language model.
+ *
+ * @property kind `sequence_classification`, `token_classification` or `hidden_states`.
+ * @property labels Names of the logits, in order; empty for hidden states.
+ * @property problemType How logits become scores, as `config.json` has it, or null; see [Classifier].
+ */
+public data class HeadSpec(val kind: String, val labels: List<String>, val problemType: String?)
+
 /** One file of the bundle. */
 public data class FileSpec(val path: String, val bytes: Long, val sha256: String)
 
@@ -149,6 +159,7 @@ public data class FileSpec(val path: String, val bytes: Long, val sha256: String
  * What `helium-edge.json` says, as far as a host needs it. Read it with [ManifestReader].
  *
  * @property cache Null for bundles without a decoder (classifiers).
+ * @property head Null for language models.
  * @property golden Null when no run was recorded.
  */
 public data class Manifest(
@@ -169,6 +180,7 @@ public data class Manifest(
     val generation: GenerationDefaults,
     val memory: MemorySpec,
     val golden: GoldenTrace?,
+    val head: HeadSpec?,
     val files: List<FileSpec>,
 ) {
     /** Whether the bundle classifies text instead of continuing it. */

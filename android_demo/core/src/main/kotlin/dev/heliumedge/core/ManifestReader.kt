@@ -68,6 +68,7 @@ public object ManifestReader {
             generation = generation(root.obj("generation")),
             memory = memory(root.obj("memory")),
             golden = root.objOrNull("golden")?.let(::golden),
+            head = root.objOrNull("head")?.let(::head),
             files = root.objects("files").map(::file),
         )
     }
@@ -168,6 +169,11 @@ public object ManifestReader {
         if (prompt.isEmpty()) entry.fail("prompt_ids", "is empty")
         val top = entry.objects("top5_first").map { TopToken(it.int("id"), it.number("logit")) }
         return GoldenTrace(entry.text("prompt"), prompt, greedy, margins, top)
+    }
+
+    private fun head(entry: JsonFields): HeadSpec {
+        val labels = entry.items("labels").map { (it as? Json.Str)?.value ?: entry.fail("labels", "must hold names") }
+        return HeadSpec(entry.text("kind"), labels, entry.textOrNull("problem_type"))
     }
 
     private fun file(entry: JsonFields): FileSpec {

@@ -5,14 +5,14 @@ import org.junit.Assert.assertTrue
 import org.junit.Test
 
 class ClassifierTest {
-    private fun manifest(perToken: Boolean): Manifest {
+    private fun manifest(perToken: Boolean, labels: List<String> = emptyList(), problemType: String? = null): Manifest {
         val shape = if (perToken) listOf(1L, 4, 3) else listOf(1L, 3)
         val graph = GraphSpec(
             "classifier.onnx", null, Phase.CLASSIFY, 4, null,
             listOf(TensorSpec("input_ids", Role.TOKENS, Dtype.INT64, listOf(1, 4))),
             listOf(TensorSpec("logits", Role.LOGITS, Dtype.FLOAT32, shape)),
         )
-        return fakeManifest().copy(graphs = listOf(graph), cache = null)
+        return fakeManifest().copy(graphs = listOf(graph), cache = null, head = HeadSpec("", labels, problemType))
     }
 
     @Test
@@ -22,10 +22,33 @@ class ClassifierTest {
         val scores = classifier.classify(intArrayOf(1, 9)).single()
         assertEquals(listOf(1, 9, 3, 3), engine.calls.single().ids)
         assertEquals(2, scores[0].label)
-        assertEquals(1.0, scores.sumOf { it.probability }, 1e-12)
-        assertTrue(scores[0].probability > 0.99)
+        assertEquals(1.0, scores.sumOf { it.score }, 1e-12)
+        assertTrue(scores[0].score > 0.99)
+        assertEquals("label 2", scores[0].name)
         repeat(3) { classifier.classify(intArrayOf(7)) }
         assertEquals("bound once", 1, engine.bound)
+    }
+
+    @Test
+    fun `scores and names are those of the head`() {
+        val names = listOf("low", "middle", "high")
+        fun scores(problemType: String?) = Classifier(manifest(false, names, problemType), FakeEngine(3) { 2 }).classify(intArrayOf(1)).single()
+        assertEquals(listOf("high", "low", "middle"), scores(null).map { it.name })
+        assertEquals(listOf(5.0, -1.0, -1.0), scores("regression").map { it.score })
+        val several = scores("multi_label_classification").map { it.score }
+        assertEquals(1 / (1 + Math.exp(-5.0)), several[0], 1e-12)
+        assertEquals(1 / (1 + Math.exp(1.0)), several[1], 1e-12)
+    }
+
+    @Test
+    fun `hidden states and texts that need a padding id are refused`() {
+        val hidden = manifest(true).let { it.copy(graphs = it.graphs.map { graph -> graph.copy(outputs = graph.outputs.map { out -> out.copy(role = Role.HIDDEN_STATES) }) }) }
+        assertFails<InvalidRequestException> { Classifier(hidden, FakeEngine(3)) }
+        val unpadded = manifest(false).let { it.copy(tokens = it.tokens.copy(pad = null)) }
+        assertFails<InvalidRequestException> { Classifier(unpadded, FakeEngine(3)).classify(intArrayOf(1)) }
+        Classifier(unpadded, FakeEngine(3)).classify(intArrayOf(1, 2, 3, 4))
+        val perToken = manifest(true).let { it.copy(tokens = it.tokens.copy(pad = null)) }
+        Classifier(perToken, FakeEngine(3)).classify(intArrayOf(1))
     }
 
     @Test

@@ -106,7 +106,7 @@ fun fakeManifest(
         tokens = Tokens(1, eos, 3, addBos = true), tokenizerFile = "tokenizer.json", tokenizerKind = "unigram",
         graphs = graphs, cache = cache, allLogits = allLogits, prefillLen = 4, cacheLen = 16,
         generation = GenerationDefaults(false, 1.0, 0, 1.0, 8), memory = MemorySpec(1000, 400, 1536, 100, 2036),
-        golden = golden, files = emptyList(),
+        golden = golden, head = null, files = emptyList(),
     )
 }
 
