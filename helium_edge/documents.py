@@ -45,16 +45,24 @@ def read_document(path: Path, limit: int, *, follow_links: bool = True) -> bytes
     return data
 
 
-def parse_json(data: bytes, *, constants: bool = True) -> Any:
+MAX_ITEMS = 200_000
+"""Values of a JSON text; each takes about a hundred bytes in memory, however few it takes in the file."""
+
+
+def parse_json(data: bytes, *, constants: bool = True, max_items: int = MAX_ITEMS) -> Any:
     """Parse UTF-8 JSON in which no object gives a key twice.
 
     Args:
         data: The text.
         constants: Whether the spellings NaN and Infinity, which are no JSON, are taken as Python takes them.
+        max_items: Upper bound of commas and opening brackets, also within strings.
 
     Raises:
-        DocumentError: Not such a text, or nested too deeply.
+        DocumentError: Not such a text, nested too deeply, or of too many values.
     """
+    items = sum(data.count(mark) for mark in b",[{")
+    if items > max_items:
+        raise DocumentError(f"{items} values are too many, the limit is {max_items}")
     try:
         return json.loads(
             data.decode("utf-8"),
@@ -67,12 +75,20 @@ def parse_json(data: bytes, *, constants: bool = True) -> Any:
         raise DocumentError(f"not readable as JSON: {first_line(error)}") from error
 
 
+MAX_YAML_BRACKETS = 800
+"""Opening brackets of a YAML text, also within strings."""
+
+
 def parse_yaml(text: str) -> Any:
     """Parse YAML of plain values: no aliases, no tags that make objects, no key given twice.
 
     Raises:
-        DocumentError: Not such a text, or nested too deeply.
+        DocumentError: Not such a text, nested too deeply, or of too many brackets.
     """
+    # Each open bracket is looked at again for every further token.
+    nested = text.count("[") + text.count("{")
+    if nested > MAX_YAML_BRACKETS:
+        raise DocumentError(f"{nested} brackets are too many, the limit is {MAX_YAML_BRACKETS}")
     try:
         return yaml.load(text, Loader=_StrictLoader)  # a SafeLoader
     except RecursionError as error:

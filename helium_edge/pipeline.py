@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import resource
 import shutil
 import sys
@@ -29,6 +30,7 @@ from helium_edge.compare import Progress, Silent, Text, check, quick_check
 from helium_edge.config import ModelConfig
 from helium_edge.errors import HeliumEdgeError, ParityError
 from helium_edge.manifest import describe
+from helium_edge.model.weights import check_finite
 from helium_edge.parity import ParityReport, require_reference
 from helium_edge.presets import preset
 from helium_edge.quant import PlannedWeight, QuantizedStore, plan_weights
@@ -139,6 +141,8 @@ def export(  # noqa: PLR0913 - an argument per option of the command
     checkpoint = open_checkpoint(source, revision=revision)
     recipe, target = fit(checkpoint.config, recipe)
     check_companions(checkpoint)
+    tell.stage("check weights", len(checkpoint.tensors), "tensors")
+    check_finite(checkpoint, lambda name: tell.advance(note=name))
     files = target.plan(checkpoint.config, recipe, plan_weights(checkpoint.config, recipe.quantization))
     with BundleWriter(out, force=force) as writer, _store_folder(out, store) as store_folder:
         writer.require_space(sum(size for _, size in files) * (2 if store is None else 1))
@@ -268,12 +272,21 @@ def _store_folder(out: Path, given: Path | None) -> Iterator[Path]:
         yield given
         return
     folder = out.absolute().parent / f".{out.name}.store"
+    missing = [parent for parent in folder.parents if not os.path.lexists(parent)]
     try:
         yield folder
     except Exception:
-        shutil.rmtree(folder, ignore_errors=True)
+        _remove_store(folder, missing)
         raise
+    _remove_store(folder, missing)
+
+
+def _remove_store(folder: Path, parents: list[Path]) -> None:
+    """Remove a store, and those of the folders above it that were made for it and hold nothing else."""
     shutil.rmtree(folder, ignore_errors=True)
+    for parent in parents:
+        with contextlib.suppress(OSError):
+            parent.rmdir()
 
 
 def _parity_error(name: str, report: ParityReport) -> HeliumEdgeError:

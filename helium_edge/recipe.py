@@ -20,7 +20,7 @@ from helium_edge.documents import DocumentError, parse_yaml, read_document
 from helium_edge.errors import RecipeError, did_you_mean
 from helium_edge.signature import LogitsMode
 
-MAX_RECIPE_BYTES = 1 << 16
+MAX_RECIPE_BYTES = 1 << 15
 """Recipes are a page of text; the limit keeps YAML tricks from costing anything."""
 
 MAX_RULES = 256

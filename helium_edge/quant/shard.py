@@ -52,7 +52,7 @@ def write_shard(path: Path, shard: Shard, *, key: str, method: str) -> None:
         method: Name of the method, recorded.
 
     Raises:
-        ResourceError: The disk is full; nothing is left behind.
+        ResourceError: The disk is full or fails; nothing is left behind.
         UsageError: The folder cannot be written.
     """
     tensors = _pack(shard.weight)
@@ -143,4 +143,5 @@ def _write_error(error: OSError, folder: Path, nbytes: int) -> HeliumEdgeError:
             f"{folder}: no space for a quantized weight of {nbytes} bytes: {error.strerror}",
             hint="free space, or choose another folder; the weights already written are kept and used",
         )
-    return UsageError(f"{folder}: a quantized weight cannot be written there: {error.strerror or error}")
+    kind = ResourceError if error.errno == errno.EIO else UsageError
+    return kind(f"{folder}: a quantized weight cannot be written there: {error.strerror or error}")

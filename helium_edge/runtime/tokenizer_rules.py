@@ -18,6 +18,9 @@ from helium_edge.errors import InputError
 MAX_TOKENIZER_BYTES = 1 << 24
 """Helium's tokenizer.json has 3 MB."""
 
+MAX_TOKENIZER_ITEMS = 600_000
+"""Helium's has 150,000, three for each token."""
+
 MAX_STEPS = 64
 """Of the normalizer, pre-tokenizer, post-processor and decoder together."""
 
@@ -35,7 +38,7 @@ def read_tokenizer_file(path: Path) -> dict[str, Any]:
         InputError: It is missing, unreadable, too large, no JSON object, or breaks a rule.
     """
     try:
-        data = parse_json(read_document(path, MAX_TOKENIZER_BYTES))
+        data = parse_json(read_document(path, MAX_TOKENIZER_BYTES), max_items=MAX_TOKENIZER_ITEMS)
     except FileNotFoundError as error:
         raise InputError(
             f"{path}: no such file", hint="a checkpoint and a bundle both hold a tokenizer.json"

@@ -73,7 +73,7 @@ def test_constants_are_json_only_where_they_may_be() -> None:
         "a: !!bool x\n",
         "a: !!float ''\n",
         "=: 1\n---\nb: 1\n",
-        "[" * 50_000,
+        "[" * 700,
         "a: " + "9" * 5000,
         "a: \0",
     ],
