@@ -21,8 +21,10 @@ class WithArm64:
     arm64: Arm64Report
 
     def to_json(self) -> dict[str, Any]:
-        """The parity report, with the other under the key `arm64`."""
-        return {**self.parity.to_json(), "arm64": self.arm64.to_json()}
+        """The parity report, with the other under the key `arm64`; it fails with either."""
+        document = self.parity.to_json()
+        failures = [*document["failures"], *self.arm64.failures]
+        return {**document, "passed": not failures, "failures": failures, "arm64": self.arm64.to_json()}
 
 
 def show_arm64(report: Arm64Report) -> None:

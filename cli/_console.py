@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from helium_edge.errors import HeliumEdgeError
 
 PIPE_WIDTH = 80
+_STYLES = {"ok": "green", "better": "green", "FAILED": "bold red", "WORSE": "bold red", "GUILTY": "bold red"}
+"""Verdicts in tables; their words say the same where there is no colour."""
+
 REPORT_SECONDS = 10.0
 """Between two lines about one stage where there is no terminal."""
 
@@ -89,7 +92,8 @@ def _grid(columns: Sequence[str], rows: Iterable[Sequence[object]], right: Itera
     for name in columns:
         grid.add_column(name, justify="right" if name in right else "left", overflow="fold")
     for row in rows:
-        grid.add_row(*(Text(plain(str(cell)), overflow="fold") for cell in row))
+        cells = [plain(str(cell)) for cell in row]
+        grid.add_row(*(Text(cell, style=_STYLES.get(cell, ""), overflow="fold") for cell in cells))
     _print(grid, stderr)
 
 

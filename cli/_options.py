@@ -27,3 +27,32 @@ StaticOption = Annotated[
 UnverifiedOption = Annotated[
     bool, typer.Option("--unverified", help="Load the bundle even if its checksums do not match.")
 ]
+
+HtmlOption = Annotated[
+    Path | None,
+    typer.Option("--html", metavar="FILE", help="Write one self-contained HTML page.", show_default=False),
+]
+
+JunitOption = Annotated[
+    Path | None,
+    typer.Option("--junit", metavar="FILE", help="Write JUnit XML: each check a test case.", show_default=False),
+]
+
+MarkdownOption = Annotated[
+    Path | None,
+    typer.Option("--markdown", metavar="FILE", help="Write verdict and table as Markdown.", show_default=False),
+]
+
+BaselineOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--baseline",
+        metavar="FILE",
+        help="Also fail where this earlier run was better by more than three standard errors.",
+        show_default=False,
+    ),
+]
+
+UpdateBaselineOption = Annotated[
+    bool, typer.Option("--update-baseline", help="Write the baseline instead, if the run passes.")
+]

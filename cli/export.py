@@ -9,7 +9,7 @@ import typer
 
 from helium_edge.errors import ParityError, UsageError
 
-from . import _console, _views
+from . import _console, _parity_view, _views
 from ._format import duration, size
 from ._options import JsonOption, RevisionOption, ThreadsOption
 from ._overrides import override
@@ -125,7 +125,7 @@ def export(
             )
     except ParityError as error:
         if isinstance(error.report, ParityReport):
-            _views.show_parity(error.report, stderr=True)
+            _parity_view.show_parity(error.report.to_json(), stderr=True)
         raise
     # Several targets of one recipe become several bundles, one below the other.
     folders = [output] if len(results) == 1 else [output / result.manifest.target.name for result in results]
@@ -154,7 +154,7 @@ def _document(result: ExportResult) -> dict[str, Any]:
 
 def _show(result: ExportResult, folder: Path) -> None:
     if result.parity is not None:
-        _views.show_parity(result.parity)
+        _parity_view.show_parity(result.parity.to_json())
         _console.line("")
     files = len(result.manifest.files) + 1
     _console.fields(

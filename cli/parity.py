@@ -9,14 +9,27 @@ import typer
 
 from helium_edge.errors import ParityError
 
-from . import _arm64_view, _console, _views
-from ._options import BundleArgument, JsonOption, StaticOption, ThreadsOption, UnverifiedOption
+from . import _arm64_view, _console, _parity_view
+from ._options import (
+    BaselineOption,
+    BundleArgument,
+    HtmlOption,
+    JsonOption,
+    JunitOption,
+    MarkdownOption,
+    StaticOption,
+    ThreadsOption,
+    UnverifiedOption,
+    UpdateBaselineOption,
+)
+from ._parity_outputs import Outputs
 
 EPILOG = """\b
 Examples:
   helium-edge parity tiny
   helium-edge parity tiny --checkpoint DIR --tokens 2000 --json
   helium-edge parity tiny --arm64
+  helium-edge parity tiny --html parity.html --junit parity.xml
 """
 
 
@@ -66,14 +79,22 @@ def parity(
         ),
     ] = False,
     unverified: UnverifiedOption = False,
+    html: HtmlOption = None,
+    junit: JunitOption = None,
+    markdown: MarkdownOption = None,
+    baseline: BaselineOption = None,
+    update_baseline: UpdateBaselineOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Compare a bundle with the original model in transformers, on text in six languages.
 
-    Ends with exit code 4 when a gate of the bundle's recipe does not hold.
+    Ends with exit code 4 when a gate of the bundle's recipe, a check or the baseline does not hold; the files that
+    were asked for are written then too. docs/parity.md explains what is found.
     """
     from helium_edge import pipeline
 
+    outputs = Outputs(html, junit, markdown, baseline, update_baseline)
+    before = outputs.check()
     emulated = None
     with _console.progress() as progress:
         if arm64:
@@ -90,18 +111,20 @@ def parity(
             unverified=unverified,
             progress=progress,
         )
-    failures = [*report.failures, *(emulated.failures if emulated is not None else ())]
+    report = outputs.compare(report, before)
     both = report if emulated is None else _arm64_view.WithArm64(report, emulated)
+    document = both.to_json()
     if not as_json:
-        _views.show_parity(report)
+        _parity_view.show_parity(document)
         if emulated is not None:
             _arm64_view.show_arm64(emulated)
-    if failures:
+    outputs.write(document)
+    if document["failures"]:
         raise ParityError(
-            f"{bundle}: {'; '.join(failures)}",
+            f"{bundle}: {'; '.join(document['failures'])}",
             hint="a float32 export (--recipe onnx-fp32) tells a fault of the graphs from the cost of quantization",
             report=both,
         )
     if as_json:
-        _console.document({"bundle": str(bundle), "parity": both.to_json()})
+        _console.document({"bundle": str(bundle), "parity": document})
     _console.next_step("generate", bundle, "Edge AI")

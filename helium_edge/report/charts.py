@@ -136,7 +136,9 @@ def kld_by_language(levels: Any, limit: float | None) -> str:
 
 def snr_by_layer(layers: Any) -> str:
     """SNR op by op through the network: what arrives, and what each op adds by itself; the guilty op is marked."""
-    rows = [row for row in (layers or {}).get("rows", []) if row.get("accumulated_snr_db") is not None]
+    rows = (layers or {}).get("rows", [])
+    graph = shown_graph(layers)
+    rows = [row for row in rows if row.get("graph") == graph and row.get("accumulated_snr_db") is not None]
     if not rows:
         return ""
     figure, axes = _new(width=2.05 * WIDTH)
@@ -167,6 +169,14 @@ def snr_by_layer(layers: Any) -> str:
         [("what arrives", _LEVELS["L3"]), ("the op alone, fed by the reference", _LEVELS["L2"])][: 1 + bool(own)],
     )
     return _svg(figure, "layers", "Signal to noise ratio op by op")
+
+
+def shown_graph(layers: Any) -> str | None:
+    """The graph whose layers are drawn: the one with the guilty op, else the first; None where none is named."""
+    rows = (layers or {}).get("rows", [])
+    found = next((row for row in rows if row.get("guilty")), rows[0] if rows else {})
+    graph: str | None = found.get("graph")
+    return graph
 
 
 def _new(*, width: float = WIDTH, height: float = HEIGHT) -> tuple[Figure, Axes]:

@@ -80,6 +80,22 @@ def explain(document: Document) -> Verdict:
     return Verdict(False, headline, _cost_in_words(document), findings, tuple(_remarks(document)))
 
 
+def oracle_in_words(oracle: Any) -> str:
+    """What a second oracle says of the first, in one sentence; empty where there is none."""
+    if not oracle or "agrees" not in oracle:
+        return ""
+    name, tokens = oracle.get("name", "optimum"), oracle["tokens"]
+    error = "not finite" if oracle["max_logit_error"] is None else f"{oracle['max_logit_error']:.2g}"
+    found = f"largest logit error {error}, {oracle['tolerance']:.2g} allowed, over {tokens:,} tokens"
+    if oracle["agrees"]:
+        return f"The stock export of {name} agrees with transformers: {found}."
+    where = f"first in window {oracle['first_window']} at position {oracle['first_position']}"
+    return (
+        f"The stock export of {name} differs from transformers itself, {where} ({found}): "
+        "a difference between it and this export proves nothing."
+    )
+
+
 def _findings(document: Document) -> Iterator[Finding]:
     levels = document["levels"]
     bundle = str(document["subject"].get("bundle", "BUNDLE"))
@@ -246,6 +262,8 @@ def _remarks(document: Document) -> Iterator[str]:
         if name in levels:
             yield from _languages(levels[name])
             break
+    if document["oracle"]:
+        yield oracle_in_words(document["oracle"]) or "A second oracle was asked: see the JSON document."
     improved = (document["baseline"] or {}).get("improvements", [])
     if improved:
         yield f"{_count(improved, 'figure')} better than the baseline: --update-baseline keeps that."

@@ -36,7 +36,12 @@ _GATES = {
     "top1": "Same best token",
     "ppl_ratio": "Perplexity ratio",
     "max_logit_error": "Largest logit error",
+    "median_error": "Error of the median token",
+    "worst_error": "Error of the worst token",
+    "unexplained": "Tokens off without a rounding tie",
+    "kld_beyond_l2": "Mean KLD beyond that of L2",
 }
+_SHARES = ("top1", "unexplained")
 
 
 def require_html() -> None:
@@ -91,6 +96,7 @@ def render_html(document: Document) -> str:
         charts=_charts(document),
         checks_failed=sum(not check["passed"] for check in document["checks"]),
         samples=[_sample(sample) for sample in document["greedy"]],
+        graph=charts.shown_graph(document["layers"]),
         worst_layers=_worst_layers(document["layers"]),
         changes=_changes(document["baseline"]),
         cost=_cost(document["cost"]),
@@ -118,10 +124,9 @@ def _card(name: str, level: Any) -> dict[str, Any]:
     if overall["nonfinite"]:
         return card | {"figure": f"{overall['nonfinite']:,}", "unit": "answers NaN or infinite"}
     if name == "L1":
-        return card | {
-            "figure": numbers.figure(overall["rms_logit_error"], 2),
-            "unit": "relative error of the logits",
-        }
+        median = next((gate["measured"] for gate in level["gates"] if gate["name"] == "median_error"), None)
+        error = overall["rms_logit_error"] if median is None else median
+        return card | {"figure": numbers.figure(error, 2), "unit": "relative error of the median token"}
     if name == "L2":
         value, error = numbers.error(overall["kld_mean"], overall["kld_mean_se"])
         return card | {"figure": value, "unit": f"\u00b1 {error} nats of KLD" if error else "nats of KLD"}
@@ -131,6 +136,12 @@ def _card(name: str, level: Any) -> dict[str, Any]:
 
 
 def _figures(levels: Any) -> Iterator[dict[str, Any]]:
+    tokens = [(f"{found['tokens']:,}", "") for found in levels.values()]
+    yield {
+        "title": "Tokens",
+        "meaning": "compared; a bundle may return the logits of the last token only",
+        "cells": tokens,
+    }
     for key, title, meaning, kind in _ROWS:
         show = numbers.percent if kind == "percent" else numbers.error
         cells = [show(found["overall"][key], found["overall"].get(f"{key}_se")) for found in levels.values()]
@@ -148,9 +159,9 @@ def _gate(level: str, gate: Any) -> dict[str, Any]:
             used = max(0.0, (measured - perfect) / (limit - perfect))
     inside = measured is not None and (measured <= limit if gate["bound"] == "max" else measured >= limit)
     state = "failed" if not gate["passed"] else "passed" if inside else "noise"
-    show = numbers.percent if name == "top1" else numbers.error
+    show = numbers.percent if name in _SHARES else numbers.error
     value, error = show(measured, gate["standard_error"])
-    bound = f"{100 * limit:g} %" if name == "top1" else _limit(limit)
+    bound = f"{100 * limit:g} %" if name in _SHARES else _limit(limit)
     side = "\u2264" if gate["bound"] == "max" else "\u2265"
     return {
         "level": level,
@@ -166,7 +177,7 @@ def _gate(level: str, gate: Any) -> dict[str, Any]:
 
 def _limit(limit: float) -> str:
     """A limit as somebody wrote it."""
-    return numbers.figure(limit, 2) if 0 < limit < 1e-3 else f"{limit:g}"
+    return numbers.figure(limit, 2) if 0 < limit < 1e-4 else f"{limit:.3g}" if limit < 1 else f"{limit:g}"
 
 
 def _languages(name: str, level: Any) -> dict[str, Any]:

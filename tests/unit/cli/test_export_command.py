@@ -2,16 +2,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from helium_edge import pipeline
 from helium_edge.errors import ParityError
-from helium_edge.parity import ParityReport
-from helium_edge.parity.metrics import Aggregate
-from helium_edge.parity.verdict import judge
+from helium_edge.parity import LevelReport, ParityReport
+from helium_edge.parity.statistics import Aggregate
+from helium_edge.parity.verdict import judge_budget
 from helium_edge.recipe import Gates, load_recipe, recipe_text
 from tests.unit.bundle.bundles import make_manifest
 
@@ -21,14 +23,16 @@ Cli = Callable[..., tuple[int, str, str]]
 def make_report(
     mean_kld: float, *, top1: float = 0.95, top1_decided: float = 0.95, ambiguous: int = 0
 ) -> ParityReport:
-    figures = Aggregate(
-        tokens=381, nonfinite=0, kld_mean=mean_kld, kld_mean_se=0.001, kld_median=0.02, kld_p99=0.3, kld_max=0.9,
-        top1=top1, top1_se=0.01, ambiguous=ambiguous, top1_decided=top1_decided, ppl_reference=30.0,
-        ppl_candidate=31.5, ppl_ratio=1.05, ppl_ratio_se=0.01, max_logit_error=0.5, rms_logit_error=0.1,
-        rms_delta_p=0.02,
-    )  # fmt: skip
-    gates = judge(Gates(mean_kld=0.06, top1=0.9), figures)
-    return ParityReport("L3", figures, {"en": figures, "fr": figures}, gates, windows=2, seconds=1.0)
+    values = {
+        "tokens": 381, "nonfinite": 0, "kld_mean": mean_kld, "kld_median": 0.02, "kld_p99": 0.3, "kld_p999": 0.5,
+        "kld_max": 0.9, "top1": top1, "ambiguous": ambiguous, "top1_decided": top1_decided, "ppl_reference": 30.0,
+        "ppl_candidate": 31.5, "ppl_ratio": 1.05, "max_logit_error": 0.5, "rms_logit_error": 0.1, "snr_db": 20.0,
+        "rms_delta_p": 0.02,
+    }  # fmt: skip
+    errors = {field.name: 0.001 for field in fields(Aggregate) if field.name.endswith("_se")}
+    figures = Aggregate(**{**errors, "top1_decided_se": 0.016, **values})  # type: ignore[arg-type]
+    gates = judge_budget(Gates(mean_kld=0.06, top1=0.9), figures)
+    return ParityReport((LevelReport("L3", figures, {"en": figures, "fr": figures}, gates, windows=2),))
 
 
 @pytest.fixture
@@ -66,7 +70,7 @@ def test_options_have_their_defaults(cli: Cli, calls: list[dict[str, Any]]) -> N
         }
     ]  # fmt: skip
     assert "bundle:  tiny, 5.57 MB in" in out
-    assert "mean_kld" in out
+    assert "L3 export" in out
     assert max(map(len, out.splitlines())) <= 80
     assert err.splitlines()[-1].startswith("next: helium-edge generate tiny ")
 
@@ -152,7 +156,7 @@ def test_a_failed_comparison_ends_with_4_and_the_table_on_stderr(cli: Cli, faili
     code, out, err = cli("export", "helium-tiny", "--recipe", "onnx-int4", "-o", "tiny")
     assert (code, out) == (4, "")
     rows = [line.split() for line in err.splitlines()]
-    assert ["mean_kld", "0.07", "-", "at", "most", "0.06", "FAILED"] in rows
+    assert ["L3", "mean_kld", "0.07", "0.001", "at", "most", "0.06", "FAILED"] in rows
     assert err.endswith("error: the exported graphs miss the gates\nhint: h\n")
 
 
@@ -164,8 +168,8 @@ def test_a_gate_that_holds_only_within_the_noise_says_so(cli: Cli, monkeypatch: 
     code, out, _ = cli("parity", "tiny")
     rows = [line.split() for line in out.splitlines()]
     assert code == 0
-    assert ["top1", "0.889", "0.016", "at", "least", "0.9", "ok,", "within", "noise"] in rows
-    assert "top1 counts 30 near ties of the original as agreement; without them 0.81 agree" in out
+    assert ["L3", "top1", "0.889", "0.016", "at", "least", "0.9", "ok,", "within", "noise"] in rows
+    assert "near ties: 30 disagreements where the original is undecided" in out
 
 
 def test_a_failed_comparison_as_json_has_error_and_report(cli: Cli, failing: ParityReport) -> None:
@@ -179,7 +183,7 @@ def test_parity_that_fails_shows_the_table_as_its_result(cli: Cli, failing: Pari
     code, out, err = cli("parity", "tiny")
     assert code == 4
     assert "FAILED" in out
-    assert err.splitlines()[0] == "error: tiny: mean_kld 0.07 is above the limit 0.06"
+    assert err.splitlines()[0] == "error: tiny: L3 mean_kld 0.07 is above the limit 0.06"
     assert "next:" not in err
 
 
@@ -202,11 +206,19 @@ def test_parity_options_reach_the_pipeline(cli: Cli, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("helium_edge.pipeline.check", check)
     code, out, err = cli("parity", "tiny")
     assert code == 0
-    assert out.splitlines()[0] == "Parity with the original (L3, 381 tokens)"
-    assert [line.split()[0] for line in out.splitlines()[1:5]] == ["text", "en", "fr", "all"]
+    assert out.splitlines()[0] == "Parity with the original: passed (381 tokens)"
+    assert [line.split()[0] for line in out.splitlines()[4:8]] == ["text", "en", "fr", "all"]
     assert max(map(len, out.splitlines())) <= 80
     assert err.startswith("next: helium-edge generate tiny ")
-    defaults = {"checkpoint": None, "tokens": 0, "threads": 0, "static": False, "unverified": False}
+    text = pipeline.Text(None, 0)
+    defaults = {
+        "checkpoint": None,
+        "text": text,
+        "store": None,
+        "threads": 0,
+        "static": False,
+        "unverified": False,
+    }
     assert found.pop() == (Path("tiny"), defaults)
     document = json.loads(
         cli(
@@ -215,5 +227,6 @@ def test_parity_options_reach_the_pipeline(cli: Cli, monkeypatch: pytest.MonkeyP
         )[1]
     )  # fmt: skip
     assert document == {"bundle": "tiny", "parity": make_report(0.01).to_json()}
-    options = {"checkpoint": "c", "tokens": 500, "threads": 1, "static": True, "unverified": True}
+    text = pipeline.Text(None, 500)
+    options = {"checkpoint": "c", "text": text, "store": None, "threads": 1, "static": True, "unverified": True}
     assert found.pop() == (Path("tiny"), options)

@@ -81,7 +81,13 @@ def test_the_document_holds_both(error: float, cli: Cli, answers: dict[str, Any]
     answers["arm64"] = arm64_report(2e-7, error)
     code, out, _ = cli("parity", "tiny", "--arm64", "--json")
     document = json.loads(out)
-    assert document["parity"] == {**make_report(0.02).to_json(), "arm64": answers["arm64"].to_json()}
+    failures = answers["arm64"].failures
+    assert document["parity"] == {
+        **make_report(0.02).to_json(),
+        "arm64": answers["arm64"].to_json(),
+        "failures": failures,
+        "passed": not failures,
+    }
     assert code == (0 if error < 1 / 2 else 4) == document.get("error", {}).get("exit_code", 0)
 
 

@@ -97,13 +97,24 @@ def level(name: str, per_language: dict[str, tuple[float, ...]], limits: dict[st
     languages = {key: figures(*values, tokens=tokens) for key, values in per_language.items()}  # type: ignore[misc]
     mean = [sum(values) / len(per_language) for values in zip(*per_language.values(), strict=True)]
     overall = figures(*mean, tokens=tokens * len(languages))  # type: ignore[misc]
-    gates = [
-        gate("nonfinite", 0, 0),
-        gate("mean_kld", overall["kld_mean"], limits.get("mean_kld")),
-        gate("top1", overall["top1_decided"], limits.get("top1"), "min", overall["top1_decided_se"]),
-        gate("ppl_ratio", overall["ppl_ratio"], limits.get("ppl_ratio"), "max", overall["ppl_ratio_se"]),
-        gate("max_logit_error", overall["max_logit_error"], limits.get("max_logit_error")),
-    ]
+    gates = [gate("nonfinite", 0, 0)]
+    if name == "L1":
+        error = overall["rms_logit_error"]
+        gates += [
+            gate("median_error", 0.4 * error, limits.get("median_error")),
+            gate("worst_error", 3.1 * error, limits.get("worst_error")),
+            gate("unexplained", 0.0 if error < 1e-4 else 0.93, limits.get("unexplained")),
+        ]
+    else:
+        gates += [
+            gate("mean_kld", overall["kld_mean"], limits.get("mean_kld"), "max", overall["kld_mean_se"]),
+            gate("top1", overall["top1_decided"], limits.get("top1"), "min", overall["top1_decided_se"]),
+            gate("ppl_ratio", overall["ppl_ratio"], limits.get("ppl_ratio"), "max", overall["ppl_ratio_se"]),
+            gate("max_logit_error", overall["max_logit_error"], limits.get("max_logit_error")),
+        ]
+    if "kld_beyond_l2" in limits:
+        excess = overall["kld_mean"] - 0.03636
+        gates.append(gate("kld_beyond_l2", excess, limits["kld_beyond_l2"], "max", 0.0009))
     failures = [
         f"{found['name']} {found['measured']:.6g} is {'above' if found['bound'] == 'max' else 'below'} "
         f"the limit {found['limit']:g}"
@@ -137,12 +148,13 @@ def level(name: str, per_language: dict[str, tuple[float, ...]], limits: dict[st
 
 
 CHECKS = (
-    ("prefill equals decode", 2.1e-6, "61 tokens in one chunk and one by one"),
-    ("chunks do not matter", 1.7e-6, "61 tokens in chunks of 16, 32 and 128"),
-    ("a padded tail changes nothing", 0.0, "1, 2, 31, 32 and 33 tokens in a chunk of 128"),
-    ("a second conversation starts clean", 0.0, "same logits after another conversation"),
-    ("the last slot of the cache works", 2.4e-6, "4,096 tokens"),
-    ("a full cache is refused", 0.0, "token 4,097: CacheFullError"),
+    ("token by token", 2.6e-6, ""),
+    ("ragged tails", 3.1e-6, ""),
+    ("chunked prefill", 2.8e-6, ""),
+    ("prefill equals decode", 2.1e-6, ""),
+    ("second conversation", 0.0, ""),
+    ("own slots only", 0.0, ""),
+    ("full cache", 2.4e-6, ""),
 )
 
 GREEDY = (
@@ -177,8 +189,9 @@ def greedy() -> list[Any]:
 def passing() -> Document:
     """A run in which all holds."""
     noise = {key: (3.1e-10, 1.0, 1.0, values[3], 1.0000003) for key, values in L3_FIGURES.items()}
-    tight = {"mean_kld": 1e-5, "top1": 0.999, "ppl_ratio": 1.0001, "max_logit_error": 0.01}
+    tight = {"median_error": 1e-4, "worst_error": 0.073, "unexplained": 0.05}
     budget = {"mean_kld": 0.06, "top1": 0.90, "ppl_ratio": 1.05}
+    consistent = {**budget, "kld_beyond_l2": 0.03}
     return {
         "schema": "helium-edge/parity",
         "schema_version": "2.0",
@@ -229,7 +242,7 @@ def passing() -> Document:
             },
             "L1": level("L1", noise, tight),
             "L2": level("L2", L3_FIGURES, budget),
-            "L3": level("L3", {key: (v[0] * 1.002, *v[1:]) for key, v in L3_FIGURES.items()}, budget),
+            "L3": level("L3", {key: (v[0] * 1.002, *v[1:]) for key, v in L3_FIGURES.items()}, consistent),
         },
         "checks": [
             {"name": name, "measured": measured, "limit": 1e-4, "passed": True, "detail": detail}
@@ -251,7 +264,7 @@ def passing() -> Document:
 def layers() -> Any:
     """The localisation of a fault in layer 3: before it noise, behind it what passes the error on."""
     rows = []
-    for layer in range(6):
+    for phase, layer in ((phase, layer) for phase in ("prefill", "decode") for layer in range(6)):
         for op in ("input_layernorm", "q_proj", "k_proj", "v_proj", "attention", "o_proj", "gate_proj", "up_proj",
                    "down_proj"):  # fmt: skip
             own = 3.2e-2 if (layer, op) == (3, "k_proj") else 2.4e-7 * (1 + 0.3 * layer)
@@ -259,6 +272,8 @@ def layers() -> Any:
             arrived = 3.2e-2 * (1 + 0.2 * (layer - 3)) if behind else 3.1e-7 * (1 + layer)
             rows.append(
                 {
+                    "phase": phase,
+                    "graph": f"{phase}.onnx",
                     "layer": layer,
                     "op": op,
                     "own_error": own,
@@ -269,7 +284,7 @@ def layers() -> Any:
                     "guilty": (layer, op) == (3, "k_proj"),
                 }
             )
-    return {"rows": rows, "guilty": {"layer": 3, "op": "k_proj"}}
+    return {"rows": rows, "guilty": {"layer": 3, "op": "k_proj"}, "arithmetic": "int8 per block of 32"}
 
 
 def failing() -> Document:
@@ -277,13 +292,14 @@ def failing() -> Document:
     document = passing()
     broken = {key: (0.21 + 0.02 * index, 0.71, 0.76, values[3], 1.19) for index, (key, values) in
               enumerate(L3_FIGURES.items())}  # fmt: skip
-    tight = {"mean_kld": 1e-5, "top1": 0.999, "ppl_ratio": 1.0001, "max_logit_error": 0.01}
+    tight = {"median_error": 1e-4, "worst_error": 0.073, "unexplained": 0.05}
     budget = {"mean_kld": 0.06, "top1": 0.90, "ppl_ratio": 1.05}
     document["levels"]["L1"] = level("L1", broken, tight)
     worse = {key: (values[0] + 0.036, *values[1:]) for key, values in broken.items()}
-    document["levels"]["L3"] = level("L3", worse, budget)
+    document["levels"]["L3"] = level("L3", worse, {**budget, "kld_beyond_l2": 0.03})
     document["levels"]["L3"]["caveat"] = "evaluated by the CoreML interpreter, not by CoreML"
-    document["checks"][0] |= {"measured": 0.31, "passed": False, "detail": "position 17 of 61, layer 3"}
+    detail = "131 tokens at once and one by one: relative rms 0.31"
+    document["checks"][3] |= {"measured": 0.31, "passed": False, "detail": detail}
     document["layers"] = layers()
     return with_failures(document)
 

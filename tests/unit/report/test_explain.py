@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import typer
 from helium_edge.cli.main import app
 
@@ -78,6 +79,14 @@ def test_a_language_that_pays_for_all_is_named() -> None:
     document["levels"]["L3"]["languages"]["it"]["kld_mean"] = 0.09
     assert any(remark.startswith("it suffers most") for remark in explain(document).remarks)
     assert not any("suffers" in remark for remark in explain(passing()).remarks)
+
+
+@pytest.mark.parametrize(("agrees", "words"), [(True, "agrees with transformers"), (False, "proves nothing")])
+def test_a_second_oracle_is_told_of(agrees: bool, words: str) -> None:
+    place = None if agrees else 3
+    oracle = {"tokens": 4092, "max_logit_error": 1.3e-5, "top1": 1.0, "tolerance": 1e-3, "agrees": agrees,
+              "first_window": place, "first_position": place}  # fmt: skip
+    assert any(words in remark for remark in explain({**passing(), "oracle": oracle}).remarks)
 
 
 def test_answers_that_are_no_numbers_are_told_as_that() -> None:
