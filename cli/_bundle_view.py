@@ -61,12 +61,22 @@ def _show_model(manifest: Manifest) -> None:
             ("model", f"{model.architecture}, {count(model.parameters)} parameters"),
             ("layers", f"{model.layers}, hidden {model.hidden_size}, MLP {model.intermediate_size}"),
             ("attention", f"{model.heads} heads of {model.head_dim}, {model.kv_heads} key-value heads"),
+            *_head_fields(manifest),
             (
                 "tokens",
                 f"vocabulary {model.vocab_size:,}, end {', '.join(map(str, manifest.tokens.eos)) or 'none'}",
             ),
         ]
     )
+
+
+def _head_fields(manifest: Manifest) -> list[tuple[str, str]]:
+    head = manifest.head
+    if head is None:
+        return []
+    kind = head.kind.replace("_", " ")
+    labels = f": {', '.join(head.labels)}" if head.labels else ""
+    return [("returns", f"{kind}{labels}"), ("text", f"at most {manifest.prefill_len} tokens")]
 
 
 def _show_quantization(manifest: Manifest) -> None:
@@ -87,6 +97,12 @@ def _show_quantization(manifest: Manifest) -> None:
 
 def _show_memory(manifest: Manifest) -> None:
     cache, memory = manifest.cache, manifest.memory
+    weights = ("weights", f"{size(memory.weights_bytes)} on disk, {size(memory.packed_bytes)} in memory")
+    if cache is None:
+        running = f"weights, activations {size(memory.activations_bytes)}"
+        _console.heading("Memory")
+        _console.fields([weights, ("running", f"{size(memory.total_bytes)} in all: {running}")])
+        return
     how = {"in_place": "updated in place", "append": "the host copies new rows"}[cache.update]
     running = f"weights, cache {size(memory.cache_bytes)}, activations {size(memory.activations_bytes)}"
     _console.heading("Cache and memory")
@@ -95,7 +111,7 @@ def _show_memory(manifest: Manifest) -> None:
             ("cache", f"{manifest.cache_len:,} tokens, {cache.dtype}, {how}"),
             ("buffers", f"{2 * cache.layers} of {shape(cache.shape)}, {size(cache.bytes_per_token)} a token"),
             ("prefill", f"chunks of {manifest.prefill_len} tokens, logits: {manifest.logits}"),
-            ("weights", f"{size(memory.weights_bytes)} on disk, {size(memory.packed_bytes)} in memory"),
+            weights,
             ("running", f"{size(memory.total_bytes)} in all: {running}"),
         ]
     )
@@ -128,6 +144,8 @@ def _show_parity(manifest: Manifest) -> None:
         return
     shown = []
     for name, value in manifest.parity.items():
+        if value is None:
+            continue
         if isinstance(value, list):
             value = ", ".join(map(str, value))
         shown.append((name.replace("_", " "), figure(value, 4) if isinstance(value, float) else value))

@@ -92,6 +92,9 @@ def export(
         raise UsageError("export needs -o DIR, the bundle to write", hint="or --dry-run, which writes nothing")
     from helium_edge import pipeline
     from helium_edge.parity import ParityReport
+    from helium_edge.parity.heads import HeadReport
+
+    from ._head_view import show_head_parity
 
     chosen = override(recipe, target or (), cache_len=cache_len, prefill_len=prefill_len)
     if dry_run or output is None:
@@ -126,6 +129,8 @@ def export(
     except ParityError as error:
         if isinstance(error.report, ParityReport):
             _parity_view.show_parity(error.report.to_json(), stderr=True)
+        elif isinstance(error.report, HeadReport):
+            show_head_parity(error.report, stderr=True)
         raise
     # Several targets of one recipe become several bundles, one below the other.
     folders = [output] if len(results) == 1 else [output / result.manifest.target.name for result in results]
@@ -135,8 +140,13 @@ def export(
     else:
         for result, folder in zip(results, folders, strict=True):
             _show(result, folder)
-    golden = results[0].manifest.golden
-    _console.next_step("generate", folders[0], golden.prompt if golden is not None else "Edge AI")
+    manifest = results[0].manifest
+    if manifest.head is None:
+        _console.next_step("generate", folders[0], manifest.golden.prompt if manifest.golden else "Edge AI")
+    elif manifest.head.labels:
+        _console.next_step("classify", folders[0], "Edge AI")
+    else:
+        _console.next_step("inspect", folders[0])
 
 
 def _document(result: ExportResult) -> dict[str, Any]:
@@ -153,8 +163,15 @@ def _document(result: ExportResult) -> dict[str, Any]:
 
 
 def _show(result: ExportResult, folder: Path) -> None:
-    if result.parity is not None:
+    from helium_edge.parity import ParityReport
+
+    from ._head_view import show_head_parity
+
+    if isinstance(result.parity, ParityReport):
         _parity_view.show_parity(result.parity.to_json())
+        _console.line("")
+    elif result.parity is not None:
+        show_head_parity(result.parity)
         _console.line("")
     files = len(result.manifest.files) + 1
     _console.fields(

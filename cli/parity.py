@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from helium_edge.errors import ParityError
+from helium_edge.errors import ParityError, UsageError
 
 from . import _arm64_view, _console, _parity_view
 from ._options import (
@@ -23,6 +23,9 @@ from ._options import (
     UpdateBaselineOption,
 )
 from ._parity_outputs import Outputs
+
+if TYPE_CHECKING:
+    from helium_edge.parity.heads import HeadReport
 
 EPILOG = """\b
 Examples:
@@ -92,6 +95,7 @@ def parity(
     were asked for are written then too. docs/parity.md explains what is found.
     """
     from helium_edge import pipeline
+    from helium_edge.parity.heads import HeadReport
 
     outputs = Outputs(html, junit, markdown, baseline, update_baseline)
     before = outputs.check()
@@ -111,6 +115,11 @@ def parity(
             unverified=unverified,
             progress=progress,
         )
+    if isinstance(report, HeadReport):
+        if outputs != Outputs():
+            raise UsageError(f"{bundle}: pages, test results, tables and baselines are of language models")
+        _finish_head(bundle, report, as_json=as_json)
+        return
     report = outputs.compare(report, before)
     both = report if emulated is None else _arm64_view.WithArm64(report, emulated)
     document = both.to_json()
@@ -128,3 +137,20 @@ def parity(
     if as_json:
         _console.document({"bundle": str(bundle), "parity": document})
     _console.next_step("generate", bundle, "Edge AI")
+
+
+def _finish_head(bundle: Path, report: HeadReport, *, as_json: bool) -> None:
+    """Show the comparison of a model that is no language model; it has no levels and no files of its own."""
+    from ._head_view import show_head_parity
+
+    if not as_json:
+        show_head_parity(report)
+    if report.failures:
+        raise ParityError(
+            f"{bundle}: {'; '.join(report.failures)}",
+            hint="a float32 export (--recipe onnx-fp32) tells a fault of the graphs from the cost of quantization",
+            report=report,
+        )
+    if as_json:
+        _console.document({"bundle": str(bundle), "parity": report.to_json()})
+    _console.next_step("inspect", bundle)

@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Protocol
 
-from helium_edge.bundle import Bundle, Manifest, open_bundle, open_runner
+from helium_edge.bundle import Bundle, Manifest, open_bundle, open_head, open_runner
 from helium_edge.checkpoint import Checkpoint, open_checkpoint
 from helium_edge.errors import CheckpointError
 from helium_edge.parity import (
@@ -42,8 +42,10 @@ from helium_edge.parity import (
     reference_runner,
     require_reference,
 )
+from helium_edge.parity.heads import HeadReport, ReferenceHead, compare_heads, text_lengths
+from helium_edge.parity.text import MIN_WINDOW_LEN
 from helium_edge.quant import QuantizedStore
-from helium_edge.recipe import Recipe
+from helium_edge.recipe import Gates, Recipe
 from helium_edge.runtime.runner import Runner
 from helium_edge.runtime.tokenizer import Tokenizer
 
@@ -105,7 +107,7 @@ def check(  # noqa: PLR0913 - an argument per option of the command
     unverified: bool = False,
     store: Path | None = None,
     progress: Progress | None = None,
-) -> ParityReport:
+) -> ParityReport | HeadReport:
     """Compare a bundle with the checkpoint that it was exported from: all levels, and the cache contract.
 
     Args:
@@ -119,7 +121,8 @@ def check(  # noqa: PLR0913 - an argument per option of the command
         progress: Told about stages.
 
     Returns:
-        The report, judged by the gates of the bundle's recipe; missing a gate is no exception here.
+        The report, judged by the gates of the bundle's recipe; missing a gate is no exception here. A model that
+        is no language model has a report of its own.
 
     Raises:
         InputError: Bundle or checkpoint are unusable, or do not belong together.
@@ -130,6 +133,9 @@ def check(  # noqa: PLR0913 - an argument per option of the command
     tell.stage("read bundle")
     bundle = open_bundle(bundle_path, unverified=unverified)
     original = _original(bundle.manifest, checkpoint)
+    if bundle.manifest.head is not None:
+        gates = Gates.model_validate(bundle.manifest.quantization.recipe["gates"])
+        return check_head(bundle, original, gates, tell, text, threads=threads)
     runner = open_runner(bundle, threads=threads, static=static)
     tokenizer = Tokenizer(bundle.folder / bundle.manifest.tokenizer.file)
     windows = text.windows(tokenizer, min(FULL_WINDOW, runner.cache_len))
@@ -151,6 +157,31 @@ def check(  # noqa: PLR0913 - an argument per option of the command
         text=facts.text(str(text.file or BUILT_IN), windows),
         cost=run.cost(time.perf_counter() - started),
     )
+
+
+def check_head(
+    bundle: Bundle, original: Checkpoint, gates: Gates, tell: Progress, text: Text, *, threads: int = 0
+) -> HeadReport:
+    """Compare a bundle whose model is no language model with its original.
+
+    Args:
+        bundle: The bundle; it may be one that is still being written.
+        original: Its checkpoint.
+        gates: The limits.
+        tell: Told about the stages.
+        text: What to compare on.
+        threads: Threads within an operator; 0 lets the runtime choose.
+    """
+    manifest = bundle.manifest
+    tell.stage("run")
+    runner = open_head(bundle, threads=threads)
+    tokenizer = Tokenizer(bundle.folder / manifest.tokenizer.file)
+    length = min(FULL_WINDOW, max(MIN_WINDOW_LEN, manifest.prefill_len))
+    texts = text_lengths(text.windows(tokenizer, length), manifest.prefill_len)
+    tell.stage("load original")
+    reference = ReferenceHead(original, manifest.prefill_len)
+    tell.stage("compare with original", len(texts), "texts")
+    return compare_heads(runner, reference, texts, gates, tell.advance)
 
 
 def quick_check(  # noqa: PLR0913 - what an export has at hand

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from helium_edge.documents import DocumentError, parse_json, read_document
 from helium_edge.errors import ConfigError, did_you_mean
@@ -26,8 +26,26 @@ MAX_CONFIG_BYTES = 1 << 20
 MAX_DIMENSION = 1 << 24
 """Larger sizes belong to no model of this family and would only exhaust memory."""
 
-ARCHITECTURES = {"helium": ("HeliumForCausalLM",), "llama": ("LlamaForCausalLM",)}
+MAX_LABELS = 1 << 12
+"""Labels of a classifier; more of them are no labels."""
+
+Head = Literal["language_model", "hidden_states", "sequence_classification", "token_classification"]
+"""What a model returns: logits of the next token, hidden states, logits of a text, or logits of each token."""
+
+_HEADS: Mapping[str, Head] = {
+    "ForCausalLM": "language_model",
+    "Model": "hidden_states",
+    "ForSequenceClassification": "sequence_classification",
+    "ForTokenClassification": "token_classification",
+}
+
+ARCHITECTURES = {
+    model_type: tuple(f"{prefix}{suffix}" for suffix in _HEADS)
+    for model_type, prefix in (("helium", "Helium"), ("llama", "Llama"))
+}
 """Classes that can be exported, by `model_type`; the first is the one meant where config.json names none."""
+
+PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
 
 # Spellings that transformers maps to one function -> the name the graphs know.
 ACTIVATIONS = {
@@ -112,6 +130,17 @@ class ModelConfig:
     bos_token_id: int | None
     eos_token_ids: tuple[int, ...]
     pad_token_id: int | None
+    labels: tuple[str, ...] = ()
+    """Labels of a classifier, in the order of its logits."""
+    problem_type: str | None = None
+    """What a classifier was trained for, as config.json says: it decides how logits become scores."""
+    score_bias: bool = False
+    """Whether the classifier has a bias: only that of tokens."""
+
+    @property
+    def head(self) -> Head:
+        """What the model returns."""
+        return _HEADS[self.architecture.removeprefix("Helium").removeprefix("Llama")]
 
     @property
     def rope_interleaved(self) -> bool:
@@ -134,8 +163,10 @@ class ModelConfig:
         h, kv, i = self.hidden_size, self.kv_size, self.intermediate_size
         attention = 2 * h * h + 2 * h * kv + (h + 2 * kv if self.attention_bias else 0) + h * self.o_bias
         mlp = 3 * h * i + (2 * i + h if self.mlp_bias else 0)
-        embeddings = self.vocab_size * h * (1 if self.tie_word_embeddings else 2)
-        return self.num_hidden_layers * (attention + mlp + 2 * h) + h + embeddings
+        has_lm_head = self.head == "language_model" and not self.tie_word_embeddings
+        embeddings = self.vocab_size * h * (2 if has_lm_head else 1)
+        score = len(self.labels) * (h + self.score_bias)
+        return self.num_hidden_layers * (attention + mlp + 2 * h) + h + embeddings + score
 
     @classmethod
     def from_file(cls, path: Path) -> ModelConfig:
@@ -169,6 +200,7 @@ class ModelConfig:
         model_type = read.model_type()
         architecture = read.architecture(model_type)
         read.refuse_unsupported()
+        is_classifier = architecture.endswith("Classification")
         config = cls(
             model_type=model_type,
             architecture=architecture,
@@ -189,6 +221,9 @@ class ModelConfig:
             bos_token_id=read.token("bos_token_id"),
             eos_token_ids=read.eos(),
             pad_token_id=read.token("pad_token_id"),
+            labels=read.labels() if is_classifier else (),
+            problem_type=read.problem_type() if is_classifier else None,
+            score_bias=architecture.endswith("TokenClassification") and read.score_bias(),
         )
         _check_consistency(config, where)
         return config
@@ -309,6 +344,36 @@ class _Reader:
         if old is not None and self._positive("rope_theta", old) != theta:
             raise self._fail("rope_theta", old, f"the value of rope_parameters.rope_theta, {theta}")
         return theta
+
+    def labels(self) -> tuple[str, ...]:
+        """Labels from id2label, else as many as num_labels says, else two, as transformers names them."""
+        count, listing = self._data.get("num_labels"), self._data.get("id2label")
+        if count is not None and (type(count) is not int or not 1 <= count <= MAX_LABELS):
+            raise self._fail("num_labels", count, f"an integer from 1 to {MAX_LABELS}")
+        if listing is None:
+            return tuple(f"LABEL_{index}" for index in range(2 if count is None else count))
+        if not isinstance(listing, dict) or not 1 <= len(listing) <= MAX_LABELS:
+            raise self._fail("id2label", listing, f"an object of 1 to {MAX_LABELS} labels")
+        found = tuple(listing.get(str(index)) for index in range(len(listing)))
+        names = tuple(name for name in found if isinstance(name, str))
+        if len(names) != len(listing):
+            raise self._fail("id2label", listing, f"a name for each of 0 to {len(listing) - 1}")
+        if count is not None and count != len(names):
+            raise self._fail("num_labels", count, f"{len(names)}, the number of labels in id2label")
+        return names
+
+    def problem_type(self) -> str | None:
+        found = self._data.get("problem_type")
+        if found is not None and (not isinstance(found, str) or found not in PROBLEM_TYPES):
+            raise self._fail("problem_type", found, f"null, {', '.join(PROBLEM_TYPES)}")
+        return found
+
+    def score_bias(self) -> bool:
+        """Whether the classifier of tokens has a bias; since transformers 5 it may have none."""
+        found = self._data.get("token_classification_bias", True)
+        if not isinstance(found, bool):
+            raise self._fail("token_classification_bias", found, "true or false")
+        return found
 
     def token(self, field: str) -> int | None:
         found = self._get(field)

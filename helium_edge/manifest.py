@@ -10,6 +10,7 @@ from helium_edge.bundle import (
     CacheSection,
     CreatedBy,
     GraphEntry,
+    HeadSection,
     Manifest,
     MemorySection,
     ModelSection,
@@ -66,7 +67,8 @@ def describe(
         graphs=tuple(
             GraphEntry.from_signature(graph.file, graph.signature, method=graph.method) for graph in graphs
         ),
-        cache=CacheSection.from_spec(target.cache(config, recipe)),
+        head=HeadSection.from_config(config),
+        cache=CacheSection.from_spec(target.cache(config, recipe)) if config.head == "language_model" else None,
         logits=recipe.logits,
         prefill_len=recipe.shapes.prefill_len,
         cache_len=recipe.shapes.cache_len,

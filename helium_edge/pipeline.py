@@ -19,19 +19,21 @@ from helium_edge.bundle import (
     Manifest,
     check_companions,
     open_bundle,
+    open_head,
     open_runner,
     read_checkpoint_card,
     record_golden,
     write_card,
     write_companions,
 )
-from helium_edge.checkpoint import open_checkpoint
-from helium_edge.compare import Progress, Silent, Text, check, quick_check
+from helium_edge.checkpoint import Checkpoint, open_checkpoint
+from helium_edge.compare import Progress, Silent, Text, check, check_head, quick_check
 from helium_edge.config import ModelConfig
-from helium_edge.errors import HeliumEdgeError, ParityError
+from helium_edge.errors import ConfigError, HeliumEdgeError, ParityError
 from helium_edge.manifest import describe
 from helium_edge.model.weights import check_finite
 from helium_edge.parity import ParityReport, require_reference
+from helium_edge.parity.heads import HeadReport
 from helium_edge.presets import preset
 from helium_edge.quant import PlannedWeight, QuantizedStore, plan_weights
 from helium_edge.recipe import Recipe, Targets
@@ -55,6 +57,9 @@ GOLDEN_PROMPT = "The device"
 QUICK_WINDOW = 96
 """Tokens of one conversation in the check that `export` makes."""
 
+QUICK_TOKENS = 2000
+"""About as many tokens of text does that check run through a model that is no language model."""
+
 _BASE_BYTES = 400 << 20
 """Resident memory of the interpreter with torch, onnx and onnxruntime loaded, rounded up."""
 
@@ -74,7 +79,7 @@ class ExportResult:
 
     bundle: Path
     manifest: Manifest
-    parity: ParityReport | None
+    parity: ParityReport | HeadReport | None
     seconds: float
     peak_rss_bytes: int
     bundle_bytes: int
@@ -152,17 +157,11 @@ def export(  # noqa: PLR0913 - an argument per option of the command
         write_companions(checkpoint, writer.folder)
         tell.stage("describe")
         manifest = describe(checkpoint, recipe, target, graphs, weights)
-        tell.stage("run")
-        runner = open_runner(Bundle(writer.folder, manifest), threads=threads)
-        tokenizer = Tokenizer(writer.folder / manifest.tokenizer.file)
-        prompt = tokenizer.encode(GOLDEN_PROMPT)
-        golden = record_golden(runner, GOLDEN_PROMPT, prompt, eos_ids=manifest.tokens.eos)
-        manifest = manifest.model_copy(update={"golden": golden})
-        report = None
-        if verify:
-            report = quick_check(
-                manifest, runner, checkpoint, weights, recipe, tokenizer, window_len=QUICK_WINDOW, tell=tell
-            )
+        run = _run_decoder if manifest.head is None else _run_head
+        manifest, report = run(
+            Bundle(writer.folder, manifest), checkpoint if verify else None, weights, recipe, threads, tell
+        )
+        if report is not None:
             if not report.passed:
                 raise _parity_error(recipe.name, report)
             manifest = manifest.model_copy(update={"parity": report.summary()})
@@ -172,6 +171,48 @@ def export(  # noqa: PLR0913 - an argument per option of the command
     size = sum(path.stat().st_size for path in bundle.iterdir())
     final = open_bundle(bundle, unverified=True).manifest
     return ExportResult(bundle, final, report, time.perf_counter() - started, peak_rss_bytes(), size)
+
+
+def _run_decoder(
+    bundle: Bundle,
+    original: Checkpoint | None,
+    weights: QuantizedStore,
+    recipe: Recipe,
+    threads: int,
+    tell: Progress,
+) -> tuple[Manifest, ParityReport | None]:
+    """Run a language model that has been built: its golden trace, and the short comparison if asked for."""
+    manifest = bundle.manifest
+    tell.stage("run")
+    runner = open_runner(bundle, threads=threads)
+    tokenizer = Tokenizer(bundle.folder / manifest.tokenizer.file)
+    prompt = tokenizer.encode(GOLDEN_PROMPT)
+    golden = record_golden(runner, GOLDEN_PROMPT, prompt, eos_ids=manifest.tokens.eos)
+    manifest = manifest.model_copy(update={"golden": golden})
+    if original is None:
+        return manifest, None
+    report = quick_check(
+        manifest, runner, original, weights, recipe, tokenizer, window_len=QUICK_WINDOW, tell=tell
+    )
+    return manifest, report
+
+
+def _run_head(
+    bundle: Bundle,
+    original: Checkpoint | None,
+    _: QuantizedStore,
+    recipe: Recipe,
+    threads: int,
+    tell: Progress,
+) -> tuple[Manifest, HeadReport | None]:
+    """Run a model that is no language model: one text, or texts against the original if asked for."""
+    if original is not None:
+        report = check_head(bundle, original, recipe.gates, tell, Text(tokens=QUICK_TOKENS), threads=threads)
+        return bundle.manifest, report
+    tell.stage("run")
+    tokenizer = Tokenizer(bundle.folder / bundle.manifest.tokenizer.file)
+    open_head(bundle, threads=threads).run(tokenizer.encode(GOLDEN_PROMPT)[: bundle.manifest.prefill_len])
+    return bundle.manifest, None
 
 
 def export_all(  # noqa: PLR0913 - an argument per option of the command
@@ -247,13 +288,25 @@ def plan(source: str, recipe: Recipe, *, revision: str | None = None) -> ExportP
 def fit(config: ModelConfig, recipe: Recipe) -> tuple[Recipe, Target]:
     """Cap a recipe's cache at the model's context, and check that its target can carry the model.
 
+    A model that is no language model has no cache: what counts is the length of a text, `prefill_len`.
+
     Raises:
         RecipeError: It cannot.
+        ConfigError: The model cannot be exported with static shapes.
     """
     (name,) = recipe.targets.names()
     target = load_target(name)
-    cache_len = min(recipe.shapes.cache_len, config.max_position_embeddings)
-    shapes = recipe.shapes.model_copy(update={"cache_len": cache_len})
+    lengths = {"cache_len": min(recipe.shapes.cache_len, config.max_position_embeddings)}
+    if config.head != "language_model":
+        tokens = min(recipe.shapes.prefill_len, config.max_position_embeddings)
+        lengths = {"prefill_len": tokens, "cache_len": tokens}
+    if config.head == "sequence_classification" and config.pad_token_id is None:
+        raise ConfigError(
+            f"config.json: {config.architecture} without pad_token_id cannot be exported: texts shorter than the "
+            "graph are padded",
+            hint="set pad_token_id to the id of the tokenizer's padding token",
+        )
+    shapes = recipe.shapes.model_copy(update=lengths)
     fitted = recipe.model_copy(update={"shapes": shapes})
     target.check(config, fitted)
     return fitted, target
@@ -289,7 +342,7 @@ def _remove_store(folder: Path, parents: list[Path]) -> None:
             parent.rmdir()
 
 
-def _parity_error(name: str, report: ParityReport) -> HeliumEdgeError:
+def _parity_error(name: str, report: ParityReport | HeadReport) -> HeliumEdgeError:
     return ParityError(
         f"the exported graphs miss the gates of recipe {name}, nothing was published: "
         f"{'; '.join(report.failures)}",

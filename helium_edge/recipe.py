@@ -230,6 +230,7 @@ class Gates(_Model):
         top1: Lower bound of the share of positions whose most likely token agrees.
         ppl_ratio: Upper bound of perplexity over the reference's perplexity.
         max_logit_error: Upper bound of max |delta logit| / rms(logit).
+        hidden_cosine: Lower bound of the mean cosine similarity of hidden states, for a model that returns them.
         near_tie: A disagreement is no failure of `top1` where the reference's best token leads by less than this
             share of rms(logit). The default is what rounding of float32 does; quantized recipes allow 0.02, which
             is two tokens whose probabilities differ by about a tenth.
@@ -239,6 +240,7 @@ class Gates(_Model):
     top1: float | None = Field(default=None, gt=0, le=1)
     ppl_ratio: float | None = Field(default=None, gt=1)
     max_logit_error: float | None = Field(default=None, gt=0)
+    hidden_cosine: float | None = Field(default=None, gt=0, le=1)
     near_tie: float = Field(default=1e-3, gt=0, le=0.1)
 
 

@@ -3,7 +3,7 @@
 Targets, runners, the manifest, parity and the Android demo all derive from `GraphSignature`.
 
 Shape legend (docs/shapes.md): B batch (always 1), T tokens of this call, S cache slots (`cache_len`),
-Hkv key-value heads, D head_dim, V vocabulary.
+Hkv key-value heads, D head_dim, V vocabulary, C hidden_size, L labels.
 """
 
 from __future__ import annotations
@@ -12,14 +12,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from helium_edge.config import ModelConfig
+from helium_edge.config import Head, ModelConfig
 
 Phase = Literal["prefill", "decode", "any"]
+CLASSIFY: Literal["classify"] = "classify"
+"""Phase of the one graph of a head, and the name of its method."""
 CacheUpdate = Literal["in_place", "append"]
 LogitsMode = Literal["last", "all"]
 Role = Literal[
     "tokens", "past_length", "last_index", "attention_mask",
-    "past_key", "past_value", "logits", "present_key", "present_value", "new_key", "new_value",
+    "past_key", "past_value", "logits", "hidden_states", "present_key", "present_value", "new_key", "new_value",
 ]  # fmt: skip
 
 INPUT_IDS = "input_ids"
@@ -27,6 +29,7 @@ PAST_LENGTH = "past_length"
 LAST_INDEX = "last_index"
 ATTENTION_MASK = "attention_mask"
 LOGITS = "logits"
+LAST_HIDDEN_STATE = "last_hidden_state"
 SYMBOLIC_TOKENS = "T"
 """Name of the symbolic token dimension in graphs of phase `any`."""
 SYMBOLIC_TOTAL = "total"
@@ -161,6 +164,55 @@ class GraphSignature:
                 rows = (self.cache.num_key_value_heads, self.token_dim, self.cache.head_dim)
                 yield TensorSpec(new_name(layer, "key"), "new_key", self.cache.dtype, rows)
                 yield TensorSpec(new_name(layer, "value"), "new_value", self.cache.dtype, rows)
+
+
+@dataclass(frozen=True)
+class HeadSignature:
+    """Input and output of the graph of a head: one pass over a static number of tokens, without a cache.
+
+    Args:
+        head: What it returns.
+        tokens: T.
+        vocab_size: V.
+        hidden_size: C.
+        labels: L, 0 where hidden states are returned.
+        pad_token_id: Id of padding, which the graph of a sequence classifier looks for.
+    """
+
+    head: Head
+    tokens: int
+    vocab_size: int
+    hidden_size: int
+    labels: int
+    pad_token_id: int | None
+
+    phase = CLASSIFY
+    logits: LogitsMode = "all"
+    genai = False
+
+    @property
+    def token_dim(self) -> int:
+        """T."""
+        return self.tokens
+
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """The token ids."""
+        return (TensorSpec(INPUT_IDS, "tokens", "int64", (1, self.tokens)),)
+
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """(1, L) logits of the text, (1, T, L) logits of the tokens, or (1, T, C) hidden states."""
+        if self.head == "hidden_states":
+            shape = (1, self.tokens, self.hidden_size)
+            return (TensorSpec(LAST_HIDDEN_STATE, "hidden_states", "float32", shape),)
+        rows = (self.tokens,) if self.head == "token_classification" else ()
+        return (TensorSpec(LOGITS, "logits", "float32", (1, *rows, self.labels)),)
+
+
+def head_signature(config: ModelConfig, tokens: int) -> HeadSignature:
+    """The signature of a model that is no language model, for texts of `tokens` tokens."""
+    return HeadSignature(
+        config.head, tokens, config.vocab_size, config.hidden_size, len(config.labels), config.pad_token_id
+    )
 
 
 @dataclass(frozen=True)

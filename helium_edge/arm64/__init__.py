@@ -99,7 +99,7 @@ def _package(bundle: Bundle) -> str:
             f"{bundle.folder.name}: the ARM64 run takes bundles for onnx and xnnpack; this one is for "
             f"{manifest.target.name}"
         )
-    if any(graph.cache_len is None for graph in manifest.graphs) or manifest.cache.dtype != "float32":
+    if manifest.cache is None or manifest.cache.dtype != "float32":
         raise UsageError(f"{bundle.folder.name}: the ARM64 run takes decoders with a float32 cache")
     return package
 

@@ -25,6 +25,11 @@ CARD = "README.md"
 TEMPLATE = "card.md.txt"
 
 _MAX_README_BYTES = 1 << 20
+_PIPELINES = {
+    "hidden_states": "feature-extraction",
+    "sequence_classification": "text-classification",
+    "token_classification": "token-classification",
+}
 _MAX_FRONT_MATTER = 1 << 14
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _WORD = re.compile(r"[\w.-]{1,64}")
@@ -83,9 +88,10 @@ def render_card(manifest: Manifest, card: CheckpointCard, sizes: Mapping[str, in
         checkpoint=source.checkpoint,
         revision=f" at revision `{source.revision}`" if source.revision else "",
         version=manifest.created_by.version,
-        phases=f"graphs of phase {', '.join(phases)}",
-        cache_len=manifest.cache_len,
-        prefill_len=manifest.prefill_len,
+        phases=f"{'graph' if manifest.head else 'graphs'} of phase {', '.join(phases)}",
+        cache=_cache(manifest),
+        use=_use(manifest),
+        loop=_loop(manifest),
         runtime=manifest.runtime,
         recipe=manifest.quantization.recipe_name,
         summary=", ".join(
@@ -95,7 +101,7 @@ def render_card(manifest: Manifest, card: CheckpointCard, sizes: Mapping[str, in
         memory=_table(
             {
                 "weights, packed for the kernels": memory.packed_bytes,
-                f"cache of {manifest.cache_len} tokens": memory.cache_bytes,
+                **({f"cache of {manifest.cache_len} tokens": memory.cache_bytes} if manifest.cache else {}),
                 "activations": memory.activations_bytes,
                 "together (estimated)": memory.total_bytes,
             }
@@ -103,7 +109,6 @@ def render_card(manifest: Manifest, card: CheckpointCard, sizes: Mapping[str, in
         parity=_parity(manifest.parity),
         golden=_golden(manifest),
         genai=_GENAI if GENAI_CONFIG in sizes else "",
-        prompt=shlex.quote(manifest.golden.prompt if manifest.golden else "Hello"),
         license=f"`{card.license}`, as the source checkpoint." if card.license else "See the source checkpoint.",
     )
 
@@ -115,11 +120,38 @@ def _front_matter(manifest: Manifest, card: CheckpointCard, *, on_hub: bool) -> 
         "language": list(card.languages),
         "library_name": "helium-edge",
         "license": card.license,
-        "pipeline_tag": "text-generation",
+        "pipeline_tag": _PIPELINES[manifest.head.kind] if manifest.head else "text-generation",
         "tags": ["helium", "onnx" if manifest.target.name == "onnx" else manifest.target.name, "on-device"],
     }
     known = {name: value for name, value in data.items() if value}
     return f"---\n{yaml.safe_dump(known, sort_keys=True, allow_unicode=True)}---\n"
+
+
+def _cache(manifest: Manifest) -> str:
+    if manifest.cache is None:
+        return f"for texts of at most {manifest.prefill_len} tokens"
+    return f"with a KV cache of {manifest.cache_len} tokens that the host owns"
+
+
+def _use(manifest: Manifest) -> str:
+    if manifest.head is None:
+        prompt = shlex.quote(manifest.golden.prompt if manifest.golden else "Hello")
+        return f"\nhelium-edge generate . {prompt} --max-new-tokens 64"
+    return '\nhelium-edge classify . "Hello"' if manifest.head.labels else ""
+
+
+def _loop(manifest: Manifest) -> str:
+    """How an app runs it."""
+    if manifest.head is not None:
+        return (
+            "read `helium-edge.json`, pad the ids of a text on the right with `tokens.pad` to "
+            f"{manifest.prefill_len},\nand run the graph of phase `classify` once."
+        )
+    return (
+        "read `helium-edge.json`, allocate the cache that `cache` describes, run the prompt through the graph of\n"
+        f"phase `prefill` (or `any`) in chunks of at most {manifest.prefill_len} tokens, then the graph of phase "
+        "`decode` (or `any`)\nonce per token."
+    )
 
 
 def _table(rows: Mapping[str, int]) -> str:

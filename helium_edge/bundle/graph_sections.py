@@ -6,7 +6,7 @@ from typing import Literal, cast
 
 from helium_edge.bundle.sections import BundlePath, DtypeName, Items, Section, Size
 from helium_edge.errors import BundleError
-from helium_edge.signature import CacheSpec, CacheUpdate, GraphSignature, Role, TensorSpec
+from helium_edge.signature import CacheSpec, CacheUpdate, GraphSignature, HeadSignature, Role, TensorSpec
 
 BATCHED_LAYOUT = ("batch", "kv_head", "slot", "head_dim")
 PLAIN_LAYOUT = BATCHED_LAYOUT[1:]
@@ -43,7 +43,7 @@ class GraphEntry(Section):
     method: str | None
     """Name inside the file (ExecuTorch); null for ONNX."""
     phase: GraphPhase
-    """`any` serves prefill and decode: its number of tokens is free at each call."""
+    """`any` serves prefill and decode: its number of tokens is free at each call. `classify`: a text."""
     tokens: Size | None
     """Tokens per call; null when free."""
     cache_len: Size | None
@@ -54,14 +54,16 @@ class GraphEntry(Section):
     """In the order in which the runtime returns them."""
 
     @classmethod
-    def from_signature(cls, file: str, signature: GraphSignature, *, method: str | None = None) -> GraphEntry:
-        """The entry of a decoder graph."""
+    def from_signature(
+        cls, file: str, signature: GraphSignature | HeadSignature, *, method: str | None = None
+    ) -> GraphEntry:
+        """The entry of a graph."""
         return cls(
             file=file,
             method=method,
             phase=signature.phase,
             tokens=signature.tokens,
-            cache_len=signature.cache.cache_len,
+            cache_len=None if isinstance(signature, HeadSignature) else signature.cache.cache_len,
             inputs=tuple(TensorEntry.from_spec(spec) for spec in signature.inputs()),
             outputs=tuple(TensorEntry.from_spec(spec) for spec in signature.outputs()),
         )

@@ -25,6 +25,7 @@ from helium_edge.bundle.sections import (
     CreatedBy,
     FileEntry,
     GenerationSection,
+    HeadSection,
     Items,
     MemorySection,
     ModelSection,
@@ -38,7 +39,7 @@ from helium_edge.bundle.sections import (
 )
 from helium_edge.documents import DocumentError, parse_json, read_document
 from helium_edge.errors import BundleError
-from helium_edge.signature import DecoderSpec, LogitsMode
+from helium_edge.signature import DecoderSpec, HeadSignature, LogitsMode
 
 MANIFEST_NAME = "helium-edge.json"
 SCHEMA_NAME = "helium-edge/bundle"
@@ -67,14 +68,18 @@ class Manifest(Section):
     tokens: TokensSection
     tokenizer: TokenizerSection
     quantization: QuantizationSection
+    head: HeadSection | None = None
+    """What the model returns when it is no language model; null for language models."""
     graphs: Items[GraphEntry] = Field(min_length=1)
-    cache: CacheSection
+    cache: CacheSection | None
+    """Null when the model is no language model: its graph takes a whole text."""
     logits: LogitsMode
     """`last`: prefill returns the logits of the position `last_index`; `all`: those of every position."""
     prefill_len: Size
-    """Tokens of the prefill graph, and the longest chunk to give to a graph of phase `any`."""
+    """Tokens of the prefill graph, and the longest chunk to give to a graph of phase `any`; tokens of a text where
+    there is a `head`."""
     cache_len: Size
-    """Tokens that fit in the cache, prompt and answer together."""
+    """Tokens that fit in the cache, prompt and answer together; tokens of a text where there is a `head`."""
     generation: GenerationSection
     memory: MemorySection
     parity: dict[str, JsonValue] | None = None
@@ -96,12 +101,36 @@ class Manifest(Section):
         """File of each phase."""
         return {graph.phase: graph.file for graph in self.graphs}
 
+    def head_signature(self) -> HeadSignature:
+        """Input and output of the graph of a model that is no language model.
+
+        Raises:
+            BundleError: It is one.
+        """
+        if self.head is None:
+            raise BundleError(
+                f"{self.name}: {self.model.architecture} has no labels, it generates text",
+                hint="`helium-edge generate` runs it",
+            )
+        return HeadSignature(
+            self.head.kind,
+            self.prefill_len,
+            self.model.vocab_size,
+            self.model.hidden_size,
+            len(self.head.labels),
+            self.tokens.pad,
+        )
+
     def decoder_spec(self) -> DecoderSpec:
         """What a runner must know of the decoder graphs.
 
         Raises:
-            BundleError: The cache section contradicts itself, or is not known here.
+            BundleError: The model is no language model, or the cache section is not known here.
         """
+        if self.cache is None:
+            raise BundleError(
+                f"{self.name}: {self.model.architecture} generates no text", hint="`helium-edge classify` runs it"
+            )
         return DecoderSpec(self.model.vocab_size, self.cache.to_spec(), self.prefill_len, self.logits)
 
 
@@ -167,7 +196,8 @@ def check_manifest(manifest: Manifest, where: str = MANIFEST_NAME) -> None:
     if problem is not None:
         raise BundleError(f"{where}: {problem}")
     try:
-        manifest.cache.to_spec()
+        if manifest.cache is not None:
+            manifest.cache.to_spec()
     except BundleError as error:
         raise BundleError(f"{where}: {error.message}") from error
 
@@ -190,7 +220,9 @@ def _contradictions(manifest: Manifest) -> Iterator[str]:
     keys = [(graph.phase, graph.cache_len) for graph in manifest.graphs]
     if len(set(keys)) != len(keys):
         yield "graphs has two entries of one phase and cache_len, so a host cannot choose"
-    if manifest.cache_len not in manifest.cache.shape:
+    if (manifest.cache is None) != (manifest.head is not None):
+        yield "a bundle has either a cache or a head"
+    if manifest.cache is not None and manifest.cache_len not in manifest.cache.shape:
         yield f"cache_len = {manifest.cache_len} does not fit cache.shape = {list(manifest.cache.shape)}"
     yield from _bad_tokens(manifest)
 

@@ -131,6 +131,24 @@ class ModelSection(Section):
         )
 
 
+class HeadSection(Section):
+    """What a model returns that is no language model."""
+
+    kind: Literal["hidden_states", "sequence_classification", "token_classification"]
+    labels: Items[str]
+    """Name of each logit, in order; empty for hidden states."""
+    problem_type: str | None
+    """How logits become scores: `multi_label_classification` a sigmoid of each, `regression` none; else, and when
+    null, a softmax, or a sigmoid where there is one label."""
+
+    @classmethod
+    def from_config(cls, config: ModelConfig) -> HeadSection | None:
+        """The section of a model; None for a language model."""
+        if config.head == "language_model":
+            return None
+        return cls(kind=config.head, labels=config.labels, problem_type=config.problem_type)
+
+
 class TokensSection(Section):
     """Special token ids."""
 

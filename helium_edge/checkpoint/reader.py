@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from helium_edge.checkpoint.files import find_file
 from helium_edge.checkpoint.header import DAMAGED, TensorInfo, read_header
 from helium_edge.checkpoint.source import TOKENIZER_FILES, Source, resolve_source
-from helium_edge.checkpoint.weight_map import EMBEDDING, HEAD, check_tensors, first_few, is_harmless
+from helium_edge.checkpoint.weight_map import EMBEDDING, HEAD, check_tensors, first_few, is_harmless, with_prefix
 from helium_edge.config import ModelConfig
 from helium_edge.documents import DocumentError, first_line, parse_json, read_document, shorten
 from helium_edge.errors import CheckpointError
@@ -65,7 +65,7 @@ class Checkpoint:
         # Opened anew for each tensor: one mapping for all of them would keep every page touched resident.
         try:
             with safe_open(self.folder / info.file, framework="pt") as file:
-                tensor: torch.Tensor = file.get_tensor(name)
+                tensor: torch.Tensor = file.get_tensor(info.name)
         except (SafetensorError, OSError, RuntimeError) as error:
             raise CheckpointError(
                 f"{info.file}: tensor {name} cannot be read: {first_line(error)}", hint=DAMAGED
@@ -140,7 +140,7 @@ def _open(source: Source) -> Checkpoint:
         files = (SINGLE_FILE,)
     else:
         raise _no_weights(folder)
-    tensors = check_tensors(config, found, where=files[0])
+    tensors = check_tensors(config, with_prefix(config, found), where=files[0])
     checkpoint = Checkpoint(folder, source.label, source.revision, config, MappingProxyType(tensors), files)
     _check_tied_head(checkpoint)
     return checkpoint

@@ -19,6 +19,8 @@ DTYPES = ("F32", "F16", "BF16")
 
 EMBEDDING = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"
+SCORE = "score.weight"
+PREFIX = "model."
 
 # Buffers that older transformers saved beside the weights; they follow from the config.
 _HARMLESS = re.compile(r"(?:.*\.)?rotary_emb\.(?:original_)?inv_freq")
@@ -32,6 +34,13 @@ class ExpectedTensor:
 
     shape: tuple[int, ...]
     keys: tuple[str, ...]
+
+
+def with_prefix(config: ModelConfig, found: Mapping[str, TensorInfo]) -> Mapping[str, TensorInfo]:
+    """Tensors by the names that the other classes have: files of the bare model leave the first part out."""
+    if config.head != "hidden_states" or any(name.startswith(PREFIX) for name in found):
+        return found
+    return {PREFIX + name: tensor for name, tensor in found.items()}
 
 
 def is_harmless(name: str) -> bool:
@@ -50,8 +59,13 @@ def expected_tensors(config: ModelConfig) -> dict[str, ExpectedTensor]:
     for index in range(config.num_hidden_layers):
         expected |= {f"model.layers.{index}.{part}": tensor for part, tensor in layer.items()}
     expected["model.norm.weight"] = _expect(hidden)
-    if not config.tie_word_embeddings:
+    if config.head == "language_model" and not config.tie_word_embeddings:
         expected[HEAD] = _expect(vocab, hidden)
+    if config.labels:
+        labels = (len(config.labels), "num_labels")
+        expected[SCORE] = _expect(labels, hidden)
+        if config.score_bias:
+            expected["score.bias"] = _expect(labels)
     return expected
 
 
@@ -76,7 +90,7 @@ def check_tensors(config: ModelConfig, found: Mapping[str, TensorInfo], *, where
         )
     expected = expected_tensors(config)
     allowed = dict(expected)
-    if config.tie_word_embeddings:
+    if config.head == "language_model" and config.tie_word_embeddings:
         allowed[HEAD] = expected[EMBEDDING]
     missing = [name for name in expected if name not in found]
     if missing:
@@ -133,6 +147,9 @@ def _missing(
     message = f"{where}: {count} missing: {first_few(missing)}"
     if HEAD in missing and len(missing) == 1:
         hint = "a head that is the embedding needs tie_word_embeddings = true in config.json"
+        return CheckpointError(message, hint=hint)
+    if missing[0].startswith("score."):
+        hint = f"{config.architecture} needs the weights of a trained classifier"
         return CheckpointError(message, hint=hint)
     if EMBEDDING in missing and found:
         unknown = first_few([shorten(name) for name in list(found)])

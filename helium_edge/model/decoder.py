@@ -25,7 +25,7 @@ from torch import Tensor
 from helium_edge.config import ModelConfig
 from helium_edge.model.parts import DenseParts, Parts, WeightSource
 from helium_edge.model.rope import apply_rope, rope_tables
-from helium_edge.model.weights import FINAL_NORM, HEAD, layer_name
+from helium_edge.model.weights import FINAL_NORM, head_name, layer_name
 
 __all__ = ["ACTIVATIONS", "MASKED", "DecoderStack", "HeliumDecoder", "Rope", "WeightSource", "causal_mask"]
 
@@ -116,12 +116,13 @@ class DecoderStack(torch.nn.Module):
             for layer in range(config.num_hidden_layers)
         )
         self.norm = parts.norm(FINAL_NORM)
-        self.head = parts.linear([HEAD])
+        head = head_name(config)
+        self.head = parts.linear([head]) if head is not None else None
 
     def forward(
         self, token_ids: Tensor, rope: Rope, masks: tuple[Tensor, Tensor], past: Sequence[Tensor]
     ) -> tuple[Tensor, list[Tensor]]:
-        """Run the layers.
+        """Run the layers after cached tokens.
 
         Args:
             token_ids: (T,) int64.
@@ -139,9 +140,28 @@ class DecoderStack(torch.nn.Module):
             new += [key, value]
         return x, new
 
+    def encode(self, token_ids: Tensor, rope: Rope, causal: Tensor) -> Tensor:
+        """Run the layers over a text of its own, without a cache.
+
+        Args:
+            token_ids: (T,) int64.
+            rope: See `Rope`; positions 0 to T - 1.
+            causal: Additive mask over the tokens, (G * T, T).
+
+        Returns:
+            Hidden states (T, C) before the final norm.
+        """
+        x: Tensor = self.embedding(token_ids)
+        for block in self.layers:
+            x, _, _ = block(x, rope, (None, causal), None)
+        return x
+
     def logits(self, x: Tensor) -> Tensor:
-        """Final norm and head: hidden states (R, C) -> (R, V)."""
-        result: Tensor = self.head(self.norm(x))
+        """Final norm, and the head if there is one: hidden states (R, C) -> (R, V), (R, L) or (R, C)."""
+        normed: Tensor = self.norm(x)
+        if self.head is None:
+            return normed
+        result: Tensor = self.head(normed)
         return result
 
 
@@ -160,9 +180,9 @@ class DecoderLayer(torch.nn.Module):
         self.down = parts.linear([layer_name(layer, "mlp.down_proj.weight")])
 
     def forward(
-        self, x: Tensor, rope: Rope, masks: tuple[Tensor, Tensor], past: tuple[Tensor, Tensor]
+        self, x: Tensor, rope: Rope, masks: tuple[Tensor | None, Tensor], past: tuple[Tensor, Tensor] | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Run one layer; arguments as in `DecoderStack.forward`, `past` of this layer.
+        """Run one layer; arguments as in `DecoderStack.forward`, `past` of this layer, None without a cache.
 
         Returns:
             The layer's output (T, C) and its new key and value rows, each (Hkv, T, D).
@@ -183,8 +203,8 @@ class DecoderLayer(torch.nn.Module):
         self,
         query: Tensor,
         new: tuple[Tensor, Tensor],
-        past: tuple[Tensor, Tensor],
-        masks: tuple[Tensor, Tensor],
+        past: tuple[Tensor, Tensor] | None,
+        masks: tuple[Tensor | None, Tensor],
     ) -> Tensor:
         """Attention over the past and the new tokens; only scores are concatenated, never the caches.
 
@@ -192,9 +212,12 @@ class DecoderLayer(torch.nn.Module):
         """
         tokens, kv_heads, dim = query.shape[1], self.config.num_key_value_heads, self.config.head_dim
         query = query.reshape(kv_heads, -1, dim) * (1.0 / math.sqrt(dim))  # CoreML widens a division to float32
-        on_past = torch.bmm(query, past[0].transpose(1, 2)) + masks[0]
         on_new = torch.bmm(query, new[0].transpose(1, 2)) + masks[1]
-        weights = torch.softmax(torch.cat((on_past, on_new), dim=-1), dim=-1)
-        slots = past[0].shape[1]
-        out = torch.bmm(weights[..., :slots], past[1]) + torch.bmm(weights[..., slots:], new[1])
+        if past is None or masks[0] is None:
+            out = torch.bmm(torch.softmax(on_new, dim=-1), new[1])
+        else:
+            on_past = torch.bmm(query, past[0].transpose(1, 2)) + masks[0]
+            weights = torch.softmax(torch.cat((on_past, on_new), dim=-1), dim=-1)
+            slots = past[0].shape[1]
+            out = torch.bmm(weights[..., :slots], past[1]) + torch.bmm(weights[..., slots:], new[1])
         return out.view(-1, tokens, dim).transpose(0, 1).reshape(tokens, -1)

@@ -133,8 +133,8 @@ def bias_name(config: ModelConfig, name: str) -> str | None:
     kind = name.rsplit(".", 2)[-2]
     if kind in ("q_proj", "k_proj", "v_proj"):
         has_bias = config.attention_bias
-    elif kind == "o_proj":
-        has_bias = config.o_bias
+    elif kind in ("o_proj", "score"):
+        has_bias = config.o_bias if kind == "o_proj" else config.score_bias
     else:
         has_bias = config.mlp_bias and kind in ("gate_proj", "up_proj", "down_proj")
     return name.removesuffix("weight") + "bias" if has_bias else None

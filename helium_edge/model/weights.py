@@ -17,6 +17,7 @@ from helium_edge.model.rope import reorder_interleaved_rows
 
 EMBEDDING = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"
+SCORE = "score.weight"
 FINAL_NORM = "model.norm.weight"
 
 
@@ -25,12 +26,20 @@ def layer_name(layer: int, part: str) -> str:
     return f"model.layers.{layer}.{part}"
 
 
+def head_name(config: ModelConfig) -> str | None:
+    """Name of the weight that turns hidden states into logits; None where hidden states are what is returned."""
+    if config.head == "language_model":
+        return HEAD
+    return SCORE if config.labels else None
+
+
 def matrix_names(config: ModelConfig) -> list[str]:
     """All two-dimensional weights, in the order of the forward pass; the head is listed also when tied."""
+    head = head_name(config)
     parts = [f"self_attn.{kind}_proj.weight" for kind in "qkvo"]
     parts += [f"mlp.{kind}_proj.weight" for kind in ("gate", "up", "down")]
     layers = [layer_name(layer, part) for layer in range(config.num_hidden_layers) for part in parts]
-    return [EMBEDDING, *layers, HEAD]
+    return [EMBEDDING, *layers, *([head] if head else [])]
 
 
 def vector_names(config: ModelConfig) -> list[str]:
@@ -41,7 +50,7 @@ def vector_names(config: ModelConfig) -> list[str]:
     parts += ["post_attention_layernorm.weight"]
     parts += [f"mlp.{kind}_proj.bias" for kind in ("gate", "up", "down")] if config.mlp_bias else []
     layers = [layer_name(layer, part) for layer in range(config.num_hidden_layers) for part in parts]
-    return [*layers, FINAL_NORM]
+    return [*layers, FINAL_NORM, *(["score.bias"] if config.score_bias else [])]
 
 
 def read_weight(checkpoint: Checkpoint, name: str) -> torch.Tensor:

@@ -27,7 +27,7 @@ import torch.nn.functional as F  # noqa: N812 - the field's spelling
 from torch import Tensor
 
 from helium_edge.model.parts import DenseParts, stacked_bias
-from helium_edge.model.weights import HEAD
+from helium_edge.model.weights import HEAD, SCORE
 from helium_edge.quant import PlannedWeight, QuantizedStore
 from helium_edge.recipe import Recipe
 
@@ -164,7 +164,7 @@ def arithmetic_of(target: str, recipe: Recipe, plan: Sequence[PlannedWeight]) ->
     rules: dict[str, ActivationRule] = {}
     for weight in quantized:
         assert weight.scheme is not None
-        level = options.head_accuracy_level if weight.name == HEAD else options.accuracy_level
+        level = options.head_accuracy_level if weight.name in (HEAD, SCORE) else options.accuracy_level
         block = weight.scheme.group_size or options.int8_block_size
         # In the portable dialect ONNX Runtime itself makes MatMulNBits of blockwise weights, of 4 and of 8 bits,
         # at level 4; where blocks do not divide K, there is one for the whole row, which it leaves alone.

@@ -36,6 +36,20 @@ def require_reference() -> None:
 
 
 def reference_runner(checkpoint: Checkpoint, cache_len: int, *, logits: LogitsMode = "all") -> ReferenceRunner:
+    """The original language model behind the `Runner` protocol; raises as `load_reference` does.
+
+    Args:
+        checkpoint: The original; nothing is fetched, its folder is complete.
+        cache_len: S; more tokens are refused, as by the graphs.
+        logits: What `prefill` returns: a row per token, or the last row only.
+    """
+    model = load_reference(checkpoint)
+    from transformers import DynamicCache
+
+    return ReferenceRunner(model, DynamicCache, checkpoint.config.vocab_size, cache_len, logits)
+
+
+def load_reference(checkpoint: Checkpoint) -> Any:
     """Load the original weights in float32 into the transformers class of its config, from disk.
 
     Loading is the only way to a float32 reference: a model that was ever cast to bfloat16 has rounded RoPE
@@ -43,8 +57,9 @@ def reference_runner(checkpoint: Checkpoint, cache_len: int, *, logits: LogitsMo
 
     Args:
         checkpoint: The original; nothing is fetched, its folder is complete.
-        cache_len: S; more tokens are refused, as by the graphs.
-        logits: What `prefill` returns: a row per token, or the last row only.
+
+    Returns:
+        The model, in eval mode.
 
     Raises:
         MissingDependencyError: transformers is not installed.
@@ -54,11 +69,11 @@ def reference_runner(checkpoint: Checkpoint, cache_len: int, *, logits: LogitsMo
     try:
         with quiet(descriptors=False):  # torch warns of what torchao registers, where it is installed
             import transformers
-            from transformers import DynamicCache
+
+            # One of config.ARCHITECTURES, never a name from elsewhere. Its module is imported here.
+            model_class: Any = getattr(transformers, checkpoint.config.architecture)
     except ImportError as error:
         raise MissingDependencyError("transformers", extra="reference", purpose="parity") from error
-    # One of config.ARCHITECTURES, never a name from elsewhere.
-    model_class: Any = getattr(transformers, checkpoint.config.architecture)
     try:
         with (
             silent_transformers(transformers),
@@ -90,8 +105,9 @@ def reference_runner(checkpoint: Checkpoint, cache_len: int, *, logits: LogitsMo
             f"{f' and {len(random) - 1} more' if len(random) > 1 else ''}; it would make them up"
         )
     model.eval()
-    check_frequencies(model.model.rotary_emb.inv_freq, checkpoint.config, checkpoint.source)
-    return ReferenceRunner(model, DynamicCache, checkpoint.config.vocab_size, cache_len, logits)
+    base = getattr(model, "model", model)  # the bare model has no outer one
+    check_frequencies(base.rotary_emb.inv_freq, checkpoint.config, checkpoint.source)
+    return model
 
 
 def check_frequencies(found: torch.Tensor, config: ModelConfig, source: str) -> None:

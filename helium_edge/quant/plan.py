@@ -46,7 +46,7 @@ def plan_weights(config: ModelConfig, quantization: Quantization) -> list[Planne
         if id(rule) not in used:
             raise _unused_rule(number, rule, names)
     shapes = {name: tensor.shape for name, tensor in expected_tensors(config).items()}
-    shapes.setdefault(HEAD, shapes[EMBEDDING])  # tied
+    shapes.setdefault(HEAD, shapes[EMBEDDING])  # tied; not among the names where there is no such head
     return [_plan_weight(name, (shapes[name][0], shapes[name][1]), quantization) for name in names]
 
 

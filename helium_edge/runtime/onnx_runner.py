@@ -180,6 +180,15 @@ class _Step:
             raise BundleError(f"ONNX Runtime stopped: {first}") from error
 
 
+def load_session(folder: Path, graphs: Mapping[str, str], phase: str, threads: int) -> ort.InferenceSession:
+    """Load the graph of a phase.
+
+    Raises:
+        BundleError: There is none, or it cannot be loaded.
+    """
+    return _load(folder, graphs, phase, _session_options(threads, {}))
+
+
 def _session_options(threads: int, config: Mapping[str, str]) -> ort.SessionOptions:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads

@@ -11,9 +11,12 @@ from helium_edge.bundle import Bundle
 from helium_edge.config import ModelConfig
 from helium_edge.quant import PlannedWeight, QuantizedStore
 from helium_edge.recipe import Recipe
-from helium_edge.signature import CacheSpec, GraphSignature
+from helium_edge.signature import CacheSpec, GraphSignature, HeadSignature
 from helium_edge.targets.artifact import Artifact
 from helium_edge.targets.debug import DebugProgram
+
+HEAD_STEM = "classifier"
+"""Name of the one file with a graph of a bundle whose model is no language model, without its suffix."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,7 @@ class BuiltGraph:
 
     file: str
     method: str | None
-    signature: GraphSignature
+    signature: GraphSignature | HeadSignature
 
 
 class Target(Protocol):
@@ -48,7 +51,7 @@ class Target(Protocol):
         ...
 
     def cache(self, config: ModelConfig, recipe: Recipe) -> CacheSpec:
-        """The cache of the graphs it writes."""
+        """The cache of the graphs it writes for a language model; other models have none."""
         ...
 
     def plan(self, config: ModelConfig, recipe: Recipe, weights: list[PlannedWeight]) -> list[tuple[str, int]]:

@@ -68,7 +68,7 @@ def spell(config: dict[str, Any], spelling: Spelling) -> dict[str, Any]:
 def random_weights(
     config: dict[str, Any], *, seed: int = 0, std: float = 0.3, dtype: torch.dtype = torch.bfloat16
 ) -> dict[str, torch.Tensor]:
-    """Return a state dict of the language model: matrices and biases normal, gains uniform in [0.5, 1.5]."""
+    """Return a state dict of the config's class: matrices and biases normal, gains uniform in [0.5, 1.5]."""
     generator = torch.Generator().manual_seed(seed)
     vocab, hidden, inner = config["vocab_size"], config["hidden_size"], config["intermediate_size"]
     query = config["num_attention_heads"] * config["head_dim"]
@@ -99,8 +99,13 @@ def random_weights(
         linear(f"{prefix}.mlp.up_proj", inner, hidden, config["mlp_bias"])
         linear(f"{prefix}.mlp.down_proj", hidden, inner, config["mlp_bias"])
     gain("model.norm.weight")
-    if not config["tie_word_embeddings"]:
+    (architecture,) = config["architectures"]
+    if architecture.endswith("Classification"):
+        linear("score", len(config.get("id2label", (0, 1))), hidden, architecture.endswith("TokenClassification"))
+    elif architecture.endswith("ForCausalLM") and not config["tie_word_embeddings"]:
         normal("lm_head.weight", vocab, hidden)
+    elif architecture.endswith("Model"):  # as transformers saves it
+        weights = {name.removeprefix("model."): weight for name, weight in weights.items()}
     return weights
 
 

@@ -185,7 +185,7 @@ def test_unknown_keys_name_the_closest(data: dict[str, Any], key: str, suggestio
 
 def test_a_key_like_no_other_lists_what_is_allowed() -> None:
     error = refusal(yaml.safe_dump(minimal(gates={"zzz": 1})))
-    assert error.hint == "allowed: max_logit_error, mean_kld, near_tie, ppl_ratio, top1"
+    assert error.hint == "allowed: hidden_cosine, max_logit_error, mean_kld, near_tie, ppl_ratio, top1"
 
 
 # -- values
@@ -308,7 +308,14 @@ def test_defaults() -> None:
                 }
             ],
         },
-        "gates": {"mean_kld": None, "top1": None, "ppl_ratio": None, "max_logit_error": None, "near_tie": 1e-3},
+        "gates": {
+            "mean_kld": None,
+            "top1": None,
+            "ppl_ratio": None,
+            "max_logit_error": None,
+            "hidden_cosine": None,
+            "near_tie": 1e-3,
+        },
     }
     assert recipe.targets.names() == ("onnx",)
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx_ir as ir
 
 from helium_edge.config import ModelConfig
-from helium_edge.signature import LAST_INDEX, Dim
+from helium_edge.signature import INPUT_IDS, LAST_INDEX, Dim, GraphSignature, HeadSignature
 from helium_edge.targets.onnx.builder import GraphBuilder
 from helium_edge.targets.onnx.packed import PackedMatrix
 
@@ -51,9 +52,21 @@ def activation(b: GraphBuilder, x: ir.Value, hidden_act: str, width: int) -> ir.
     return b.op("Gelu", [x], shape, attributes={"approximate": approximate})
 
 
-def select_last(b: GraphBuilder, x: ir.Value, width: int) -> ir.Value:
+def select_last(b: GraphBuilder, signature: GraphSignature, x: ir.Value, width: int) -> ir.Value:
     """The rows whose logits are returned: (1, T, C) to (1, 1, C), or x itself when all are."""
-    if b.signature.logits == "all" or b.signature.tokens == 1:
+    if signature.logits == "all" or signature.tokens == 1:
         return x
-    index = b.inputs[LAST_INDEX] if b.signature.has_last_index else b.ints(-1)
+    index = b.inputs[LAST_INDEX] if signature.has_last_index else b.ints(-1)
     return b.op("Gather", [x, index], (1, 1, width), attributes={"axis": 1})
+
+
+def last_token(b: GraphBuilder, signature: HeadSignature) -> ir.Value:
+    """Index of the last token that is no padding, (1,) int64; 0 where all are. See `model.head.last_token`."""
+    if signature.pad_token_id is None:
+        return b.ints(-1)
+    shape, int64 = (1, signature.tokens), ir.DataType.INT64
+    pad = b.constant("pad", np.array(signature.pad_token_id, np.int64))
+    is_pad = b.op("Equal", [b.inputs[INPUT_IDS], pad], shape, dtype=ir.DataType.BOOL)
+    positions = b.constant("positions", np.arange(signature.tokens, dtype=np.int64)[None])
+    kept = b.op("Where", [is_pad, b.constant("zero64", np.array(0, np.int64)), positions], shape, dtype=int64)
+    return b.op("ReduceMax", [kept, b.ints(1)], (1,), dtype=int64, attributes={"keepdims": 0})

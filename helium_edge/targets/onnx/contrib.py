@@ -18,6 +18,7 @@ from helium_edge.signature import (
     ATTENTION_MASK,
     INPUT_IDS,
     PAST_LENGTH,
+    HeadSignature,
     past_name,
     present_name,
 )
@@ -43,6 +44,10 @@ class ContribDialect:
     def _lengths(self) -> tuple[ir.Value, ir.Value]:
         """GroupQueryAttention's two lengths: (1,) past + T - 1, and the scalar past + T."""
         b = self._builder
+        if isinstance(b.signature, HeadSignature):
+            count = b.signature.tokens
+            seqlens = b.constant("seqlens", np.array([count - 1], np.int32))
+            return seqlens, b.constant("total", np.array(count, np.int32))
         if b.signature.genai:
             mask = b.inputs[ATTENTION_MASK]
             # The attention mask of one unpadded sequence: its sum is its length.
@@ -97,9 +102,9 @@ class ContribDialect:
         """Rotate, write the cache, attend: (1, T, C). One input is q, k and v packed."""
         b, config = self._builder, self._config
         query, key, value = (qkv[0], None, None) if len(qkv) == 1 else (qkv[0], qkv[1], qkv[2])
+        past = [b.inputs.get(past_name(layer, "key")), b.inputs.get(past_name(layer, "value"))]
         inputs = [
-            query, key, value,
-            b.inputs[past_name(layer, "key")], b.inputs[past_name(layer, "value")],
+            query, key, value, *past,
             self._seqlens, self._total,
             b.weight(self._model.cos), b.weight(self._model.sin),
         ]  # fmt: skip
@@ -111,15 +116,24 @@ class ContribDialect:
             # Rows were reordered when they were read; WebGPU and onnxruntime-genai take nothing else.
             "rotary_interleaved": 0,
         }
-        cache = b.signature.cache.shape
+        has_cache = not isinstance(b.signature, HeadSignature)
+        cache = self._present_shape()
         out, new_key, new_value = b.multi_op(
             "GroupQueryAttention", inputs,
             [(F32, (1, b.signature.token_dim, config.hidden_size)), (F32, cache), (F32, cache)],
             domain=CONTRIB, attributes=attributes,
         )  # fmt: skip
-        b.output(present_name(layer, "key"), new_key)
-        b.output(present_name(layer, "value"), new_value)
+        if has_cache:
+            b.output(present_name(layer, "key"), new_key)
+            b.output(present_name(layer, "value"), new_value)
         return out
+
+    def _present_shape(self) -> tuple[int, ...]:
+        """Of a layer's keys; without a cache the kernel still returns those of the call, which nobody reads."""
+        signature = self._builder.signature
+        if isinstance(signature, HeadSignature):
+            return (1, self._config.num_key_value_heads, signature.tokens, self._config.head_dim)
+        return signature.cache.shape
 
     def add_norm(self, x: ir.Value, residual: ir.Value, gain: ir.ExternalTensor) -> tuple[ir.Value, ir.Value]:
         """RMSNorm of x + residual, and that sum."""

@@ -1,4 +1,4 @@
-"""One decoder graph, built straight from config and packed weights; read this to see what is exported."""
+"""One graph, built straight from config and packed weights; read this to see what is exported."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import onnx_ir as ir
 
 from helium_edge.config import ModelConfig
 from helium_edge.recipe import OnnxOptions
-from helium_edge.signature import INPUT_IDS, LOGITS, GraphSignature
+from helium_edge.signature import INPUT_IDS, LOGITS, GraphSignature, HeadSignature
 from helium_edge.targets.onnx.builder import GraphBuilder
-from helium_edge.targets.onnx.common import activation, rms_norm, row_dim, select_last
+from helium_edge.targets.onnx.common import activation, last_token, rms_norm, row_dim, select_last
 from helium_edge.targets.onnx.contrib import ContribDialect
 from helium_edge.targets.onnx.packed import PackedLayer, PackedMatrix, PackedModel
 from helium_edge.targets.onnx.portable import PortableDialect
@@ -46,7 +46,7 @@ DIALECTS: dict[str, Callable[[GraphBuilder, ModelConfig, PackedModel, OnnxOption
 def build_decoder(
     config: ModelConfig, model: PackedModel, signature: GraphSignature, options: OnnxOptions, name: str
 ) -> ir.Model:
-    """Build one graph over packed weights; cheap, since it refers to the weights and holds none.
+    """Build one decoder graph over packed weights; cheap, since it refers to the weights and holds none.
 
     Args:
         config: The model.
@@ -57,6 +57,34 @@ def build_decoder(
     """
     b = GraphBuilder(signature)
     dialect = DIALECTS[options.dialect](b, config, model, options)
+    normed = _layers(b, dialect, config, model)
+    b.scope("head")
+    assert model.head is not None
+    b.output(LOGITS, dialect.linear(select_last(b, signature, normed, config.hidden_size), model.head))
+    return b.build(name)
+
+
+def build_head(
+    config: ModelConfig, model: PackedModel, signature: HeadSignature, options: OnnxOptions, name: str
+) -> ir.Model:
+    """Build the graph of a model that is no language model; arguments as in `build_decoder`."""
+    b = GraphBuilder(signature)
+    dialect = DIALECTS[options.dialect](b, config, model, options)
+    x = _layers(b, dialect, config, model)
+    b.scope("head")
+    (output,) = signature.outputs()
+    if signature.head == "sequence_classification":
+        x = b.op("Gather", [x, last_token(b, signature)], (1, 1, config.hidden_size), attributes={"axis": 1})
+    if model.head is not None:
+        x = dialect.linear(x, model.head)
+    if signature.head == "sequence_classification":
+        x = b.op("Squeeze", [x, b.ints(1)], output.shape)
+    b.output(output.name, x)
+    return b.build(name)
+
+
+def _layers(b: GraphBuilder, dialect: Dialect, config: ModelConfig, model: PackedModel) -> ir.Value:
+    """Embedding, layers and final norm: (1, T, C)."""
     b.scope("embedding")
     residual = dialect.embed(b.inputs[INPUT_IDS])
     b.scope("layers.0")
@@ -68,9 +96,7 @@ def build_decoder(
         normed, residual = dialect.add_norm(dialect.linear(attended, layer.o), residual, layer.norm2)
         b.scope(f"layers.{index}.mlp")
         normed, residual = dialect.add_norm(_mlp(b, dialect, layer, normed, config), residual, next_gain)
-    b.scope("head")
-    b.output(LOGITS, dialect.linear(select_last(b, normed, config.hidden_size), model.head))
-    return b.build(name)
+    return normed
 
 
 def _mlp(b: GraphBuilder, dialect: Dialect, layer: PackedLayer, x: ir.Value, config: ModelConfig) -> ir.Value:

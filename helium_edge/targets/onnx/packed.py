@@ -14,7 +14,7 @@ import torch
 
 from helium_edge.config import ModelConfig
 from helium_edge.model.rope import rope_tables
-from helium_edge.model.weights import EMBEDDING, FINAL_NORM, HEAD, layer_name
+from helium_edge.model.weights import EMBEDDING, FINAL_NORM, head_name, layer_name
 from helium_edge.quant import QuantizedStore, QuantizedWeight
 from helium_edge.quant.packing import (
     gather_block_weight,
@@ -76,7 +76,7 @@ class PackedModel:
     embedding: PackedMatrix
     layers: tuple[PackedLayer, ...]
     norm: ir.ExternalTensor
-    head: PackedMatrix
+    head: PackedMatrix | None
     cos: ir.ExternalTensor
     sin: ir.ExternalTensor
 
@@ -104,12 +104,13 @@ class Packer:
     def pack(self, cache_len: int) -> PackedModel:
         """Write everything; the RoPE tables have `cache_len` rows."""
         config = self._store.config
+        head = head_name(config)
         cos, sin = rope_tables(config.rope_theta, config.head_dim, cache_len)
         return PackedModel(
             embedding=self._embedding(),
             layers=tuple(self._layer(config, layer) for layer in range(config.num_hidden_layers)),
             norm=self._vector(FINAL_NORM),
-            head=self._matrix("lm_head", (HEAD,)),
+            head=self._matrix(head.removesuffix(".weight"), (head,), bias=config.score_bias) if head else None,
             cos=self._dense("rope.cos", cos),
             sin=self._dense("rope.sin", sin),
         )

@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from helium_edge.config import ModelConfig
 from helium_edge.recipe import OnnxOptions
-from helium_edge.signature import INPUT_IDS, PAST_LENGTH, Dim, new_name, past_name
+from helium_edge.signature import INPUT_IDS, PAST_LENGTH, Dim, GraphSignature, HeadSignature, new_name, past_name
 from helium_edge.targets.onnx.builder import GraphBuilder
 from helium_edge.targets.onnx.common import add_bias, dense_linear, rms_norm, row_dim
 from helium_edge.targets.onnx.packed import PackedMatrix, PackedModel
@@ -62,8 +62,10 @@ class PortableDialect:
         return b.op("Range", [zero, count, one], (self._tokens,), dtype=I64)
 
     def _position_ids(self, offsets: ir.Value) -> ir.Value:
-        """(1, T) int64: past_length + 0 .. T-1."""
+        """(1, T) int64: past_length + 0 .. T-1; without a cache there is no past."""
         b = self._builder
+        if isinstance(b.signature, HeadSignature):
+            return b.constant("position_ids", np.arange(b.signature.tokens, dtype=np.int64)[None])
         past = b.op("Cast", [b.inputs[PAST_LENGTH]], (1,), dtype=I64, attributes={"to": I64})
         row = b.op("Add", [offsets, past], (self._tokens,), dtype=I64)
         return b.op("Unsqueeze", [row, b.ints(0)], (1, self._tokens), dtype=I64)
@@ -73,9 +75,12 @@ class PortableDialect:
         zero, masked = np.array(0, np.float32), np.array(MASKED, np.float32)
         return b.op("Where", [seen, b.constant("seen", zero), b.constant("masked", masked)], shape)
 
-    def _mask_past(self) -> ir.Value:
-        """(S,): 0 for the slots that hold tokens, MASKED for the others."""
-        b, slots = self._builder, self._builder.signature.cache.cache_len
+    def _mask_past(self) -> ir.Value | None:
+        """(S,): 0 for the slots that hold tokens, MASKED for the others; None without a cache."""
+        b = self._builder
+        if isinstance(b.signature, HeadSignature):
+            return None
+        slots = b.signature.cache.cache_len
         index = b.constant("slots", np.arange(slots, dtype=np.int32))
         seen = b.op("Less", [index, b.inputs[PAST_LENGTH]], (slots,), dtype=BOOL)
         return self._penalty(seen, (slots,))
@@ -161,9 +166,12 @@ class PortableDialect:
         rows = (kv_heads, tokens, dim)
         key = b.op("Squeeze", [self._rotate(self._heads(key, kv_heads), kv_heads), b.ints(0)], rows)
         value = b.op("Squeeze", [self._heads(value, kv_heads), b.ints(0)], rows)
-        b.output(new_name(layer, "key"), key)
-        b.output(new_name(layer, "value"), value)
-        out = self._attend(layer, query, key, value)
+        if isinstance(b.signature, HeadSignature):
+            out = self._attend_new(query, key, value)
+        else:
+            b.output(new_name(layer, "key"), key)
+            b.output(new_name(layer, "value"), value)
+            out = self._attend(layer, b.signature, query, key, value)
         out = b.op("Reshape", [out, b.ints(1, heads, -1, dim)], (1, heads, tokens, dim))
         out = b.op("Transpose", [out], (1, tokens, heads, dim), attributes={"perm": [0, 2, 1, 3]})
         return b.op("Reshape", [out, b.ints(1, -1, heads * dim)], (1, tokens, heads * dim))
@@ -189,22 +197,38 @@ class PortableDialect:
         shape = (1, heads, self._tokens, self._config.head_dim)
         return b.op("RotaryEmbedding", inputs, shape, attributes={"interleaved": 0})
 
-    def _attend(self, layer: int, query: ir.Value, key: ir.Value, value: ir.Value) -> ir.Value:
+    def _scores(self, query: ir.Value, keys: ir.Value, width: Dim, mask: ir.Value | None) -> ir.Value:
+        """(Hkv, G * T, width) of queries over keys (Hkv, width, D)."""
+        b, rows = self._builder, self._query_rows
+        kv_heads, dim = self._config.num_key_value_heads, self._config.head_dim
+        turned = b.op("Transpose", [keys], (kv_heads, dim, width), attributes={"perm": [0, 2, 1]})
+        raw = b.op("MatMul", [query, turned], (kv_heads, rows, width))
+        return raw if mask is None else b.op("Add", [raw, mask], (kv_heads, rows, width))
+
+    def _attend_new(self, query: ir.Value, key: ir.Value, value: ir.Value) -> ir.Value:
+        """(Hkv, G * T, D) over the tokens of the call alone."""
+        b, rows = self._builder, self._query_rows
+        kv_heads, dim = self._config.num_key_value_heads, self._config.head_dim
+        scores = self._scores(query, key, self._tokens, self._new_mask)
+        weights = b.op("Softmax", [scores], (kv_heads, rows, self._tokens), attributes={"axis": -1})
+        return b.op("MatMul", [weights, value], (kv_heads, rows, dim))
+
+    def _attend(
+        self, layer: int, signature: GraphSignature, query: ir.Value, key: ir.Value, value: ir.Value
+    ) -> ir.Value:
         """(Hkv, G * T, D) from queries and new rows, over the past and the new tokens."""
         b, tokens, rows = self._builder, self._tokens, self._query_rows
-        kv_heads, dim, slots = self._config.num_key_value_heads, self._config.head_dim, b.signature.cache.cache_len
-
-        def scores(keys: ir.Value, width: Dim, mask: ir.Value | None) -> ir.Value:
-            turned = b.op("Transpose", [keys], (kv_heads, dim, width), attributes={"perm": [0, 2, 1]})
-            raw = b.op("MatMul", [query, turned], (kv_heads, rows, width))
-            return raw if mask is None else b.op("Add", [raw, mask], (kv_heads, rows, width))
+        kv_heads, dim, slots = self._config.num_key_value_heads, self._config.head_dim, signature.cache.cache_len
 
         past = [
             b.op("Squeeze", [b.inputs[past_name(layer, kind)], b.ints(0)], (kv_heads, slots, dim))
             for kind in ("key", "value")
         ]
         seen: Dim = slots + tokens if isinstance(tokens, int) else f"{slots}+T"
-        parts = [scores(past[0], slots, self._past_mask), scores(key, tokens, self._new_mask)]
+        parts = [
+            self._scores(query, past[0], slots, self._past_mask),
+            self._scores(query, key, tokens, self._new_mask),
+        ]
         joined = b.op("Concat", parts, (kv_heads, rows, seen), attributes={"axis": 2})
         weights = b.op("Softmax", [joined], (kv_heads, rows, seen), attributes={"axis": -1})
         end = b.ints(np.iinfo(np.int64).max)

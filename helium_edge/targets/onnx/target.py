@@ -1,7 +1,8 @@
 """`OnnxTarget`: checks, plans and writes the ONNX files of a bundle.
 
 Files (design: graphs over one `weights.bin`): `prefill.onnx` and `decode.onnx` with static shapes, `decoder.onnx`
-with a symbolic token count for runtimes that then pack weights once, `genai.onnx` for onnxruntime-genai.
+with a symbolic token count for runtimes that then pack weights once, `genai.onnx` for onnxruntime-genai. A model
+that is no language model becomes `classifier.onnx` alone.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from helium_edge.errors import ConfigError, HeliumEdgeError, RecipeError
 from helium_edge.model.weights import EMBEDDING
 from helium_edge.quant import PlannedWeight, QuantizedStore
 from helium_edge.recipe import OnnxOptions, Recipe
-from helium_edge.signature import CacheSpec, GraphSignature, Phase, cache_spec
+from helium_edge.signature import CacheSpec, GraphSignature, HeadSignature, Phase, cache_spec, head_signature
 from helium_edge.targets.artifact import Artifact
-from helium_edge.targets.base import BuiltGraph
+from helium_edge.targets.base import HEAD_STEM, BuiltGraph
 from helium_edge.targets.debug import DebugProgram
-from helium_edge.targets.onnx.decoder import build_decoder
+from helium_edge.targets.onnx.decoder import build_decoder, build_head
 from helium_edge.targets.onnx.packed import PackedModel, Packer
 from helium_edge.targets.onnx.weights_file import ALIGNMENT, WEIGHTS_FILE, WeightsFile
 
@@ -32,6 +33,7 @@ GRAPH_FILES: dict[Phase, str] = {
     "any": "decoder.onnx",
 }
 GENAI_FILE = "genai.onnx"
+HEAD_FILE = f"{HEAD_STEM}.onnx"
 
 # Measured: 11 to 13 kB per decoder layer, in either dialect, and little else.
 _GRAPH_BYTES_PER_LAYER = 13_000
@@ -53,7 +55,7 @@ class OnnxTarget:
                 f"they must be multiples of {_MIN_BLOCK} and 8"
             )
         shapes = recipe.shapes
-        if shapes.prefill_len >= shapes.cache_len:
+        if config.head == "language_model" and shapes.prefill_len >= shapes.cache_len:
             raise RecipeError(
                 f"recipe {recipe.name}: prefill_len {shapes.prefill_len} must be below the cache_len "
                 f"{shapes.cache_len} (capped at the model's context of {config.max_position_embeddings})"
@@ -67,6 +69,8 @@ class OnnxTarget:
     def plan(self, config: ModelConfig, recipe: Recipe, weights: list[PlannedWeight]) -> list[tuple[str, int]]:
         """See `Target.plan`."""
         names = [*GRAPH_FILES.values(), *([GENAI_FILE] if _has_genai(recipe) else [])]
+        if config.head != "language_model":
+            names = [HEAD_FILE]
         graph = _GRAPH_BYTES_PER_LAYER * config.num_hidden_layers
         padding = ALIGNMENT * 2 * len(weights)
         tables = 4 * config.head_dim * recipe.shapes.cache_len
@@ -80,9 +84,13 @@ class OnnxTarget:
         width = 2 * config.hidden_size + max(
             2 * config.hidden_size + 2 * config.kv_size, 3 * config.intermediate_size
         )
+        packed = sum(_packed_bytes(weight, _options(recipe)) for weight in weights)
+        if config.head != "language_model":
+            scores = config.num_attention_heads * rows * rows
+            return {"weights": packed, "cache": 0, "activations": 4 * (rows * width + scores)}
         head_rows = rows if recipe.logits == "all" else 1
         return {
-            "weights": sum(_packed_bytes(weight, _options(recipe)) for weight in weights),
+            "weights": packed,
             "cache": self.cache(config, recipe).total_bytes,
             "activations": 4 * (rows * width + head_rows * config.vocab_size),
         }
@@ -94,6 +102,10 @@ class OnnxTarget:
         options = _options(recipe)
         with WeightsFile(folder) as weights:
             model = Packer(store, weights, options, on_weight).pack(recipe.shapes.cache_len)
+        if store.config.head != "language_model":
+            head = head_signature(store.config, recipe.shapes.prefill_len)
+            _save(store.config, model, head, options, folder / HEAD_FILE)
+            return [BuiltGraph(HEAD_FILE, None, head)]
         cache = self.cache(store.config, recipe)
         tokens: dict[Phase, int | None] = {"prefill": recipe.shapes.prefill_len, "decode": 1, "any": None}
         built = []
@@ -112,7 +124,7 @@ class OnnxTarget:
         from helium_edge.targets.onnx.debug import OnnxDebug
 
         manifest = bundle.manifest
-        files, cache = manifest.graph_files(), manifest.cache.to_spec()
+        files, cache = manifest.graph_files(), manifest.decoder_spec().cache
         config = ModelConfig.from_file(bundle.path("config.json"))
         if not static and "any" in files:
             return [OnnxDebug(bundle.folder, files["any"], config, cache, ("prefill", "decode"), None)]
@@ -157,10 +169,18 @@ def _has_genai(recipe: Recipe) -> bool:
 
 
 def _save(
-    config: ModelConfig, model: PackedModel, signature: GraphSignature, options: OnnxOptions, path: Path
+    config: ModelConfig,
+    model: PackedModel,
+    signature: GraphSignature | HeadSignature,
+    options: OnnxOptions,
+    path: Path,
 ) -> None:
     """Write one graph and run the full checker on it, with the weights beside it."""
-    ir.save(build_decoder(config, model, signature, options, path.stem), path)
+    if isinstance(signature, HeadSignature):
+        graph = build_head(config, model, signature, options, path.stem)
+    else:
+        graph = build_decoder(config, model, signature, options, path.stem)
+    ir.save(graph, path)
     try:
         onnx.checker.check_model(str(path), full_check=True)
     except Exception as error:  # the checker raises its own and protobuf's types

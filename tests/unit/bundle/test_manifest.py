@@ -16,7 +16,7 @@ from helium_edge.errors import BundleError
 from helium_edge.signature import GraphSignature, cache_spec
 from tests.unit.bundle.bundles import CACHE, CONFIG, SIGNATURES, make_manifest
 
-OPTIONAL = {"parity", "golden", "schema_version", "schema", "manifest_sha256"}
+OPTIONAL = {"head", "parity", "golden", "schema_version", "schema", "manifest_sha256"}
 NAMES = [*SIGNATURES, "config.json", "tokenizer.json", "weights.bin"]
 WHOLE = make_manifest().with_files(
     FileEntry(path=name, bytes=index, sha256="0" * 64) for index, name in enumerate(NAMES)
@@ -69,7 +69,7 @@ def test_the_fields_that_hosts_read() -> None:
     data = document()
     assert set(data) == {
         "schema", "schema_version", "name", "created_by", "runtime", "target", "source", "model", "tokens",
-        "tokenizer", "quantization", "graphs", "cache", "logits", "prefill_len", "cache_len", "generation",
+        "tokenizer", "quantization", "head", "graphs", "cache", "logits", "prefill_len", "cache_len", "generation",
         "memory", "parity", "golden", "files", "manifest_sha256",
     }  # fmt: skip
     graph = data["graphs"][0]

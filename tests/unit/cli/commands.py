@@ -14,6 +14,7 @@ COMMANDS = (
     (),
     ("export",),
     ("generate",),
+    ("classify",),
     ("parity",),
     ("push",),
     ("inspect",),

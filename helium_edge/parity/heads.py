@@ -1,0 +1,215 @@
+"""Parity of models that are no language models: logits and labels, or hidden states, against transformers.
+
+Each text is run through the exported graph as an app does, padded on the right, and through the original as it is:
+the padding must change nothing.
+
+Shapes: L labels, C hidden_size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from helium_edge.parity.reference import load_reference
+from helium_edge.parity.report import significant
+from helium_edge.parity.text import Window
+from helium_edge.parity.verdict import GateResult
+from helium_edge.recipe import Gates
+from helium_edge.runtime.heads import Array, HeadRunner, padded
+from helium_edge.signature import HeadSignature, head_signature
+
+if TYPE_CHECKING:
+    from helium_edge.checkpoint import Checkpoint
+
+SCHEMA = "helium-edge/head-parity"
+
+
+@dataclass
+class HeadFigures:
+    """What was measured over all texts.
+
+    Attributes:
+        texts: How many.
+        rows: Rows compared: one a text, or one a token.
+        nonfinite: Values of the candidate that are NaN or infinite.
+        max_error: max |difference|.
+        rms_error: rms(difference) / rms(reference).
+        max_logit_error: max |difference| / rms(reference).
+        label_agreement: Share of rows whose largest logit is the same; None for hidden states.
+        ambiguous: Rows that differ where the reference itself is undecided.
+        label_agreement_decided: The same with those rows counted as agreement.
+        cosine: Mean cosine similarity of the rows; None for logits.
+    """
+
+    texts: int = 0
+    rows: int = 0
+    nonfinite: int = 0
+    max_error: float = 0.0
+    rms_error: float = 0.0
+    max_logit_error: float = 0.0
+    label_agreement: float | None = None
+    ambiguous: int = 0
+    label_agreement_decided: float | None = None
+    cosine: float | None = None
+
+
+@dataclass(frozen=True)
+class HeadReport:
+    """A finished comparison.
+
+    Attributes:
+        head: What the model returns.
+        figures: What was measured.
+        gates: The gates and whether they hold.
+        caveat: What the comparison did not run; empty when nothing.
+    """
+
+    head: str
+    figures: HeadFigures
+    gates: tuple[GateResult, ...]
+    caveat: str = ""
+    level: str = field(default="L3", init=False)
+
+    @property
+    def failures(self) -> list[str]:
+        """Gates that do not hold, a line each."""
+        return [gate.failure for gate in self.gates if gate.failure is not None]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every gate holds."""
+        return not self.failures
+
+    def to_json(self) -> dict[str, Any]:
+        """The whole report as plain data."""
+        gates = [
+            {"name": gate.name, "measured": significant(gate.measured, 6), "limit": gate.limit,
+             "bound": gate.bound, "passed": gate.passed}
+            for gate in self.gates
+        ]  # fmt: skip
+        return {"schema": SCHEMA, "schema_version": "1.0", "gates": gates, **self.summary(digits=6)}
+
+    def summary(self, *, digits: int = 3) -> dict[str, Any]:
+        """The figures that a bundle's manifest carries; null for NaN or infinite, and for what does not apply."""
+        figures = {
+            name: significant(value, digits) if isinstance(value, float) else value
+            for name, value in vars(self.figures).items()
+        }
+        caveat = {"caveat": self.caveat} if self.caveat else {}
+        return {"level": self.level, "head": self.head, "passed": self.passed, **caveat, **figures}
+
+
+class ReferenceHead:
+    """The original model on transformers, in float32, behind the `HeadRunner` protocol: texts without padding.
+
+    Args:
+        checkpoint: The original.
+        tokens: Longest text.
+
+    Raises:
+        MissingDependencyError: transformers is not installed.
+        CheckpointError: transformers cannot load it, or understands it otherwise than we do.
+        ResourceError: Not enough memory for the float32 weights.
+    """
+
+    signature: HeadSignature
+
+    def __init__(self, checkpoint: Checkpoint, tokens: int) -> None:
+        self.signature = head_signature(checkpoint.config, tokens)
+        self._model = load_reference(checkpoint)
+
+    @torch.inference_mode()
+    def run(self, ids: Sequence[int]) -> Array:
+        """See `HeadRunner.run`; the ids are given as they are, without an attention mask."""
+        padded(self.signature, ids)  # refuses what the graphs refuse
+        output = self._model(torch.tensor([list(ids)], dtype=torch.int64), use_cache=False)
+        found = output.last_hidden_state if self.signature.head == "hidden_states" else output.logits
+        rows: Array = found[0].numpy()
+        return rows
+
+
+def text_lengths(windows: Sequence[Window], tokens: int) -> list[tuple[int, ...]]:
+    """Texts of a quarter, a half, three quarters and the whole of the graph's tokens, in turn."""
+    texts = []
+    for index, window in enumerate(windows):
+        length = max(1, min(len(window.tokens), tokens) * (1 + index % 4) // 4)
+        texts.append(window.tokens[:length])
+    return texts
+
+
+def compare_heads(
+    candidate: HeadRunner,
+    reference: HeadRunner,
+    texts: Sequence[Sequence[int]],
+    gates: Gates,
+    on_text: Callable[[], None] = lambda: None,
+) -> HeadReport:
+    """Run both over all texts and judge the difference.
+
+    Args:
+        candidate: The exported graph.
+        reference: The original.
+        texts: Token ids.
+        gates: The limits; `top1` is that of label agreement.
+        on_text: Called after each text.
+    """
+    found: list[Array] = []
+    expected: list[Array] = []
+    width = reference.signature.outputs()[0].shape[-1]
+    for ids in texts:
+        found.append(candidate.run(ids).reshape(-1, int(width)))
+        expected.append(reference.run(ids).reshape(-1, int(width)))
+        on_text()
+    figures = _measure(np.concatenate(found), np.concatenate(expected), reference.signature, gates.near_tie)
+    figures.texts = len(texts)
+    caveat = str(getattr(candidate, "caveat", ""))
+    return HeadReport(reference.signature.head, figures, _judge(gates, figures), caveat)
+
+
+def _measure(found: Array, expected: Array, signature: HeadSignature, near_tie: float) -> HeadFigures:
+    """Figures of (R, L) logits or (R, C) hidden states."""
+    difference = found.astype(np.float64) - expected
+    rms = math.sqrt(float(np.mean(np.square(expected, dtype=np.float64)))) or 1.0
+    largest = float(np.abs(difference).max())
+    figures = HeadFigures(
+        rows=len(found),
+        nonfinite=int((~np.isfinite(found)).sum()),
+        max_error=largest,
+        rms_error=math.sqrt(float(np.mean(difference**2))) / rms,
+        max_logit_error=largest / rms,
+    )
+    if signature.head == "hidden_states":
+        norms = np.linalg.norm(found, axis=1) * np.linalg.norm(expected, axis=1)
+        figures.cosine = float(np.mean((found * expected).sum(axis=1) / np.where(norms > 0, norms, 1.0)))
+        return figures
+    best = expected.argmax(axis=1)
+    agree = found.argmax(axis=1) == best
+    if expected.shape[1] > 1:
+        ordered = np.sort(expected, axis=1)
+        undecided = ordered[:, -1] - ordered[:, -2] < near_tie * rms
+    else:
+        undecided = np.zeros(len(expected), bool)
+    figures.label_agreement = float(agree.mean())
+    figures.ambiguous = int((~agree & undecided).sum())
+    figures.label_agreement_decided = float((agree | undecided).mean())
+    return figures
+
+
+def _judge(gates: Gates, figures: HeadFigures) -> tuple[GateResult, ...]:
+    results = [
+        GateResult("nonfinite", figures.nonfinite, 0, "max"),
+        GateResult("max_logit_error", figures.max_logit_error, gates.max_logit_error, "max"),
+    ]
+    share = figures.label_agreement_decided
+    if share is not None:
+        error = math.sqrt(share * (1 - share) / figures.rows)
+        results.append(GateResult("label_agreement", share, gates.top1, "min", error))
+    if figures.cosine is not None:
+        results.append(GateResult("hidden_cosine", figures.cosine, gates.hidden_cosine, "min"))
+    return tuple(results)

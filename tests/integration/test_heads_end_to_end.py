@@ -1,0 +1,136 @@
+"""A classifier from its checkpoint to labels on the screen, by the commands that a user types."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from helium_edge.cli.main import run
+
+from helium_edge.bundle import open_bundle, verify_bundle
+from tests.helpers.heads import make_head, tiny_head
+
+Cli = Callable[..., tuple[int, str, str]]
+
+FRENCH = "Le capteur mesure la température de la pièce et envoie les données"
+
+
+@pytest.fixture
+def cli(capfd: pytest.CaptureFixture[str]) -> Cli:
+    def call(*arguments: object) -> tuple[int, str, str]:
+        code = run([str(argument) for argument in arguments])
+        captured = capfd.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("heads")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(root: Path) -> Path:
+    """helium-tiny as a classifier of languages."""
+    return tiny_head(root / "languages", "HeliumForSequenceClassification")
+
+
+@pytest.fixture(scope="module")
+def bundle(checkpoint: Path, root: Path) -> Path:
+    out = root / "bundle"
+    assert run(["export", str(checkpoint), "--recipe", "onnx-int4", "--prefill-len", "48", "-o", str(out)]) == 0
+    return out
+
+
+def test_the_bundle_says_what_it_is(bundle: Path) -> None:
+    manifest = open_bundle(bundle).manifest
+    assert verify_bundle(bundle)
+    assert manifest.head is not None
+    assert (manifest.head.kind, manifest.head.labels) == (
+        "sequence_classification", ("en", "fr", "de", "it", "pt", "es"),
+    )  # fmt: skip
+    assert manifest.cache is None
+    assert manifest.golden is None
+    (graph,) = manifest.graphs
+    assert (graph.file, graph.phase, graph.tokens, graph.cache_len) == ("classifier.onnx", "classify", 48, None)
+    assert [(entry.name, entry.shape) for entry in graph.outputs] == [("logits", (1, 6))]
+    assert manifest.quantization.summary.keys() == {"int8", "int4-g32"}
+    assert manifest.parity is not None
+    assert manifest.parity["passed"] is True
+    assert manifest.parity["label_agreement_decided"] == 1.0
+    card = (bundle / "README.md").read_text(encoding="utf-8")
+    assert "pipeline_tag: text-classification" in card
+    assert "helium-edge classify ." in card
+
+
+def test_labels_with_scores(bundle: Path, cli: Cli) -> None:
+    code, out, _ = cli("classify", bundle, FRENCH, "--json")
+    assert code == 0
+    labels = json.loads(out)["labels"]
+    assert labels[0]["label"] == "fr"
+    assert sum(row["score"] for row in labels) == pytest.approx(1.0, abs=1e-5)
+    assert [row["logit"] for row in labels] == sorted((row["logit"] for row in labels), reverse=True)
+    code, out, err = cli("classify", bundle, FRENCH, "--top", "2")
+    assert (code, out.splitlines()[0].split(), out.splitlines()[1].split()[0]) == (0, ["label", "score"], "fr")
+    assert len(out.splitlines()) == 3
+    assert "next: helium-edge parity" in err
+
+
+def test_parity_and_inspect(bundle: Path, checkpoint: Path, cli: Cli) -> None:
+    code, out, _ = cli("parity", bundle, "--checkpoint", checkpoint, "--tokens", "600", "--json")
+    assert code == 0
+    parity = json.loads(out)["parity"]
+    assert (parity["head"], parity["passed"], parity["label_agreement_decided"]) == (
+        "sequence_classification", True, 1.0,
+    )  # fmt: skip
+    assert parity["texts"] == 18
+    code, out, _ = cli("inspect", bundle)
+    assert code == 0
+    assert "sequence classification: en, fr, de, it, pt, es" in out
+    assert "Graph classifier.onnx: classify, 48 tokens a call" in out
+
+
+def test_what_a_classifier_cannot_do(bundle: Path, root: Path, cli: Cli) -> None:
+    code, _, err = cli("generate", bundle, "Edge AI")
+    assert code == 3
+    assert "HeliumForSequenceClassification generates no text" in err
+    assert "helium-edge classify" in err
+    code, _, err = cli("classify", bundle, "word " * 60)
+    assert code == 2
+    assert "the graph takes 48" in err
+    code, _, err = cli("parity", bundle, "--arm64")
+    assert code == 2
+    assert "takes decoders" in err
+
+
+def test_hidden_states_and_token_labels(root: Path, cli: Cli) -> None:
+    """Random weights: `--no-verify`, because quantization changes what they say."""
+    tokens = make_head(root / "tokens", "LlamaForTokenClassification", seed=6)
+    options = ("--recipe", "onnx-int8", "--prefill-len", "16", "--no-verify")
+    assert cli("export", tokens, *options, "-o", root / "t")[0] == 0
+    code, out, _ = cli("classify", root / "t", "on air", "--json")
+    assert code == 0
+    rows = json.loads(out)["tokens"]
+    assert len(rows) == len(json.loads(out)["ids"]) > 1
+    assert {label["label"] for row in rows for label in row["labels"]} == {"calm", "warm", "hot"}
+    code, out, _ = cli("classify", root / "t", "on air")
+    assert (code, out.splitlines()[0].split()) == (0, ["token", "label", "score"])
+
+    model = make_head(root / "model", "HeliumModel", seed=6)
+    code, out, _ = cli("export", model, "--recipe", "onnx-fp32", "-o", root / "m", "--prefill-len", "16", "--json")
+    assert code == 0
+    assert json.loads(out)["parity"]["max_logit_error"] < 1e-4
+    code, _, err = cli("classify", root / "m", "on air")
+    assert code == 2
+    assert "has no labels" in err
+
+
+def test_a_classifier_without_padding_is_refused(root: Path, cli: Cli) -> None:
+    folder = make_head(root / "nopad", "LlamaForSequenceClassification", pad_token_id=None)
+    code, _, err = cli("export", folder, "--recipe", "onnx-int8", "-o", root / "none")
+    assert code == 3
+    assert "pad_token_id" in err
+    assert not (root / "none").exists()

@@ -1,0 +1,77 @@
+"""Heads on ONNX Runtime agree with transformers on ids, wherever their padding is, and quantized with torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from helium_edge.targets.onnx.builder import GraphBuilder
+from tests.helpers.heads import (
+    HEADS,
+    export_head,
+    head_recipe,
+    id_rows,
+    largest_error,
+    make_head,
+    reference_outputs,
+)
+
+CLASSES = [f"{family}{head}" for family in ("Helium", "Llama") for head in HEADS]
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_float32_agrees_with_transformers(name: str, tmp_path: Path) -> None:
+    folder = make_head(tmp_path / "checkpoint", name, seed=6, spelling="5.x")
+    expected = reference_outputs(folder)
+    for dialect in ("contrib", "portable"):
+        exported = export_head(folder, head_recipe("onnx-fp32", options={"dialect": dialect}), tmp_path / dialect)
+        runner, ours = exported.runner(), exported.torch_head()
+        for where, ids in id_rows().items():
+            assert largest_error(runner.run(ids), expected[where]) <= 1e-4, where
+            assert largest_error(ours.run(ids), expected[where]) <= 1e-4, where
+        # A short text is padded by the runner, and that changes nothing.
+        text = id_rows()["full"][:7]
+        assert largest_error(runner.run(text), ours.run(text)) <= 1e-4
+        sizes = {path.name: path.stat().st_size for path in exported.folder.iterdir()}
+        assert sizes.keys() == exported.planned_bytes.keys() == {"classifier.onnx", "weights.bin"}
+
+
+def test_biases_ties_and_other_activations(tmp_path: Path) -> None:
+    """A tied embedding has no say in a classifier, and every bias has."""
+    folder = make_head(
+        tmp_path / "checkpoint", "LlamaForTokenClassification", seed=7, attention_bias=True, mlp_bias=True,
+        tie_word_embeddings=True, hidden_act="gelu", num_key_value_heads=1,
+    )  # fmt: skip
+    exported = export_head(folder, head_recipe("onnx-fp32"), tmp_path / "out")
+    runner, expected = exported.runner(), reference_outputs(folder)
+    for where, ids in id_rows().items():
+        assert largest_error(runner.run(ids), expected[where]) <= 1e-4, where
+
+
+def test_another_position_would_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last token of the input, padding or not, is not what transformers takes."""
+
+    def last(b: GraphBuilder, _: object) -> object:
+        return b.ints(-1)
+
+    monkeypatch.setattr("helium_edge.targets.onnx.decoder.last_token", last)
+    folder = make_head(tmp_path / "checkpoint", "HeliumForSequenceClassification", seed=6)
+    runner = export_head(folder, head_recipe("onnx-fp32"), tmp_path / "out").runner()
+    expected = reference_outputs(folder)
+    wrong = {where for where, ids in id_rows().items() if largest_error(runner.run(ids), expected[where]) > 0.1}
+    assert wrong == {"right", "inside", "first alone"}  # of padding alone, all positions are alike
+
+
+@pytest.mark.parametrize("name", CLASSES[:3])
+@pytest.mark.parametrize("recipe", ["onnx-int8", "onnx-int4"])
+def test_quantized_graphs_compute_what_torch_does(name: str, recipe: str, tmp_path: Path) -> None:
+    """With float32 activations, to rounding; with rounded ones, up to those that round the other way."""
+    folder = make_head(tmp_path / "checkpoint", name, seed=8)
+    plain = {"accuracy_level": 1, "head_accuracy_level": 1}
+    exact = export_head(folder, head_recipe(recipe, options=plain), tmp_path / "exact")
+    fast = export_head(folder, head_recipe(recipe), tmp_path / "fast")
+    assert exact.store.fingerprint() == fast.store.fingerprint()
+    for where, ids in id_rows().items():
+        assert largest_error(exact.runner().run(ids), exact.torch_head().run(ids)) <= 1e-4, where
+        assert largest_error(fast.runner().run(ids), fast.torch_head(emulated=True).run(ids)) <= 0.02, where
