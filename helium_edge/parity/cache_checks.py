@@ -89,8 +89,9 @@ class CacheChecks:
 
     def _call(self, ids: Sequence[int], length: int) -> npt.NDArray[np.float64]:
         """Errors of the rows of the next call."""
-        tokens = ids[self.runner.position : self.runner.position + length]
-        step = prefill_step(self.runner, tokens) if length > 1 else decode_step(self.runner, tokens)
+        start = self.runner.position
+        run = prefill_step if length > 1 else decode_step
+        step = run(self.runner, ids[start : start + length], start)
         return self.yardstick.compare(step).worst
 
     def _verdict(self, name: str, errors: Sequence[npt.NDArray[np.float64]], places: Sequence[str]) -> CheckResult:

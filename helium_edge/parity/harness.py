@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,9 +17,9 @@ from helium_edge.parity.logits_store import LogitsStore
 from helium_edge.parity.metrics import Positions, compare_rows
 from helium_edge.parity.report import GreedySample, LevelName, LevelReport
 from helium_edge.parity.rollout import Step, all_rows, rollout
-from helium_edge.parity.statistics import aggregate, along_position, histogram
+from helium_edge.parity.statistics import aggregate, along_position, histogram, paired_excess
 from helium_edge.parity.text import Window
-from helium_edge.parity.verdict import NOISE, GateResult, GraphLimits, judge_budget, judge_consistency, judge_graph
+from helium_edge.parity.verdict import NOISE, GraphLimits, judge_budget, judge_consistency, judge_graph
 from helium_edge.parity.yardstick import Yardstick
 from helium_edge.recipe import Gates
 from helium_edge.runtime.runner import Logits, Runner
@@ -129,21 +129,45 @@ class _Found:
     def add(self, language: str, positions: Positions) -> None:
         self.parts.setdefault(language, []).append(positions)
 
+    @property
+    def positions(self) -> Positions:
+        """All of them, language by language."""
+        return Positions.concatenate([part for parts in self.parts.values() for part in parts])
+
     def report(
-        self, level: LevelName, gates: Callable[[Any], tuple[GateResult, ...]], near_tie: float, **more: Any
+        self,
+        level: LevelName,
+        near_tie: float,
+        windows: int,
+        caveat: str = "",
+        notes: Mapping[str, Any] | None = None,
     ) -> LevelReport:
+        """The figures; gates are for the caller to add."""
         languages = {language: Positions.concatenate(parts) for language, parts in self.parts.items()}
-        everything = Positions.concatenate(list(languages.values()))
-        overall = aggregate(everything, near_tie=near_tie)
+        everything = self.positions
         return LevelReport(
             level=level,
-            overall=overall,
+            overall=aggregate(everything, near_tie=near_tie),
             languages={name: aggregate(part, near_tie=near_tie) for name, part in languages.items()},
-            gates=gates(overall),
+            gates=(),
+            windows=windows,
+            caveat=caveat,
             histogram=histogram(everything),
             by_position=along_position(everything),
-            **more,
+            notes=notes or {},
         )
+
+
+@dataclass
+class _Tally:
+    """What a run has found so far; `paired` is L2 at the positions that L3 has."""
+
+    graph: _Found = field(default_factory=_Found)
+    budget: _Found = field(default_factory=_Found)
+    paired: _Found = field(default_factory=_Found)
+    user: _Found = field(default_factory=_Found)
+    errors: list[npt.NDArray[np.float64]] = field(default_factory=list)
+    ties: int = 0
 
 
 @dataclass
@@ -197,30 +221,34 @@ class Comparison:
             HeliumEdgeError: Whatever the runners raise.
         """
         self.check()
-        graph, budget, user = _Found(), _Found(), _Found()
-        errors: list[npt.NDArray[np.float64]] = []
-        ties = 0
+        tally = _Tally()
         for index, window in enumerate(self.windows):
-            expected = self.reference.rows(window.tokens[:-1])
-            for step in self.clock.each(
-                "candidate", rollout(self.candidate, window.tokens, prefill_tokens=self.chunk)
-            ):
-                user.add(window.language, _compare(expected[step.first_row : step.end], step, window, index))
-                if self.yardstick is not None:
-                    with self.clock.running("quantized torch"):
-                        found = self.yardstick.compare(step)
-                    errors.append(found.worst)
-                    ties += int(found.ties.sum())
-                    # The yardstick reads the candidate's cache: what is not finite there is the candidate's fault.
-                    clean = np.where(np.isfinite(found.expected), found.expected, 0)
-                    graph.add(window.language, _compare(clean, step, window, index))
-                on_progress(len(step.tokens))
-            if self.yardstick is not None and self.budget:
+            self._run_window(index, window, tally, on_progress)
+        return self._reports(tally)
+
+    def _run_window(self, index: int, window: Window, tally: _Tally, on_progress: Progress) -> None:
+        expected = self.reference.rows(window.tokens[:-1])
+        first: int | None = None
+        steps = rollout(self.candidate, window.tokens, prefill_tokens=self.chunk)
+        for step in self.clock.each("candidate", steps):
+            first = step.first_row if first is None else first
+            tally.user.add(window.language, _compare(expected[step.first_row : step.end], step, window, index))
+            if self.yardstick is not None:
                 with self.clock.running("quantized torch"):
-                    plain = self.yardstick.plain_logits(window.tokens[:-1])
-                targets = window.tokens[1:]
-                budget.add(window.language, compare_rows(np.asarray(expected), plain, targets, window=index))
-        return self._reports(graph, budget, user, np.concatenate(errors) if errors else np.zeros(0), ties)
+                    found = self.yardstick.compare(step)
+                tally.errors.append(found.worst)
+                tally.ties += int(found.ties.sum())
+                # The yardstick reads the candidate's cache: what is not finite there is the candidate's fault.
+                clean = np.where(np.isfinite(found.expected), found.expected, 0)
+                tally.graph.add(window.language, _compare(clean, step, window, index))
+            on_progress(len(step.tokens))
+        if self.yardstick is not None and self.budget:
+            with self.clock.running("quantized torch"):
+                plain = self.yardstick.plain_logits(window.tokens[:-1])
+            positions = compare_rows(np.asarray(expected), plain, window.tokens[1:], window=index)
+            tally.budget.add(window.language, positions)
+            # Graphs return the last row of a prompt only: L3 lacks the others, and is compared without them.
+            tally.paired.add(window.language, positions.select(positions.position >= (first or 0)))
 
     def greedy(self, windows: Sequence[Window], codec: Codec, eos_ids: Sequence[int]) -> list[GreedySample]:
         """Continue the beginnings of windows."""
@@ -237,39 +265,27 @@ class Comparison:
                 )  # fmt: skip
         return samples
 
-    def _reports(
-        self, graph: _Found, budget: _Found, user: _Found, errors: npt.NDArray[np.float64], ties: int
-    ) -> list[LevelReport]:
+    def _reports(self, tally: _Tally) -> list[LevelReport]:
         near_tie, reports = self.gates.near_tie, []
-        common = {"windows": len(self.windows)}
-        caveat = getattr(self.candidate, "caveat", "")
+        windows, caveat = len(self.windows), getattr(self.candidate, "caveat", "")
+        gates = [*judge_budget(self.gates, aggregate(tally.user.positions, near_tie=near_tie))]
         if self.yardstick is not None and self.limits is not None:
-            limits, arithmetic = self.limits, self.yardstick.arithmetic
+            errors = np.concatenate(tally.errors)
             notes = {
-                "arithmetic": arithmetic.name,
+                "arithmetic": self.yardstick.arithmetic.name,
                 "rows": len(errors),
-                "ties_turned": ties,
+                "ties_turned": tally.ties,
                 "within_noise": float((errors <= NOISE).mean()),
                 "searched": self.yardstick.searches,
             }
-            reports.append(
-                graph.report(
-                    "L1", lambda overall: judge_graph(limits, errors, overall), near_tie,
-                    caveat=caveat, notes=notes, **common,
-                )
-            )  # fmt: skip
-        if budget.parts:
-            reports.append(
-                budget.report("L2", lambda overall: judge_budget(self.gates, overall), near_tie, **common)
-            )
-
-        def judge(overall: Any) -> tuple[GateResult, ...]:
-            found = judge_budget(self.gates, overall)
-            if budget.parts and self.yardstick is not None:
-                found += (judge_consistency(self.yardstick.arithmetic, reports[-1].overall, overall),)
-            return found
-
-        return [*reports, user.report("L3", judge, near_tie, caveat=caveat, **common)]
+            level = tally.graph.report("L1", near_tie, windows, caveat, notes)
+            reports.append(replace(level, gates=judge_graph(self.limits, errors, level.overall)))
+            if self.budget:
+                level = tally.budget.report("L2", near_tie, windows)
+                reports.append(replace(level, gates=judge_budget(self.gates, level.overall)))
+                excess = paired_excess(tally.paired.positions, tally.user.positions)
+                gates.append(judge_consistency(self.yardstick.arithmetic, *excess))
+        return [*reports, replace(tally.user.report("L3", near_tie, windows, caveat), gates=tuple(gates))]
 
 
 def _compare(expected: Logits, step: Step, window: Window, index: int) -> Positions:

@@ -89,14 +89,13 @@ def rollout(runner: Runner, tokens: Sequence[int], *, prefill_tokens: int) -> It
         raise UsageError(f"a window of {len(tokens)} tokens is too short to compare; at least {MIN_WINDOW}")
     runner.reset()
     split = prefill_split(len(tokens), prefill_tokens)
-    yield prefill_step(runner, tokens[:split])
+    yield prefill_step(runner, tokens[:split], 0)
     for start in range(split, len(tokens) - 1, BLOCK):
-        yield decode_step(runner, tokens[start : min(start + BLOCK, len(tokens) - 1)])
+        yield decode_step(runner, tokens[start : min(start + BLOCK, len(tokens) - 1)], start)
 
 
-def prefill_step(runner: Runner, tokens: Sequence[int]) -> Step:
-    """One prefill call."""
-    start = runner.position
+def prefill_step(runner: Runner, tokens: Sequence[int], start: int) -> Step:
+    """One prefill call of tokens whose first belongs at `start`."""
     logits = runner.prefill(tokens)
     if logits.shape not in {(1, runner.vocab_size), (len(tokens), runner.vocab_size)}:
         raise ParityError(
@@ -106,9 +105,8 @@ def prefill_step(runner: Runner, tokens: Sequence[int]) -> Step:
     return Step(start, tuple(tokens), logits, _cache(runner))
 
 
-def decode_step(runner: Runner, tokens: Sequence[int]) -> Step:
-    """A decode call for each token."""
-    start = runner.position
+def decode_step(runner: Runner, tokens: Sequence[int], start: int) -> Step:
+    """A decode call for each token, the first of which belongs at `start`."""
     rows = []
     for token in tokens:
         row = runner.decode(token)

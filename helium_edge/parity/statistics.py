@@ -128,6 +128,18 @@ def ambiguous_positions(positions: Positions, *, near_tie: float) -> Mask:
     return ~positions.agrees & positions.finite & undecided
 
 
+def paired_excess(budget: Positions, found: Positions) -> tuple[float, float]:
+    """Mean KLD that one comparison has beyond another at the same positions, and its standard error, nats.
+
+    Raises:
+        ValueError: The positions are not the same.
+    """
+    if not (np.array_equal(budget.window, found.window) and np.array_equal(budget.position, found.position)):
+        raise ValueError("the two comparisons are not of the same positions")
+    with np.errstate(invalid="ignore"):
+        return _Clusters(found).mean(found.kld - budget.kld)
+
+
 class _Clusters:
     """Which positions belong together, and the statistics of sums over them."""
 

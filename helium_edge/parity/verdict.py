@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -32,6 +31,10 @@ UNEXPLAINED = 0.05
 
 ROUNDING_COST = 0.03
 """Mean KLD, nats, that rounding activations to int8 may add to that of the weights: measured 0.001 to 0.004."""
+
+
+EXACT_COST = 1e-4
+"""The same where nothing is rounded but in float32."""
 
 
 @dataclass(frozen=True)
@@ -142,14 +145,13 @@ def judge_budget(gates: Gates, overall: Aggregate) -> tuple[GateResult, ...]:
     )
 
 
-def judge_consistency(arithmetic: Arithmetic, budget: Aggregate, found: Aggregate) -> GateResult:
-    """L3 is what L1 and L2 add up to: more means that text, BOS, mask or positions differ from the original's."""
-    excess = found.kld_mean - budget.kld_mean
-    limit = ROUNDING_COST if arithmetic.rounds or not arithmetic.exact else 1e-4
-    error = math.hypot(found.kld_mean_se, budget.kld_mean_se)
-    return GateResult("kld_beyond_l2", excess, limit, "max", error)
+def judge_consistency(arithmetic: Arithmetic, excess: float, standard_error: float) -> GateResult:
+    """L3 is what L1 and L2 add up to: more means that text, BOS, mask or positions differ from the original's.
 
-
-def worst_of(errors: Sequence[float]) -> float:
-    """Largest, infinite where one is not a number."""
-    return max((math.inf if math.isnan(error) else error for error in errors), default=0.0)
+    Args:
+        arithmetic: How the kernels compute; rounding activations may cost something.
+        excess: Mean KLD of L3 less that of L2 at the same positions, nats.
+        standard_error: Of the excess.
+    """
+    limit = ROUNDING_COST if arithmetic.rounds or not arithmetic.exact else EXACT_COST
+    return GateResult("kld_beyond_l2", excess, limit, "max", standard_error)

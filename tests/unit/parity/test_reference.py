@@ -14,11 +14,12 @@ import transformers
 
 from helium_edge.checkpoint import open_checkpoint
 from helium_edge.errors import CacheFullError, CheckpointError, MissingDependencyError, UsageError
-from helium_edge.parity import Window, reference_runner, require_reference, run_parity
+from helium_edge.parity import Window, reference_runner, require_reference
 from helium_edge.parity.reference import check_frequencies
 from helium_edge.recipe import Gates
 from helium_edge.runtime.runner import Logits
 from tests.helpers.checkpoints import make_checkpoint
+from tests.unit.parity.levels import run_level
 
 CACHE_LEN = 64
 TOKENS = [1, *np.random.default_rng(0).integers(4, 160, 40).tolist()]
@@ -186,7 +187,7 @@ def test_quiet(tiny_checkpoint: Path, capfd: pytest.CaptureFixture[str], caplog:
 def test_parity_with_itself(tiny_checkpoint: Path) -> None:
     """Prefill plus decode against pieces of prefill: float32 noise, within the gates of fp32."""
     checkpoint = open_checkpoint(str(tiny_checkpoint))
-    report = run_parity(
+    report = run_level(
         reference_runner(checkpoint, CACHE_LEN, logits="last"),
         reference_runner(checkpoint, CACHE_LEN),
         [Window("en", tuple(TOKENS)), Window("fr", tuple(reversed(TOKENS)))],

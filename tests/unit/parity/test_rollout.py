@@ -10,15 +10,17 @@ import numpy as np
 import pytest
 
 from helium_edge.errors import CacheFullError, ParityError, UsageError
-from helium_edge.parity import ParityReport, Window, run_parity
-from helium_edge.parity.metrics import aggregate, compare_rows
-from helium_edge.parity.rollout import MIN_WINDOW, prefill_split, rollout
-from helium_edge.parity.verdict import GateResult, judge
+from helium_edge.parity import LevelReport, ParityReport, Window
+from helium_edge.parity.metrics import compare_rows
+from helium_edge.parity.rollout import MIN_WINDOW, all_rows, prefill_split, rollout
+from helium_edge.parity.statistics import aggregate
+from helium_edge.parity.verdict import GateResult, judge_budget
 from helium_edge.recipe import Gates
 from helium_edge.runtime.runner import Logits, Runner
 from helium_edge.signature import LogitsMode
 from tests.unit.parity import fakes
 from tests.unit.parity.fakes import VOCAB, FakeRunner, true_row
+from tests.unit.parity.levels import run_level
 
 FP32 = Gates(mean_kld=1e-7, top1=0.9999, ppl_ratio=1.00001, max_logit_error=1e-3)
 NO_GATES = Gates()
@@ -60,34 +62,31 @@ def test_prefill_split_leaves_something_to_decode() -> None:
 
 
 @pytest.mark.parametrize("length", [3, 4, 20, 24, 130, 200])
-@pytest.mark.parametrize("candidate_logits", ["last", "all"])
-@pytest.mark.parametrize("reference_logits", ["last", "all"])
-def test_positions_compared(length: int, candidate_logits: LogitsMode, reference_logits: LogitsMode) -> None:
+@pytest.mark.parametrize("logits", ["last", "all"])
+def test_positions_of_a_rollout(length: int, logits: LogitsMode) -> None:
     ids = tokens(length)
-    candidate, reference = FakeRunner(logits=candidate_logits), FakeRunner(logits=reference_logits)
-    blocks = list(rollout(candidate, reference, ids, prefill_tokens=8))
-    split = prefill_split(length, 8)
-    everything = candidate_logits == reference_logits == "all"
-    first = 0 if everything else split - 1
-    positions = [block.start + i for block in blocks for i in range(len(block.targets))]
+    steps = list(rollout(FakeRunner(logits=logits), ids, prefill_tokens=8))
+    first = 0 if logits == "all" else prefill_split(length, 8) - 1
+    positions = [position for step in steps for position in range(step.first_row, step.end)]
     assert positions == list(range(first, length - 1))
-    found = list(zip(positions, _rows(blocks, "reference"), _rows(blocks, "candidate"), strict=True))
-    for position, ours, theirs in found:
-        expected = true_row(ids[: position + 1])
-        np.testing.assert_array_equal(ours, expected)
-        np.testing.assert_array_equal(theirs, expected)
-    assert [target for block in blocks for target in block.targets] == list(ids[first + 1 :])
-    assert blocks[-1].end == length - 1
+    rows = [row for step in steps for row in step.logits]
+    for position, row in zip(positions, rows, strict=True):
+        np.testing.assert_array_equal(row, true_row(ids[: position + 1]))
+    assert [token for step in steps for token in step.tokens] == list(ids[:-1])
 
 
-def _rows(blocks: list, side: str) -> list[Logits]:
-    return [row for block in blocks for row in getattr(block, side)]
+@pytest.mark.parametrize("length", [1, 2, 3, 64, 65, 130])
+@pytest.mark.parametrize("logits", ["last", "all"])
+def test_rows_of_a_reference(length: int, logits: LogitsMode) -> None:
+    ids = tokens(length)
+    rows = np.concatenate(list(all_rows(FakeRunner(logits=logits), ids)))
+    np.testing.assert_array_equal(rows, [true_row(ids[: position + 1]) for position in range(length)])
 
 
 def test_how_the_candidate_is_called() -> None:
     ids = tokens(40)
-    candidate, reference = FakeRunner(), FakeRunner(logits="all")
-    list(rollout(candidate, reference, ids, prefill_tokens=8))
+    candidate = FakeRunner()
+    list(rollout(candidate, ids, prefill_tokens=8))
     split = prefill_split(40, 8)
     assert split == 8 + 1
     assert candidate.calls == [
@@ -95,20 +94,11 @@ def test_how_the_candidate_is_called() -> None:
         ("prefill", ids[:split]),
         *[("decode", (token,)) for token in ids[split:-1]],
     ]
-    # The reference gives all rows, so it takes the rest in one piece.
-    assert reference.calls == [("reset", ()), ("prefill", ids[:split]), ("prefill", ids[split:-1])]
-
-
-def test_reference_that_returns_the_last_row_is_decoded() -> None:
-    ids = tokens(40)
-    reference = FakeRunner(logits="last")
-    list(rollout(FakeRunner(), reference, ids, prefill_tokens=8))
-    assert [name for name, _ in reference.calls] == ["reset", "prefill"] + ["decode"] * 30
 
 
 def test_too_short() -> None:
     with pytest.raises(UsageError, match="2 tokens"):
-        list(rollout(FakeRunner(), FakeRunner(), tokens(2), prefill_tokens=8))
+        list(rollout(FakeRunner(), tokens(2), prefill_tokens=8))
 
 
 @pytest.mark.parametrize("reference_logits", ["last", "all"])
@@ -120,9 +110,9 @@ def test_equal_runners_pass(reference_logits: LogitsMode) -> None:
     assert report.overall.top1 == 1
 
 
-def parity(candidate: Runner, reference_logits: LogitsMode = "all", gates: Gates = FP32) -> ParityReport:
+def parity(candidate: Runner, reference_logits: LogitsMode = "all", gates: Gates = FP32) -> LevelReport:
     reference = FakeRunner(logits=reference_logits)
-    return run_parity(candidate, reference, windows(30, 41, 29), gates=gates, prefill_tokens=8)
+    return run_level(candidate, reference, windows(30, 41, 29), gates=gates, prefill_tokens=8)
 
 
 @pytest.mark.parametrize("reference_logits", ["last", "all"])
@@ -133,7 +123,7 @@ def test_planted_faults_fail(fault: str, reference_logits: LogitsMode) -> None:
     report = parity(getattr(fakes, fault)(), reference_logits)
     assert not report.passed
     assert any("mean_kld" in failure for failure in report.failures)
-    assert report.to_json()["levels"]["L3"]["passed"] is False
+    assert report.to_json()["passed"] is False
 
 
 def test_faults_also_fail_the_loose_gates_of_int4() -> None:
@@ -145,9 +135,9 @@ def test_faults_also_fail_the_loose_gates_of_int4() -> None:
 def test_only_later_windows_see_a_stale_cache() -> None:
     """So the reset between windows is what finds it."""
     reference = FakeRunner(logits="all")
-    one = run_parity(fakes.StaleCache(), reference, windows(30), gates=FP32, prefill_tokens=8)
+    one = run_level(fakes.StaleCache(), reference, windows(30), gates=FP32, prefill_tokens=8)
     assert one.passed
-    two = run_parity(fakes.StaleCache(), reference, windows(30, 30), gates=FP32, prefill_tokens=8)
+    two = run_level(fakes.StaleCache(), reference, windows(30, 30), gates=FP32, prefill_tokens=8)
     assert not two.passed
     assert two.languages["en"].kld_max == 0
     assert two.languages["fr"].kld_mean > 0.1
@@ -157,15 +147,16 @@ def test_nan_fails_without_any_gate() -> None:
     report = parity(fakes.LateNan(), gates=NO_GATES)
     assert not report.passed
     assert report.failures == ["nonfinite 3 is above the limit 0"]
-    text = json.dumps(report.to_json(), allow_nan=False)
+    whole = ParityReport((report,))
+    text = json.dumps(whole.to_json(), allow_nan=False)
     assert json.loads(text)["levels"]["L3"]["overall"]["kld_mean"] is None
-    assert report.summary()["mean_kld"] is None
+    assert whole.summary()["mean_kld"] is None
 
 
 def test_gates_without_limit_are_reported_only() -> None:
     report = parity(FakeRunner(noise=2.0), gates=Gates(top1=0.01))
     assert report.passed
-    gates = {gate["name"]: gate for gate in report.to_json()["levels"]["L3"]["gates"]}
+    gates = {gate["name"]: gate for gate in report.to_json()["gates"]}
     assert list(gates) == ["nonfinite", "mean_kld", "top1", "ppl_ratio", "max_logit_error"]
     assert gates["mean_kld"]["limit"] is None
     assert gates["mean_kld"]["passed"] is None
@@ -199,7 +190,7 @@ def test_near_ties_do_not_fail_the_gate() -> None:
     candidate = np.array([[0.9, 1.0, -5.0], [0.0, 9.0, 0.0]], np.float32)
     overall = aggregate(compare_rows(reference, candidate, [0, 0]), near_tie=FP32.near_tie)
     assert (overall.top1, overall.ambiguous) == (0.5, 1)
-    top1 = next(gate for gate in judge(FP32, overall) if gate.name == "top1")
+    top1 = next(gate for gate in judge_budget(FP32, overall) if gate.name == "top1")
     assert (top1.measured, top1.passed, top1.failure) == (1.0, True, None)
 
 
@@ -229,45 +220,44 @@ def test_a_value_at_the_limit_passes() -> None:
 
 
 def test_report() -> None:
-    progress: list[tuple[int, int]] = []
-    report = run_parity(
-        FakeRunner(noise=0.1),
-        FakeRunner(logits="all"),
-        windows(30, 41, 29),
-        gates=FP32,
-        prefill_tokens=8,
-        level="L1",
-        on_progress=lambda done, total: progress.append((done, total)),
-    )
+    progress: list[int] = []
+    level = run_level(
+        FakeRunner(noise=0.1), FakeRunner(logits="all"), windows(30, 41, 29),
+        gates=FP32, prefill_tokens=8, on_progress=progress.append,
+    )  # fmt: skip
     lengths = {"en": (30, 29), "fr": (41,)}
     compared = {
         language: sum(length - prefill_split(length, 8) for length in sizes) for language, sizes in lengths.items()
     }
-    assert {language: figures.tokens for language, figures in report.languages.items()} == compared
-    assert report.overall.tokens == sum(compared.values())
-    weighted = sum(report.languages[name].kld_mean * compared[name] for name in compared)
-    assert report.overall.kld_mean == pytest.approx(weighted / report.overall.tokens)
-    assert progress[-1] == (97, 97)
-    assert progress == sorted(progress)
+    assert {language: figures.tokens for language, figures in level.languages.items()} == compared
+    assert level.overall.tokens == sum(compared.values())
+    weighted = sum(level.languages[name].kld_mean * compared[name] for name in compared)
+    assert level.overall.kld_mean == pytest.approx(weighted / level.overall.tokens)
+    assert sum(progress) == 97
+    assert level.histogram is not None
+    assert (
+        sum(level.histogram.counts) == sum(bucket.tokens for bucket in level.by_position) == level.overall.tokens
+    )
+    report = ParityReport((level,))
     data = report.to_json()
-    assert (data["schema"], data["schema_version"], list(data["levels"])) == ("helium-edge/parity", "1.0", ["L1"])
-    level = data["levels"]["L1"]
-    assert level["windows"] == 3
-    assert list(level["languages"]) == ["en", "fr"]
-    assert level["overall"]["kld_mean"] == float(f"{report.overall.kld_mean:.5e}")
-    assert "seconds" not in json.dumps(data)
-    assert report.seconds > 0
+    assert (data["schema"], data["schema_version"], list(data["levels"])) == ("helium-edge/parity", "2.0", ["L3"])
+    found = data["levels"]["L3"]
+    assert found["windows"] == 3
+    assert list(found["languages"]) == ["en", "fr"]
+    assert found["overall"]["kld_mean"] == float(f"{level.overall.kld_mean:.5e}")
+    assert report.failures == [f"L3 {failure}" for failure in level.failures]
     assert report.summary() == {
-        "level": "L1",
+        "level": "L3",
         "passed": False,
-        "tokens": report.overall.tokens,
+        "levels": ["L3"],
+        "tokens": level.overall.tokens,
         "languages": ["en", "fr"],
-        "mean_kld": float(f"{report.overall.kld_mean:.2e}"),
-        "mean_kld_se": float(f"{report.overall.kld_mean_se:.2e}"),
-        "top1": float(f"{report.overall.top1:.2e}"),
-        "top1_decided": float(f"{report.overall.top1_decided:.2e}"),
-        "ppl_ratio": float(f"{report.overall.ppl_ratio:.2e}"),
-        "max_logit_error": float(f"{report.overall.max_logit_error:.2e}"),
+        "mean_kld": float(f"{level.overall.kld_mean:.2e}"),
+        "mean_kld_se": float(f"{level.overall.kld_mean_se:.2e}"),
+        "top1": float(f"{level.overall.top1:.2e}"),
+        "top1_decided": float(f"{level.overall.top1_decided:.2e}"),
+        "ppl_ratio": float(f"{level.overall.ppl_ratio:.2e}"),
+        "max_logit_error": float(f"{level.overall.max_logit_error:.2e}"),
     }
 
 
@@ -278,7 +268,7 @@ def test_two_runs_write_the_same_json() -> None:
 
 def test_refusals() -> None:
     def run(candidate: Runner, *lengths: int, chunk: int = 8) -> None:
-        run_parity(candidate, FakeRunner(), windows(*lengths), gates=FP32, prefill_tokens=chunk)
+        run_level(candidate, FakeRunner(), windows(*lengths), gates=FP32, prefill_tokens=chunk)
 
     with pytest.raises(UsageError, match="no windows"):
         run(FakeRunner())
@@ -310,7 +300,7 @@ class Misshapen(FakeRunner):
 @pytest.mark.parametrize(("phase", "shape"), [("prefill", r"\(2, 50\) for 9 tokens"), ("decode", r"\(1, 50\)")])
 def test_logits_of_another_shape(phase: str, shape: str) -> None:
     with pytest.raises(ParityError, match=f"candidate.*{shape}"):
-        run_parity(Misshapen(phase), FakeRunner(), windows(30), gates=FP32, prefill_tokens=8)
+        run_level(Misshapen(phase), FakeRunner(), windows(30), gates=FP32, prefill_tokens=8)
 
 
 def test_errors_of_a_runner_come_through() -> None:
@@ -319,4 +309,4 @@ def test_errors_of_a_runner_come_through() -> None:
             raise CacheFullError("full")
 
     with pytest.raises(CacheFullError, match="full"):
-        run_parity(Full(), FakeRunner(), windows(30), gates=FP32, prefill_tokens=8)
+        run_level(Full(), FakeRunner(), windows(30), gates=FP32, prefill_tokens=8)
