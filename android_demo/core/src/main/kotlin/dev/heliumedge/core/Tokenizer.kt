@@ -19,7 +19,7 @@ public class Tokenizer private constructor(private val file: TokenizerFile) {
     /**
      * Token ids of a text, with what the file's template puts around it (Helium: `<s>` in front).
      *
-     * Text that spells a special token, as `<s>`, gives that token, as in the reference; see [vocabSize] for the range.
+     * Text that spells a special token, as `<s>`, gives that token, as in the reference.
      *
      * @throws InvalidRequestException The text holds half of a surrogate pair.
      */

@@ -83,6 +83,18 @@ class GenerationTest {
     }
 
     @Test
+    fun `stop while a token is chosen shows it no more`() {
+        val stop = StopSignal()
+        val sampler = Sampler(50, SamplingOptions(temperature = 1.0)) {
+            stop.request()
+            0.0
+        }
+        val stats = generation(FakeEngine(50) { 30 }).run(intArrayOf(9), sampler, 5, stop) { _, _ -> }
+        assertEquals(StopReason.STOPPED, stats.stopReason)
+        assertEquals(0, stats.newTokens)
+    }
+
+    @Test
     fun `a stop before the start runs nothing`() {
         val engine = FakeEngine(50)
         val stop = StopSignal().apply { request() }
