@@ -79,6 +79,16 @@ class WeightDifference:
     first: tuple[int, ...] | None = None
     diagnosis: str = ""
 
+    def __str__(self) -> str:
+        """The difference in one line."""
+        where = f" ({self.graph})" if self.graph else ""
+        at = "" if self.layer is None or self.name.startswith("model.") else f" of layer {self.layer}"
+        if self.kind in ("codes", "scales", "zero points", "values"):
+            first = "" if self.first is None else f", first at {list(self.first)}"
+            said = f"{self.count} of {self.total} {self.kind} differ, by {self.largest:.2g} at most{first}"
+            return f"{self.name}{at}{where}: {said}" + (f": {self.diagnosis}" if self.diagnosis else "")
+        return f"{self.name}{at}{where}: {self.diagnosis}"
+
 
 class Artifact(abc.ABC):
     """Weights of a bundle by name.

@@ -133,6 +133,8 @@ def test_a_packing_fault_is_named(fault: str, variant: str, folder: Path, tmp_pa
     name, kind, diagnosis = PACKING[fault]
     assert (found.name, found.layer, found.kind, found.diagnosis) == (name, 1, kind, diagnosis)
     assert 0 < found.count <= found.total
+    assert str(found).startswith(f"{name}: {found.count} of {found.total} {kind} differ, by ")
+    assert str(found).endswith(f"first at {list(found.first or ())}: {diagnosis}")
     assert found.first is not None
 
 
@@ -176,6 +178,7 @@ def test_a_wrong_constant_is_found_in_every_graph(fault: str, variant: str, fold
     name, layer = CONSTANTS[fault]
     assert {difference.kind for difference in found} == {"constant"}
     assert found[0].name.endswith(name)
+    assert f"({found[0].graph}): " in str(found[0])
     assert {difference.layer for difference in found} == {layer}
     assert {difference.graph for difference in found} == {path.name for path in export.folder.glob("*.onnx")}
 
