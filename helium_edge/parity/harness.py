@@ -20,6 +20,7 @@ from helium_edge.parity.rollout import Step, all_rows, rollout
 from helium_edge.parity.statistics import aggregate, along_position, histogram, paired_excess
 from helium_edge.parity.text import Window
 from helium_edge.parity.verdict import NOISE, GraphLimits, judge_budget, judge_consistency, judge_graph
+from helium_edge.parity.window_figures import by_window
 from helium_edge.parity.yardstick import Yardstick
 from helium_edge.recipe import Gates
 from helium_edge.runtime.runner import Logits, Runner
@@ -154,6 +155,7 @@ class _Found:
             caveat=caveat,
             histogram=histogram(everything),
             by_position=along_position(everything),
+            by_window=by_window(languages, near_tie=near_tie),
             notes=notes or {},
         )
 

@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol
 
 from helium_edge.parity.statistics import Aggregate, Bucket, Histogram
 from helium_edge.parity.verdict import GateResult
+from helium_edge.parity.window_figures import WindowFigures
 
 SCHEMA = "helium-edge/parity"
 SCHEMA_VERSION = "2.0"
@@ -44,6 +45,7 @@ class LevelReport:
         caveat: What the reader must know of how the candidate was run, as that it was not its real runtime.
         histogram: KLD of all positions.
         by_position: Mean KLD along the conversation.
+        by_window: Figures of each window, by which two runs are paired.
         notes: Further facts by name, as the activation rule of L1.
     """
 
@@ -55,6 +57,7 @@ class LevelReport:
     caveat: str = ""
     histogram: Histogram | None = None
     by_position: tuple[Bucket, ...] = ()
+    by_window: tuple[WindowFigures, ...] = ()
     notes: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -81,6 +84,7 @@ class LevelReport:
             "languages": {language: plain(asdict(figures)) for language, figures in self.languages.items()},
             "histogram": None if self.histogram is None else plain(asdict(self.histogram)),
             "by_position": [plain(asdict(bucket)) for bucket in self.by_position],
+            "by_window": [plain(asdict(window)) for window in self.by_window],
             "notes": plain(dict(self.notes)),
         }
 

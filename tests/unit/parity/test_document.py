@@ -9,6 +9,7 @@ import pytest
 
 from helium_edge.errors import InputError
 from helium_edge.parity.document import check_document, read_document, schema_text
+from tests.unit.cli.test_export_command import make_report
 from tests.unit.report.documents import failing, over_budget, passing
 
 
@@ -28,6 +29,11 @@ def test_a_file_holds_the_document_or_what_the_command_printed(tmp_path: Path) -
     wrapped.write_text(json.dumps({"error": {"message": "x"}, "parity": failing()}), encoding="utf-8")
     assert read_document(bare) == json.loads(json.dumps(passing()))
     assert read_document(wrapped)["passed"] is False
+
+
+def test_what_a_run_finds_fits_the_schema() -> None:
+    document = make_report(0.02).to_json()
+    assert check_document(document, where="here") is document
 
 
 @pytest.mark.parametrize(
