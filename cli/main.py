@@ -126,6 +126,8 @@ def run(arguments: Sequence[str]) -> int:
             code = _report(error, debug=debug, as_json=as_json)
         except BrokenPipeError:
             code = EXIT_BROKEN_PIPE
+        except OSError:  # a full disk below stderr: the code still tells
+            code = _as_known(error).exit_code
     finally:
         logger.setLevel(level)  # a caller in this process gets it back as it was
     return _flush(code)
@@ -178,7 +180,11 @@ def _file_of(error: OSError) -> str:
 
 
 def _flush(code: int) -> int:
-    """Flush stdout; where that fails, point it elsewhere, so that the interpreter does not complain at its end."""
+    """Flush the output; where that fails, point it elsewhere, so that the interpreter does not complain."""
+    try:
+        sys.stderr.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
     try:
         sys.stdout.flush()
     except OSError as error:

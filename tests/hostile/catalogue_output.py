@@ -93,6 +93,12 @@ def _umask(box: Sandbox) -> None:
     box.settings["umask"] = 0o077
 
 
+@add(OUTPUT, "20 open files at most", code=OK)
+def _open_files(box: Sandbox) -> None:
+    box.checkpoint()
+    box.settings["open_files"] = 20
+
+
 def _limit(size: int, what: str) -> None:
     @add(OUTPUT, f"no file may grow beyond {size} bytes ({what})", "out", code=FULL)
     def _(box: Sandbox) -> None:

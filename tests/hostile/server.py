@@ -60,9 +60,11 @@ def child(request: dict[str, Any], answer: int, outputs: tuple[int, int]) -> Non
         os.umask(request["umask"])
     if "file_size" in request:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_size"], resource.RLIM_INFINITY))
+        most = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+        resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_size"], most))
     if "open_files" in request:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (request["open_files"], resource.RLIM_INFINITY))
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (request["open_files"], most))
     for number, descriptor in ((1, outputs[0]), (2, outputs[1])):
         os.dup2(descriptor, number)
         os.close(descriptor)

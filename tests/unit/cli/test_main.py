@@ -315,6 +315,21 @@ def test_output_to_a_full_disk_ends_with_6() -> None:
     assert "Exception ignored" not in done.stderr
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
+@pytest.mark.parametrize("arguments", [["inspect", "nowhere"], ["inspect", "nowhere", "--json"]])
+def test_an_error_that_cannot_be_printed_still_has_its_code(arguments: list[str]) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "helium_edge.cli.main", *arguments],
+            stdout=subprocess.DEVNULL,
+            stderr=full,
+            env=clean_environment(),
+            cwd=REPOSITORY,
+            check=False,
+        )
+    assert done.returncode == 3
+
+
 def test_output_without_unicode_does_not_end_a_command() -> None:
     done = start("generate", "nowhere", "Les modèles", "--json", PYTHONIOENCODING="ascii")
     assert done.returncode == 3
