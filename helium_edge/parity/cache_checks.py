@@ -64,7 +64,7 @@ class CacheChecks:
             "prefill equals decode", lambda: self._prefill_equals_decode(ids[: min(chunk + 3, full)])
         )
         yield self._guard("second conversation", lambda: self._second_conversation(ids[: min(chunk + 5, full)]))
-        yield self._guard("own slots only", lambda: self._own_slots(ids[: min(chunk + 1, full - 1)]))
+        yield self._guard("own slots only", lambda: self._own_slots(ids[: min(chunk + 2, full)]))
         if len(self.buckets) > 1:
             yield self._guard("bucket changes", lambda: self._buckets(ids))
         yield self._guard("full cache", lambda: self._full_cache(ids))
@@ -135,12 +135,14 @@ class CacheChecks:
         return CheckResult(name, error, 0.0, same, "" if same else "a conversation changes the one after it")
 
     def _own_slots(self, ids: Sequence[int]) -> CheckResult:
-        runner = self.runner
+        runner, slot = self.runner, len(ids) - 2
         runner.reset()
-        runner.prefill(ids[:-1])
+        # Of other tokens: a row that is written where the same row lies already would be no change.
+        runner.prefill([ids[0], *reversed(ids[1:])])
+        runner.reset()
+        runner.prefill(ids[:slot])
         before = [buffer.copy() for buffer in runner.cache_buffers]
-        runner.decode(ids[-1])
-        slot = len(ids) - 1
+        runner.decode(ids[slot])
         wrong = set()
         for old, new in zip(before, runner.cache_buffers, strict=True):
             # Bytes, since slots that were never written may hold NaN.
