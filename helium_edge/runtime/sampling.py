@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from helium_edge.errors import HeliumEdgeError, UsageError
+from helium_edge.errors import BundleError, UsageError
 
 _FIRST_NUCLEUS = 256
 """Tokens looked at first for top-p; nearly always enough, and far cheaper than sorting a vocabulary."""
@@ -58,11 +58,11 @@ class Sampler:
             logits: (V,) float32; -inf rules a token out.
 
         Raises:
-            HeliumEdgeError: The logits hold NaN or +inf, or rule everything out.
+            BundleError: The logits hold NaN or +inf, or rule everything out.
         """
         best = int(np.argmax(logits))  # NaN counts as largest, so one look at the best token finds it
         if not math.isfinite(float(logits[best])):
-            raise HeliumEdgeError(
+            raise BundleError(
                 f"the model returned {float(logits[best])} as the logit of token {best}; no token can be chosen",
                 hint="`helium-edge parity BUNDLE` tells whether the exported graph is at fault",
             )
