@@ -84,6 +84,8 @@ def cache_runs() -> Iterator[dict[str, Any]]:
             [6, -1, -1, -1, -1, -1, -1, -1],
             [13, -1, -1],
             [2, -1, -1, 0, 3, -1],
+            # Through every cache to the full one, and back to the shortest, which is made anew.
+            [2, *[-1] * 8, 0, 1, -1, -1, -1],
         ):
             yield executorch_run(buckets, operations)
 

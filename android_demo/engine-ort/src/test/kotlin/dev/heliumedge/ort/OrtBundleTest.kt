@@ -196,6 +196,18 @@ class OrtBundleTest {
     }
 
     @Test
+    fun `an interrupted engine ends its call, and runs again`() {
+        running(open("append")) { engine, decoder ->
+            engine.interrupt()
+            assertFails<EngineException> { decoder.decode(5) }
+            assertEquals("nothing was appended", 0, decoder.position)
+            engine.resume()
+            decoder.decode(5)
+            assertEquals(1, decoder.position)
+        }
+    }
+
+    @Test
     fun `stop between tokens gives not one more`() {
         val bundle = open("append")
         running(bundle) { _, decoder ->
