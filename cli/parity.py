@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -72,6 +72,17 @@ def parity(
             file_okay=False, metavar="DIR", help="Quantized weights of `export --store`; else they are made anew."
         ),
     ] = None,
+    layers: Annotated[
+        bool,
+        typer.Option("--layers", help="Show the error of every operation of every layer, also when all is well."),
+    ] = False,
+    oracle: Annotated[
+        Literal["optimum"] | None,
+        typer.Option(
+            metavar="NAME",
+            help="A second oracle beside transformers: optimum, its stock ONNX export (extra optimum).",
+        ),
+    ] = None,
     threads: ThreadsOption = 0,
     static: StaticOption = False,
     arm64: Annotated[
@@ -110,6 +121,8 @@ def parity(
             checkpoint=checkpoint,
             text=pipeline.Text(text, tokens),
             store=store,
+            layers=layers,
+            oracle=oracle,
             threads=threads,
             static=static,
             unverified=unverified,

@@ -9,11 +9,11 @@ import tempfile
 import time
 from importlib import metadata
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from helium_edge.bundle import Bundle, Manifest, open_bundle, open_head, open_runner
 from helium_edge.checkpoint import Checkpoint, open_checkpoint
-from helium_edge.errors import CheckpointError
+from helium_edge.errors import CheckpointError, HeliumEdgeError
 from helium_edge.parity import (
     LANGUAGES,
     CacheChecks,
@@ -43,6 +43,10 @@ from helium_edge.parity import (
     require_reference,
 )
 from helium_edge.parity.heads import HeadReport, ReferenceHead, compare_heads, text_lengths
+from helium_edge.parity.layer_table import LayerTable
+from helium_edge.parity.localise import localise
+from helium_edge.parity.oracle import OracleReport
+from helium_edge.parity.oracle_optimum import AgreementMeter, optimum_runner, require_optimum
 from helium_edge.parity.text import MIN_WINDOW_LEN
 from helium_edge.quant import QuantizedStore
 from helium_edge.recipe import Gates, Recipe
@@ -53,6 +57,11 @@ FULL_WINDOW = 256
 """Tokens of one conversation."""
 
 BUILT_IN = "built-in, six languages"
+
+LOCALISED = ("onnx", "xnnpack")
+"""Targets whose graphs can be run in pieces."""
+
+OracleName = Literal["optimum"]
 
 
 class Progress(Protocol):
@@ -106,6 +115,8 @@ def check(  # noqa: PLR0913 - an argument per option of the command
     static: bool = False,
     unverified: bool = False,
     store: Path | None = None,
+    layers: bool = False,
+    oracle: OracleName | None = None,
     progress: Progress | None = None,
 ) -> ParityReport | HeadReport:
     """Compare a bundle with the checkpoint that it was exported from: all levels, and the cache contract.
@@ -118,6 +129,8 @@ def check(  # noqa: PLR0913 - an argument per option of the command
         static: Run the static prefill and decode graphs instead of the one that serves both.
         unverified: Run a bundle whose checksums do not match.
         store: Folder of quantized weights, as of `export --store`; by default they are quantized anew.
+        layers: Localise also when L1 holds: the error of every operation of every layer.
+        oracle: A second oracle beside transformers.
         progress: Told about stages.
 
     Returns:
@@ -130,6 +143,8 @@ def check(  # noqa: PLR0913 - an argument per option of the command
     """
     started, tell = time.perf_counter(), progress or Silent()
     require_reference()
+    if oracle is not None:
+        require_optimum()
     tell.stage("read bundle")
     bundle = open_bundle(bundle_path, unverified=unverified)
     original = _original(bundle.manifest, checkpoint)
@@ -142,13 +157,17 @@ def check(  # noqa: PLR0913 - an argument per option of the command
     recipe = Recipe.model_validate_json(json.dumps(bundle.manifest.quantization.recipe))
     with tempfile.TemporaryDirectory(prefix="helium-edge-") as scratch:
         weights = QuantizedStore(original, recipe.quantization, store or Path(scratch))
-        exact = _level0(bundle, weights, tell)
         run = _Run(bundle.manifest, runner, original, weights, recipe, tell)
+        exact = run.level0(bundle)
         report = run.compare(windows, cache=cache_folder(), budget=True)
         checks = tuple(run.cache_checks(windows[0].tokens))
         greedy = tuple(run.greedy(windows, tokenizer))
+        second = run.second_oracle(windows, cache_folder()) if oracle is not None else None
+        table = run.localise(bundle, report, windows[0].tokens, static=static, asked=layers)
     return dataclasses.replace(
         report,
+        layers=table,
+        oracle=second,
         levels=(exact, *report.levels),
         checks=checks,
         greedy=greedy,
@@ -207,13 +226,6 @@ def quick_check(  # noqa: PLR0913 - what an export has at hand
     )
 
 
-def _level0(bundle: Bundle, weights: QuantizedStore, tell: Progress) -> StoreReport:
-    tell.stage("read weights back", len(weights.names), "weights")
-    artifact = readback(bundle)
-    found = compare_store(artifact, weights, lambda name: tell.advance(note=name))
-    return StoreReport(len(artifact.names), tuple(StoreDifference(each.name, str(each)) for each in found))
-
-
 class _Run:
     """The parts of one comparison, made one after the other so that two models are never in memory."""
 
@@ -236,6 +248,15 @@ class _Run:
         self._yardstick: Yardstick | None = None
         self._comparison: Comparison | None = None
         self._cached = False
+
+    def level0(self, bundle: Bundle) -> StoreReport:
+        """The artifact's tensors against the store, which is quantized on the way where it is not at hand."""
+        with self._clock.running("weights"):
+            artifact = readback(bundle)
+            self._tell.stage("read weights back", len(artifact.names) + len(artifact.vectors), "tensors")
+            found = compare_store(artifact, self._weights, lambda name: self._tell.advance(note=name))
+        tensors = len(artifact.names) + len(artifact.vectors)
+        return StoreReport(tensors, tuple(StoreDifference(each.name, str(each)) for each in found))
 
     def compare(self, windows: list[Window], *, cache: Path | None, budget: bool) -> ParityReport:
         """Levels that compare logits."""
@@ -288,6 +309,46 @@ class _Run:
         assert self._comparison is not None
         self._tell.stage("generate")
         return self._comparison.greedy(_first_of_each(windows), tokenizer, self._manifest.tokens.eos)
+
+    def localise(
+        self, bundle: Bundle, report: ParityReport, tokens: tuple[int, ...], *, static: bool, asked: bool
+    ) -> LayerTable | None:
+        """Operation by operation: when asked, when L1 fails, and where L1 alone is loose."""
+        assert self._yardstick is not None
+        graph = report.level("L1")
+        loose = self._yardstick.arithmetic.rounds and not self._yardstick.searches
+        failed = graph is not None and not graph.passed
+        if not (asked or failed or loose) or (bundle.manifest.target.name not in LOCALISED and not asked):
+            return None
+        self._tell.stage("localise")
+        with self._clock.running("localisation"):
+            try:
+                return localise(bundle, self._weights, tokens, static=static)
+            except HeliumEdgeError:
+                if asked:
+                    raise
+                return None  # what cannot be cut has failed L1 all the same
+
+    def second_oracle(self, windows: list[Window], cache: Path) -> OracleReport:
+        """Optimum's stock export of the same checkpoint against the reference, and the candidate against it."""
+        assert self._comparison is not None
+        version = metadata.version("optimum-onnx")
+        identity = {"checkpoint": self._manifest.source.files, "oracle": "optimum", "version": version}
+        tokens = sum(len(window.tokens) - 1 for window in windows)
+        self._tell.stage("run optimum", tokens, "tokens")
+
+        def load() -> Runner:
+            return optimum_runner(self._original, self._runner.cache_len)
+
+        known = self._comparison.reference
+        second = Reference(LogitsStore(cache, identity), load, self._runner.vocab_size, self._clock)
+        meter = AgreementMeter()
+        for index, window in enumerate(windows):
+            meter.add(index, 0, known.rows(window.tokens[:-1]), second.rows(window.tokens[:-1]))
+            self._tell.advance(len(window.tokens) - 1)
+        against = dataclasses.replace(self._comparison, reference=second, yardstick=None, limits=None)
+        (level,) = against.run()
+        return OracleReport("optimum", version, meter.result(), level.overall)
 
     def cost(self, wall: float) -> Cost:
         """Where the time went."""

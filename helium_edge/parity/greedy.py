@@ -21,6 +21,10 @@ class Codec(Protocol):
         """Text of ids."""
         ...
 
+    def decode_after_text(self, ids: Sequence[int]) -> str:
+        """Text of ids that follow others, the space in front kept."""
+        ...
+
 
 def greedy_rows(runner: Runner, prompt: Sequence[int], count: int) -> Iterator[Logits]:
     """Logits (1, V) of `count` greedy steps of a new conversation, the first of them after the prompt."""
@@ -65,8 +69,8 @@ def compare_greedy(
     return GreedySample(
         language=language,
         prompt=codec.decode(list(prompt)),
-        reference=codec.decode(expected),
-        candidate=codec.decode(found),
+        reference=codec.decode_after_text(expected),
+        candidate=codec.decode_after_text(found),
         tokens=len(expected),
         first_divergence=at,
         margin=margin,

@@ -79,7 +79,7 @@ class LogitsStore:
     def _read(path: Path, rows: int, vocab_size: int) -> Logits | None:
         try:
             array: Logits = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError):
+        except (OSError, ValueError, EOFError):
             return None  # absent, or cut short
         if array.shape != (rows, vocab_size) or array.dtype != np.float32:
             return None

@@ -228,6 +228,7 @@ class ParityReport:
         """One line for each thing that does not hold, the level or `cache` in front."""
         lines = [f"{level.level} {failure}" for level in self.levels for failure in level.failures]
         lines += [f"cache: {check.name}: {check.detail}" for check in self.checks if not check.passed]
+        lines += [f"L1 {failure}" for failure in getattr(self.layers, "failures", ())]
         return lines + list(getattr(self.baseline, "failures", ()))
 
     @property

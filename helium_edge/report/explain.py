@@ -87,6 +87,9 @@ def oracle_in_words(oracle: Any) -> str:
     name, tokens = oracle.get("name", "optimum"), oracle["tokens"]
     error = "not finite" if oracle["max_logit_error"] is None else f"{oracle['max_logit_error']:.2g}"
     found = f"largest logit error {error}, {oracle['tolerance']:.2g} allowed, over {tokens:,} tokens"
+    candidate = oracle.get("candidate")
+    if candidate and candidate["kld_mean"] is not None:
+        found += f"; against it this export has a mean KLD of {candidate['kld_mean']:.2g}"
     if oracle["agrees"]:
         return f"The stock export of {name} agrees with transformers: {found}."
     where = f"first in window {oracle['first_window']} at position {oracle['first_position']}"
@@ -162,7 +165,7 @@ def _graph(document: Document, bundle: str) -> Finding:
         command: tuple[str, ...] = ()
     else:
         remedy = "Find the layer where the error begins: --layers compares the graph op by op."
-        command = ("parity", bundle)
+        command = ("parity", bundle, "--layers")
     return Finding(
         "L1",
         "bug",

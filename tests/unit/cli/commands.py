@@ -15,7 +15,6 @@ COMMANDS = (
     ("export",),
     ("generate",),
     ("classify",),
-    ("convert",),
     ("parity",),
     ("push",),
     ("inspect",),

@@ -8,6 +8,8 @@ from functools import partial
 
 import numpy as np
 import pytest
+import torch
+from torch.nn import functional
 
 from helium_edge.errors import ParityError
 from helium_edge.parity import statistics
@@ -195,6 +197,23 @@ def test_positions_taken_as_independent_would_claim_too_much() -> None:
     noisy = (reference + 0.3 * size * generator.standard_normal((960, 6))).astype(np.float32)
     kld = compare_rows(reference, noisy, [0] * 960).kld
     assert kld.std(ddof=1) / math.sqrt(960) < 0.7 * scatter
+
+
+def test_divergence_and_perplexity_are_those_of_torch_in_float64() -> None:
+    """Another library, another algorithm: equal to 1e-6 relative."""
+    generator = np.random.default_rng(4)
+    reference = (4 * generator.standard_normal((500, 300))).astype(np.float32)
+    candidate = (reference + 0.2 * generator.standard_normal((500, 300))).astype(np.float32)
+    targets = generator.integers(0, 300, 500)
+    found = aggregate(compare_rows(reference, candidate, targets.tolist()))
+    ours, theirs = (torch.from_numpy(rows).double() for rows in (reference, candidate))
+    ids = torch.from_numpy(targets)
+    kld = functional.kl_div(theirs.log_softmax(1), ours.log_softmax(1), reduction="batchmean", log_target=True)
+    ppl = [functional.cross_entropy(rows, ids).exp() for rows in (ours, theirs)]
+    assert found.kld_mean == pytest.approx(float(kld), rel=1e-6)
+    assert found.ppl_reference == pytest.approx(float(ppl[0]), rel=1e-6)
+    assert found.ppl_candidate == pytest.approx(float(ppl[1]), rel=1e-6)
+    assert found.ppl_ratio == pytest.approx(float(ppl[1] / ppl[0]), rel=1e-6)
 
 
 def test_pairing_makes_the_ratio_sharper_than_the_perplexities() -> None:
