@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 
 from helium_edge.bundle import Manifest, open_bundle, open_runner
-from helium_edge.parity import LANGUAGES, ParityReport
+from helium_edge.parity import LANGUAGES, LevelReport, ParityReport
 from helium_edge.pipeline import check
 from helium_edge.runtime.generate import GenerationStats, generate
 from helium_edge.runtime.sampling import Sampler, SamplingOptions
@@ -33,7 +33,9 @@ NEW_TOKENS = 28
 def parity_rows(manifest: Manifest, report: ParityReport) -> list[str]:
     recipe = manifest.quantization.recipe_name
     rows = []
-    for language, found in [*report.languages.items(), ("all", report.overall)]:
+    level = report.level("L3")
+    assert isinstance(level, LevelReport)
+    for language, found in [*level.languages.items(), ("all", level.overall)]:
         rows.append(
             f"| `{recipe}` | {language} | {found.tokens} | {found.kld_mean:.4f} | {found.top1:.1%} | "
             f"{found.top1_decided:.1%} | {found.ppl_reference:.2f} | {found.ppl_candidate:.2f} | "

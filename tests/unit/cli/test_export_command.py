@@ -215,6 +215,8 @@ def test_parity_options_reach_the_pipeline(cli: Cli, monkeypatch: pytest.MonkeyP
         "checkpoint": None,
         "text": text,
         "store": None,
+        "layers": False,
+        "oracle": None,
         "threads": 0,
         "static": False,
         "unverified": False,
@@ -222,11 +224,21 @@ def test_parity_options_reach_the_pipeline(cli: Cli, monkeypatch: pytest.MonkeyP
     assert found.pop() == (Path("tiny"), defaults)
     document = json.loads(
         cli(
-            "parity", "tiny", "--checkpoint", "c", "--tokens", "500", "--threads", "1", "--static", "--unverified",
+            "parity", "tiny", "--checkpoint", "c", "--tokens", "500", "--layers", "--oracle", "optimum",
+            "--threads", "1", "--static", "--unverified",
             "--json",
         )[1]
     )  # fmt: skip
     assert document == {"bundle": "tiny", "parity": make_report(0.01).to_json()}
     text = pipeline.Text(None, 500)
-    options = {"checkpoint": "c", "text": text, "store": None, "threads": 1, "static": True, "unverified": True}
+    options = {
+        "checkpoint": "c",
+        "text": text,
+        "store": None,
+        "layers": True,
+        "oracle": "optimum",
+        "threads": 1,
+        "static": True,
+        "unverified": True,
+    }
     assert found.pop() == (Path("tiny"), options)
