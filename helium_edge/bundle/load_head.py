@@ -38,6 +38,10 @@ def _open(bundle: Bundle, graph: GraphEntry, threads: int) -> HeadRunner:
         from helium_edge.runtime.onnx_head import OnnxHead
 
         return OnnxHead(bundle.folder, graph.file, signature, threads=threads)
+    if kind == ("xnnpack", "executorch") and graph.method is not None:
+        from helium_edge.runtime.executorch_head import ExecutorchHead
+
+        return ExecutorchHead(bundle.folder / graph.file, graph.method, signature, threads=threads)
     raise BundleError(
         f"{bundle.folder.name}: made for {manifest.target.name}, runs on {manifest.runtime}, which this version "
         "does not know",

@@ -23,14 +23,14 @@ from helium_edge.runtime.executorch_library import load_runtime
 from helium_edge.runtime.executorch_options import set_weight_cache
 from helium_edge.runtime.quiet import quiet
 from helium_edge.runtime.runner import Logits, check_tokens
-from helium_edge.signature import DecoderSpec, GraphSignature, Phase
+from helium_edge.signature import DecoderSpec, GraphSignature, HeadSignature, Phase
 
 Array = npt.NDArray[Any]
 
 _SCALAR_TYPES = {"int64": 4, "float32": 6}
 """ExecuTorch's ScalarType by dtype."""
 
-_live: weakref.WeakSet[ExecutorchRunner] = weakref.WeakSet()
+_live: weakref.WeakSet[object] = weakref.WeakSet()
 _loading = threading.Lock()
 
 
@@ -70,7 +70,7 @@ class ExecutorchRunner:
         if cache.cache_len not in decode:
             raise BundleError(f"{path.name}: no decode method for the full cache of {cache.cache_len} slots")
         self._full = _Buffers(spec, cache.cache_len)
-        methods = _load(path, [prefill, *decode.values()], threads, self)
+        methods = load_methods(path, [prefill, *decode.values()], threads, self)
         self._prefill = _Method(methods[prefill], _signature(spec, "prefill", cache.cache_len))
         self._decode = {
             slots: _Method(methods[decode[slots]], _signature(spec, "decode", slots)) for slots in sorted(decode)
@@ -162,7 +162,7 @@ class _Method:
     """One loaded method with its small inputs."""
 
     def __init__(self, method: Any, signature: GraphSignature) -> None:
-        _check_shapes(method.method_meta(), signature)
+        check_shapes(method.method_meta(), signature)
         self._method = method
         self._scalars = {
             spec.role: torch.zeros([int(dim) for dim in spec.shape], dtype=torch.int64)
@@ -186,7 +186,7 @@ class _Method:
         return arrays[0], arrays[1:]
 
 
-def _check_shapes(meta: Any, signature: GraphSignature) -> None:
+def check_shapes(meta: Any, signature: GraphSignature | HeadSignature) -> None:
     """Compare a method with its signature: a wrong buffer would be read past its end.
 
     Raises:
@@ -214,7 +214,7 @@ def _signature(spec: DecoderSpec, phase: Phase, slots: int) -> GraphSignature:
     return GraphSignature(phase, tokens, spec.vocab_size, cache, spec.logits, "int64")
 
 
-def _load(path: Path, names: Sequence[str], threads: int, runner: ExecutorchRunner) -> dict[str, Any]:
+def load_methods(path: Path, names: Sequence[str], threads: int, runner: object) -> dict[str, Any]:
     """Load methods of a program.
 
     Only the first of several living runners shares packed weights among its methods: the backend's cache knows a

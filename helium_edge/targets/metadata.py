@@ -15,6 +15,21 @@ CONTRACT_VERSION = 1
 """Version of the inputs, outputs and cache rules of the methods."""
 
 
+def head_metadata(config: ModelConfig, tokens: int) -> dict[str, bool | int | list[int]]:
+    """Constants by method name of a model that is no language model, for texts of `tokens` tokens."""
+    constants: dict[str, bool | int | list[int]] = {
+        "get_vocab_size": config.vocab_size,
+        "get_max_seq_len": tokens,
+        "use_kv_cache": False,
+        "enable_dynamic_shape": False,
+        "helium_edge_contract": CONTRACT_VERSION,
+        "helium_edge_labels": len(config.labels),
+    }
+    if config.pad_token_id is not None:
+        constants["helium_edge_pad_id"] = config.pad_token_id
+    return constants
+
+
 def metadata_methods(config: ModelConfig, recipe: Recipe, buckets: list[int]) -> dict[str, bool | int | list[int]]:
     """Constants by method name.
 

@@ -72,7 +72,9 @@ class HeadExport:
             from helium_edge.runtime.onnx_head import OnnxHead
 
             return OnnxHead(self.folder, self.graph.file, self.signature, threads=1)
-        raise AssertionError(self.graph.file)
+        from helium_edge.runtime.executorch_head import ExecutorchHead
+
+        return ExecutorchHead(self.folder / self.graph.file, str(self.graph.method), self.signature)
 
     def torch_head(self, *, emulated: bool = False) -> TorchHead:
         """Our torch head with the same dequantized weights, or also with activations rounded as kernels do."""

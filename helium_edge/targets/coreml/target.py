@@ -8,7 +8,7 @@ from pathlib import Path
 
 from helium_edge.bundle import Bundle
 from helium_edge.config import ModelConfig
-from helium_edge.errors import RecipeError, UsageError
+from helium_edge.errors import ConfigError, RecipeError, UsageError
 from helium_edge.model.decoder import DecoderStack
 from helium_edge.quant import PlannedWeight, QuantizedStore
 from helium_edge.recipe import CoremlOptions, Recipe
@@ -47,6 +47,11 @@ class CoremlTarget:
         Raises:
             MissingDependencyError: executorch or coremltools is not installed.
         """
+        if config.head != "language_model":
+            raise ConfigError(
+                f"target coreml: {config.architecture} is not supported; allowed: language models",
+                hint="export it for onnx or xnnpack",
+            )
         require_coremltools("a CoreML export")
         shapes = recipe.shapes
         if shapes.prefill_len >= shapes.cache_len:

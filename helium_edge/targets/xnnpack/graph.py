@@ -9,15 +9,17 @@ Shapes: T tokens, S cache slots, G query heads of one key-value head, D head_dim
 from __future__ import annotations
 
 import math
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from helium_edge.config import ModelConfig
 from helium_edge.model.decoder import MASKED, DecoderStack, causal_mask
+from helium_edge.model.head import last_token
 from helium_edge.model.parts import Parts
 from helium_edge.model.rope import rope_tables
-from helium_edge.signature import GraphSignature
+from helium_edge.signature import GraphSignature, HeadSignature
 
 
 def build_stack(config: ModelConfig, parts: Parts) -> DecoderStack:
@@ -28,6 +30,59 @@ def build_stack(config: ModelConfig, parts: Parts) -> DecoderStack:
 def gelu_tanh(x: Tensor) -> Tensor:
     """GELU in its tanh approximation, written out: XNNPACK takes `gelu` whole and computes the exact one."""
     return 0.5 * x * (1.0 + torch.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x * x * x)))
+
+
+class Method(Protocol):
+    """A module that can be lowered."""
+
+    def eval(self) -> torch.nn.Module:
+        """The module, ready to be exported."""
+        ...
+
+    def example_inputs(self) -> tuple[Tensor, ...]:
+        """Zeros of every input's shape and type."""
+        ...
+
+
+class HeadModule(torch.nn.Module):
+    """The one method of a model that is no language model.
+
+    Args:
+        stack: The model, with its weights.
+        signature: Its input and output.
+    """
+
+    cos: Tensor
+    sin: Tensor
+    causal: Tensor
+    positions: Tensor
+
+    def __init__(self, stack: DecoderStack, signature: HeadSignature) -> None:
+        super().__init__()
+        config, tokens = stack.config, signature.tokens
+        self.signature = signature
+        self.stack = stack
+        cos, sin = rope_tables(config.rope_theta, config.head_dim, tokens)
+        self.register_buffer("cos", cos)
+        self.register_buffer("sin", sin)
+        self.register_buffer("causal", causal_mask(config, tokens))
+        self.register_buffer("positions", torch.arange(tokens)[None])
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """(1, T) int64 -> (1, L), (1, T, L) or (1, T, C)."""
+        x = self.stack.encode(input_ids.view(-1), (self.cos, self.sin), self.causal)
+        if self.signature.head != "sequence_classification":
+            rows = self.stack.logits(x)
+            return rows.view(1, *rows.shape)
+        last = last_token(input_ids, self.positions, self.signature.pad_token_id)
+        # A row is chosen by a product, as in `MethodModule`.
+        chosen = torch.eq(self.positions, last).to(torch.float32)
+        x = torch.bmm(chosen.view(1, 1, -1), x.view(1, *x.shape))
+        return self.stack.logits(x.view(1, -1))
+
+    def example_inputs(self) -> tuple[Tensor, ...]:
+        """Zeros of the input's shape and type."""
+        return (torch.zeros((1, self.signature.tokens), dtype=torch.int64),)
 
 
 class MethodModule(torch.nn.Module):

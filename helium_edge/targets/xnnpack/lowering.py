@@ -11,7 +11,7 @@ import torch
 from helium_edge.errors import HeliumEdgeError
 from helium_edge.runtime.executorch_library import load_modules
 from helium_edge.runtime.quiet import quiet
-from helium_edge.targets.xnnpack.graph import MethodModule
+from helium_edge.targets.xnnpack.graph import Method
 
 Constant = bool | int | list[int]
 """What a metadata method returns."""
@@ -20,6 +20,7 @@ OUTSIDE = frozenset(
     {
         "executorch_prim::et_view",
         "aten::add", "aten::ge", "aten::eq", "aten::mul", "aten::_to_copy", "aten::index_select",
+        "aten::ne", "aten::amax",
         "aten::embedding", "quantized_decomposed::embedding_byte", "quantized_decomposed::embedding_4bit",
     }
 )  # fmt: skip
@@ -43,7 +44,7 @@ def load_exporter() -> None:
     )
 
 
-def lower(methods: Mapping[str, MethodModule], constants: Mapping[str, Constant]) -> Any:
+def lower(methods: Mapping[str, Method], constants: Mapping[str, Constant]) -> Any:
     """Lower the methods of one program; equal weights of several methods are stored once.
 
     Args:
@@ -88,7 +89,7 @@ def write_program(program: Any, path: Path) -> None:
         program.write_to_file(file)
 
 
-def _export(method: MethodModule) -> Any:
+def _export(method: Method) -> Any:
     with torch.no_grad():
         return torch.export.export(method.eval(), method.example_inputs(), strict=False)
 
@@ -115,7 +116,7 @@ def _partitioner() -> Any:
     return Partitioner()
 
 
-def _require_one_delegate(program: Any, methods: Mapping[str, MethodModule]) -> None:
+def _require_one_delegate(program: Any, methods: Mapping[str, Method]) -> None:
     for plan in program.execution_plan:
         if plan.name not in methods:
             continue

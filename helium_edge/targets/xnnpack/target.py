@@ -1,7 +1,8 @@
 """`XnnpackTarget`: checks, plans and writes the `.pte` of an XNNPACK bundle.
 
 One file, `decoder.pte`, with the methods `prefill` and `decode`, and `decode_{S}` for each shorter cache that the
-recipe asks for: a static attention pays for every slot of its cache at every step.
+recipe asks for: a static attention pays for every slot of its cache at every step. A model that is
+no language model becomes `classifier.pte` with the method `classify`.
 """
 
 from __future__ import annotations
@@ -17,16 +18,17 @@ from helium_edge.model.weights import EMBEDDING
 from helium_edge.quant import PlannedWeight, QuantizedStore
 from helium_edge.recipe import Recipe, XnnpackOptions
 from helium_edge.runtime.executorch_library import require_executorch
-from helium_edge.signature import CacheSpec, GraphSignature, cache_spec
+from helium_edge.signature import CLASSIFY, CacheSpec, GraphSignature, cache_spec, head_signature
 from helium_edge.targets.artifact import Artifact
-from helium_edge.targets.base import BuiltGraph
+from helium_edge.targets.base import HEAD_STEM, BuiltGraph
 from helium_edge.targets.debug import DebugProgram
-from helium_edge.targets.metadata import metadata_methods
-from helium_edge.targets.xnnpack.graph import MethodModule, build_stack
+from helium_edge.targets.metadata import head_metadata, metadata_methods
+from helium_edge.targets.xnnpack.graph import HeadModule, MethodModule, build_stack
 from helium_edge.targets.xnnpack.lowering import load_exporter, lower, write_program
 from helium_edge.targets.xnnpack.parts import StoreParts
 
 PROGRAM_FILE = "decoder.pte"
+HEAD_FILE = f"{HEAD_STEM}.pte"
 
 # Measured: a layer of one method, and the rest of a method with the file's own share.
 _GRAPH_BYTES_PER_LAYER = 10_000
@@ -48,7 +50,7 @@ class XnnpackTarget:
         """
         require_executorch("an XNNPACK export")
         shapes = recipe.shapes
-        if shapes.prefill_len >= shapes.cache_len:
+        if config.head == "language_model" and shapes.prefill_len >= shapes.cache_len:
             raise RecipeError(
                 f"recipe {recipe.name}: prefill_len {shapes.prefill_len} must be below the cache_len "
                 f"{shapes.cache_len} (capped at the model's context of {config.max_position_embeddings})"
@@ -68,10 +70,16 @@ class XnnpackTarget:
 
     def plan(self, config: ModelConfig, recipe: Recipe, weights: list[PlannedWeight]) -> list[tuple[str, int]]:
         """See `Target.plan`."""
-        methods = 1 + len(cache_buckets(recipe))
+        is_decoder = config.head == "language_model"
+        methods = 1 + len(cache_buckets(recipe)) if is_decoder else 1
         tables = 4 * config.head_dim * recipe.shapes.cache_len
         graphs = methods * (_GRAPH_BYTES_PER_LAYER * config.num_hidden_layers + _GRAPH_BYTES)
-        return [(PROGRAM_FILE, sum(_stored_bytes(weight) for weight in weights) + tables + graphs)]
+        return [
+            (
+                PROGRAM_FILE if is_decoder else HEAD_FILE,
+                sum(_stored_bytes(weight) for weight in weights) + tables + graphs,
+            )
+        ]
 
     def memory(self, config: ModelConfig, recipe: Recipe, weights: list[PlannedWeight]) -> dict[str, int]:
         """See `Target.memory`; weights count once, as with the backend's weight cache switched on."""
@@ -79,14 +87,18 @@ class XnnpackTarget:
         width = 2 * config.hidden_size + max(
             2 * config.hidden_size + 2 * config.kv_size, 3 * config.intermediate_size
         )
+        # The embedding is read from the mapped file.
+        stored = sum(_stored_bytes(weight) for weight in weights if weight.name != EMBEDDING)
+        if config.head != "language_model":
+            scores = 2 * config.num_attention_heads * rows * rows
+            return {"weights": stored, "cache": 0, "activations": 4 * (rows * width + scores)}
         # Scores and their softmax, and the past keys transposed for the product.
         attention = 2 * config.num_attention_heads * (slots + rows) * rows + config.kv_size * slots
         head_rows = rows if recipe.logits == "all" else 1
         cache = self.cache(config, recipe)
         shorter = cache_buckets(recipe)[:-1]
         return {
-            # The embedding is read from the mapped file.
-            "weights": sum(_stored_bytes(weight) for weight in weights if weight.name != EMBEDDING),
+            "weights": stored,
             "cache": cache.total_bytes + (cache.bytes_per_token * shorter[-1] if shorter else 0),
             "activations": 4 * (rows * width + attention + head_rows * config.vocab_size),
         }
@@ -101,6 +113,11 @@ class XnnpackTarget:
         """
         load_exporter()
         stack = build_stack(store.config, StoreParts(store, on_weight))
+        if store.config.head != "language_model":
+            head = head_signature(store.config, recipe.shapes.prefill_len)
+            program = lower({CLASSIFY: HeadModule(stack, head)}, head_metadata(store.config, head.tokens))
+            write_program(program, folder / HEAD_FILE)
+            return [BuiltGraph(HEAD_FILE, CLASSIFY, head)]
         signatures = self._signatures(store.config, recipe)
         methods = {name: MethodModule(stack, signature) for name, signature in signatures.items()}
         buckets = cache_buckets(recipe)

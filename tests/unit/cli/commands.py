@@ -15,6 +15,7 @@ COMMANDS = (
     ("export",),
     ("generate",),
     ("classify",),
+    ("convert",),
     ("parity",),
     ("push",),
     ("inspect",),

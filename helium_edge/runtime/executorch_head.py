@@ -1,0 +1,45 @@
+"""ExecuTorch behind the `HeadRunner` protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from helium_edge.errors import BundleError
+from helium_edge.runtime.executorch_runner import check_shapes, load_methods
+from helium_edge.runtime.heads import Array, padded, real_rows
+from helium_edge.signature import HeadSignature
+
+
+class ExecutorchHead:
+    """Runs the one method of a program.
+
+    Args:
+        path: The `.pte`.
+        method: Name of the method.
+        signature: Its input and output.
+        threads: Threads of the process's pool, which all programs share; 0 leaves it as it is.
+
+    Raises:
+        BundleError: The program cannot be loaded, or its method is not that of the signature.
+        MissingDependencyError: executorch is not installed.
+        UsageError: Another number of threads while another runner is alive.
+    """
+
+    def __init__(self, path: Path, method: str, signature: HeadSignature, *, threads: int = 0) -> None:
+        self.signature = signature
+        self._method = load_methods(path, [method], threads, self)[method]
+        check_shapes(self._method.method_meta(), signature)
+
+    def run(self, ids: Sequence[int]) -> Array:
+        """See `HeadRunner.run`."""
+        given = torch.from_numpy(padded(self.signature, ids))
+        try:
+            (output,) = self._method([given], clone_outputs=False)
+        except RuntimeError as error:
+            first = (str(error).splitlines() or [type(error).__name__])[0]
+            raise BundleError(f"ExecuTorch stopped: {first}") from error
+        rows: Array = output.numpy()
+        return real_rows(self.signature, rows, ids)
