@@ -42,6 +42,10 @@ def _open(bundle: Bundle, graph: GraphEntry, threads: int) -> HeadRunner:
         from helium_edge.runtime.executorch_head import ExecutorchHead
 
         return ExecutorchHead(bundle.folder / graph.file, graph.method, signature, threads=threads)
+    if kind == ("coreml", "executorch") and graph.method is not None:
+        from helium_edge.runtime.coreml_head import CoremlHead
+
+        return CoremlHead(bundle.folder / graph.file, graph.method, signature)
     raise BundleError(
         f"{bundle.folder.name}: made for {manifest.target.name}, runs on {manifest.runtime}, which this version "
         "does not know",

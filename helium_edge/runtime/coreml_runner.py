@@ -23,6 +23,7 @@ from helium_edge.signature import (
     PAST_LENGTH,
     DecoderSpec,
     GraphSignature,
+    HeadSignature,
     Phase,
     TensorSpec,
 )
@@ -59,7 +60,8 @@ class CoremlRunner:
         methods = read_coreml(path)
         pool: dict[str, Array] = {}
         self._methods = {
-            phase: _Method(_find(methods, phase, path), _signature(spec, phase), pool) for phase in _PHASES
+            phase: InterpretedMethod(find_method(methods, phase, path), _signature(spec, phase), pool)
+            for phase in _PHASES
         }
         try:
             self._buffers = [np.zeros(cache.shape, cache.dtype) for _ in range(2 * cache.layers)]
@@ -101,7 +103,7 @@ class CoremlRunner:
 
     def _run(self, phase: Phase, tokens: Sequence[int]) -> Logits:
         """Run one call, of whose token slots the first `len(tokens)` are real."""
-        outputs = self._methods[phase](tokens, self._position, self._buffers)
+        outputs = self._methods[phase](self._inputs(phase, tokens))
         for buffer, rows in zip(self._buffers, outputs[1:], strict=True):
             buffer[:, self._position : self._position + len(tokens)] = rows[:, : len(tokens)]
         self._position += len(tokens)
@@ -109,21 +111,47 @@ class CoremlRunner:
         logits: Logits = outputs[0][0, :valid]
         return logits
 
+    def _inputs(self, phase: Phase, tokens: Sequence[int]) -> list[Array]:
+        signature = _signature(self._spec, phase)
+        width = int(signature.token_dim)
+        # Slots past the real tokens hold a repeated id, whose results are unused.
+        ids = [*tokens, *[tokens[-1]] * (width - len(tokens))]
+        scalars = {INPUT_IDS: [ids], PAST_LENGTH: [self._position], LAST_INDEX: [len(tokens) - 1]}
+        buffers = iter(self._buffers)
+        return [
+            np.array(scalars[spec.name], spec.dtype) if spec.name in scalars else next(buffers)
+            for spec in signature.inputs()
+        ]
 
-class _Method:
-    """One method: the caller's inputs and outputs in order, the function's by name."""
 
-    def __init__(self, method: CoremlMethod, signature: GraphSignature, pool: dict[str, Array]) -> None:
+class InterpretedMethod:
+    """One method: the caller's inputs and outputs in order, the function's by name.
+
+    Args:
+        method: As read from the file.
+        signature: Its inputs and outputs.
+        pool: Large constants, shared among methods; see `MilFunction`.
+
+    Raises:
+        BundleError: The method is not that of the signature, or uses an unknown operator.
+    """
+
+    def __init__(
+        self, method: CoremlMethod, signature: GraphSignature | HeadSignature, pool: dict[str, Array]
+    ) -> None:
         self._method = method
-        self._signature = signature
         _check_types(method.name, "inputs", method.inputs, signature.inputs())
         _check_types(method.name, "outputs", method.outputs, signature.outputs())
         self._function = MilFunction(method.function, pool)
         # CoreML knows no int64: ExecuTorch narrows inputs and widens outputs as it copies them.
         self._types = {name: _narrowed(method.inputs[index].dtype) for name, index in method.arguments}
 
-    def __call__(self, tokens: Sequence[int], position: int, cache: Sequence[Array]) -> list[Array]:
-        given = self._inputs(tokens, position, cache)
+    def __call__(self, given: Sequence[Array]) -> list[Array]:
+        """Evaluate the method on inputs in the order of its signature.
+
+        Raises:
+            BundleError: An operator cannot be evaluated, or an output has another shape than the method says.
+        """
         values = {
             name: given[index].astype(self._types[name], copy=False) for name, index in self._method.arguments
         }
@@ -138,27 +166,21 @@ class _Method:
             outputs[index] = found[name].astype(kind.dtype)
         return outputs
 
-    def _inputs(self, tokens: Sequence[int], position: int, cache: Sequence[Array]) -> list[Array]:
-        width = int(self._signature.token_dim)
-        # Slots past the real tokens hold a repeated id, whose results are unused.
-        ids = [*tokens, *[tokens[-1]] * (width - len(tokens))]
-        scalars = {INPUT_IDS: [ids], PAST_LENGTH: [position], LAST_INDEX: [len(tokens) - 1]}
-        buffers = iter(cache)
-        return [
-            np.array(scalars[spec.name], spec.dtype) if spec.name in scalars else next(buffers)
-            for spec in self._signature.inputs()
-        ]
-
 
 def _signature(spec: DecoderSpec, phase: Phase) -> GraphSignature:
     tokens = spec.prefill_len if phase == "prefill" else 1
     return GraphSignature(phase, tokens, spec.vocab_size, spec.cache, spec.logits, "int64")
 
 
-def _find(methods: dict[str, CoremlMethod], phase: Phase, path: Path) -> CoremlMethod:
-    if phase not in methods:
-        raise BundleError(f"{path.name}: no CoreML method {phase}; found {', '.join(sorted(methods)) or 'none'}")
-    return methods[phase]
+def find_method(methods: dict[str, CoremlMethod], name: str, path: Path) -> CoremlMethod:
+    """A method of a file by name.
+
+    Raises:
+        BundleError: There is none.
+    """
+    if name not in methods:
+        raise BundleError(f"{path.name}: no CoreML method {name}; found {', '.join(sorted(methods)) or 'none'}")
+    return methods[name]
 
 
 def _check_types(method: str, side: str, found: Sequence[TensorType], expected: Sequence[TensorSpec]) -> None:

@@ -72,6 +72,10 @@ class HeadExport:
             from helium_edge.runtime.onnx_head import OnnxHead
 
             return OnnxHead(self.folder, self.graph.file, self.signature, threads=1)
+        if "coreml" in self.recipe.targets.names():
+            from helium_edge.runtime.coreml_head import CoremlHead
+
+            return CoremlHead(self.folder / self.graph.file, str(self.graph.method), self.signature)
         from helium_edge.runtime.executorch_head import ExecutorchHead
 
         return ExecutorchHead(self.folder / self.graph.file, str(self.graph.method), self.signature)

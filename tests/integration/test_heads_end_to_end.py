@@ -132,3 +132,18 @@ def test_a_classifier_without_padding_is_refused(root: Path, cli: Cli) -> None:
     assert code == 3
     assert "pad_token_id" in err
     assert not (root / "none").exists()
+
+
+def test_a_coreml_bundle(root: Path, cli: Cli) -> None:
+    """Published, verified and classified by interpreting its program, which every report says."""
+    pytest.importorskip("coremltools")
+    tokens = make_head(root / "coreml tokens", "HeliumForTokenClassification", seed=6)
+    options = ("--recipe", "coreml-fp16", "--prefill-len", "16", "--json")
+    code, out, _ = cli("export", tokens, *options, "-o", root / "c")
+    assert code == 0
+    assert "Apple's kernels were not run" in json.loads(out)["parity"]["caveat"]
+    (graph,) = open_bundle(root / "c").manifest.graphs
+    assert (graph.file, graph.method, graph.phase) == ("classifier.pte", "classify", "classify")
+    assert verify_bundle(root / "c")
+    code, out, _ = cli("classify", root / "c", "on air", "--json")
+    assert (code, len(json.loads(out)["tokens"]) > 1) == (0, True)

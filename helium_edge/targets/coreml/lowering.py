@@ -15,8 +15,10 @@ import torch
 
 from helium_edge.errors import HeliumEdgeError
 from helium_edge.runtime.quiet import quiet
-from helium_edge.targets.coreml.graph import CoremlMethod
+from helium_edge.targets.coreml.graph import CoremlHead, CoremlMethod
 from helium_edge.targets.coreml.package import reproducible_packages
+
+Method = CoremlMethod | CoremlHead
 
 SHARING_IOS = 18
 """The first iOS whose packages hold several functions over one set of weights."""
@@ -33,7 +35,7 @@ def load_converter() -> None:
             importlib.import_module(module)
 
 
-def lower(methods: Mapping[str, CoremlMethod], constants: Mapping[str, Any], *, ios: int, scratch: Path) -> Any:
+def lower(methods: Mapping[str, Method], constants: Mapping[str, Any], *, ios: int, scratch: Path) -> Any:
     """Lower the methods of one program.
 
     Args:
@@ -73,7 +75,7 @@ def lower(methods: Mapping[str, CoremlMethod], constants: Mapping[str, Any], *, 
     return program
 
 
-def _export(method: CoremlMethod) -> Any:
+def _export(method: Method) -> Any:
     with torch.no_grad():
         return torch.export.export(method.eval(), method.example_inputs(), strict=False)
 
@@ -116,7 +118,7 @@ def _no_progress_bars() -> Iterator[None]:
         yield
 
 
-def _require_one_delegate(program: Any, methods: Mapping[str, CoremlMethod]) -> None:
+def _require_one_delegate(program: Any, methods: Mapping[str, Method]) -> None:
     for plan in program.execution_plan:
         if plan.name not in methods:
             continue

@@ -1,4 +1,8 @@
-"""`CoremlTarget`: checks, plans and writes the `.pte` of a CoreML bundle."""
+"""`CoremlTarget`: checks, plans and writes the `.pte` of a CoreML bundle.
+
+One file, `decoder.pte`, with the methods `prefill` and `decode`. A model that is no language model becomes
+`classifier.pte` with the method `classify`.
+"""
 
 from __future__ import annotations
 
@@ -8,21 +12,22 @@ from pathlib import Path
 
 from helium_edge.bundle import Bundle
 from helium_edge.config import ModelConfig
-from helium_edge.errors import ConfigError, RecipeError, UsageError
+from helium_edge.errors import RecipeError, UsageError
 from helium_edge.model.decoder import DecoderStack
 from helium_edge.quant import PlannedWeight, QuantizedStore
 from helium_edge.recipe import CoremlOptions, Recipe
 from helium_edge.runtime.coreml_program import require_coremltools
-from helium_edge.signature import CacheSpec, GraphSignature, Phase, cache_spec
+from helium_edge.signature import CLASSIFY, CacheSpec, GraphSignature, Phase, cache_spec, head_signature
 from helium_edge.targets.artifact import Artifact
-from helium_edge.targets.base import BuiltGraph
-from helium_edge.targets.coreml.graph import CoremlMethod
+from helium_edge.targets.base import HEAD_STEM, BuiltGraph
+from helium_edge.targets.coreml.graph import CoremlHead, CoremlMethod
 from helium_edge.targets.coreml.lowering import SHARING_IOS, load_converter, lower
 from helium_edge.targets.coreml.parts import HalfParts
 from helium_edge.targets.debug import DebugProgram
-from helium_edge.targets.metadata import metadata_methods
+from helium_edge.targets.metadata import head_metadata, metadata_methods
 
 PROGRAM_FILE = "decoder.pte"
+HEAD_FILE = f"{HEAD_STEM}.pte"
 
 _OLDEST_IOS, _BLOCKS_IOS = 17, 18
 """iOS 18 is the first with int4 in blocks."""
@@ -35,7 +40,7 @@ _GRAPH_BYTES = 12_000
 
 
 class CoremlTarget:
-    """Writes one `.pte` whose methods `prefill` and `decode` are CoreML functions in float16."""
+    """Writes one `.pte` whose methods are CoreML functions in float16."""
 
     name = "coreml"
     runtime = "executorch"
@@ -47,14 +52,9 @@ class CoremlTarget:
         Raises:
             MissingDependencyError: executorch or coremltools is not installed.
         """
-        if config.head != "language_model":
-            raise ConfigError(
-                f"target coreml: {config.architecture} is not supported; allowed: language models",
-                hint="export it for onnx or xnnpack",
-            )
         require_coremltools("a CoreML export")
         shapes = recipe.shapes
-        if shapes.prefill_len >= shapes.cache_len:
+        if config.head == "language_model" and shapes.prefill_len >= shapes.cache_len:
             raise RecipeError(
                 f"recipe {recipe.name}: prefill_len {shapes.prefill_len} must be below the cache_len "
                 f"{shapes.cache_len} (capped at the model's context of {config.max_position_embeddings})"
@@ -72,12 +72,13 @@ class CoremlTarget:
 
     def plan(self, config: ModelConfig, recipe: Recipe, weights: list[PlannedWeight]) -> list[tuple[str, int]]:
         """See `Target.plan`."""
-        methods = len(_PHASES)
+        is_decoder = config.head == "language_model"
+        methods = len(_PHASES) if is_decoder else 1
         copies = 1 if deployment_target(recipe) >= SHARING_IOS else methods
         tables = 2 * config.head_dim * recipe.shapes.cache_len
         graphs = methods * (_GRAPH_BYTES_PER_LAYER * config.num_hidden_layers + _GRAPH_BYTES)
         stored = sum(_stored_bytes(weight) for weight in weights)
-        return [(PROGRAM_FILE, copies * (stored + tables) + graphs)]
+        return [(PROGRAM_FILE if is_decoder else HEAD_FILE, copies * (stored + tables) + graphs)]
 
     def memory(self, config: ModelConfig, recipe: Recipe, weights: list[PlannedWeight]) -> dict[str, int]:
         """See `Target.memory`; what Apple's engines keep of the weights is theirs, and not measured here."""
@@ -85,10 +86,14 @@ class CoremlTarget:
         width = 2 * config.hidden_size + max(
             2 * config.hidden_size + 2 * config.kv_size, 3 * config.intermediate_size
         )
+        stored = sum(_stored_bytes(weight) for weight in weights)
+        if config.head != "language_model":
+            scores = config.num_attention_heads * rows
+            return {"weights": stored, "cache": 0, "activations": 2 * rows * (width + 2 * scores)}
         scores = config.num_attention_heads * (recipe.shapes.cache_len + rows)
         head_rows = rows if recipe.logits == "all" else 1
         return {
-            "weights": sum(_stored_bytes(weight) for weight in weights),
+            "weights": stored,
             "cache": self.cache(config, recipe).total_bytes,
             "activations": 2 * rows * (width + 2 * scores) + 4 * head_rows * config.vocab_size,
         }
@@ -104,6 +109,14 @@ class CoremlTarget:
         """
         load_converter()
         stack = DecoderStack(store.config, HalfParts(store, on_weight))
+        ios = deployment_target(recipe)
+        if store.config.head != "language_model":
+            head = head_signature(store.config, recipe.shapes.prefill_len)
+            facts = head_metadata(store.config, head.tokens)
+            program = lower({CLASSIFY: CoremlHead(stack, head)}, facts, ios=ios, scratch=folder)
+            with (folder / HEAD_FILE).open("wb") as file:
+                program.write_to_file(file)
+            return [BuiltGraph(HEAD_FILE, CLASSIFY, head)]
         cache = self.cache(store.config, recipe)
         tokens = {"prefill": recipe.shapes.prefill_len, "decode": 1}
         signatures = {
@@ -116,7 +129,7 @@ class CoremlTarget:
             phase: CoremlMethod(stack, signature) for phase, signature in signatures.items()
         }
         constants = metadata_methods(store.config, recipe, [recipe.shapes.cache_len])
-        program = lower(methods, constants, ios=deployment_target(recipe), scratch=folder)
+        program = lower(methods, constants, ios=ios, scratch=folder)
         with (folder / PROGRAM_FILE).open("wb") as file:
             program.write_to_file(file)
         return [BuiltGraph(PROGRAM_FILE, phase, signature) for phase, signature in signatures.items()]
