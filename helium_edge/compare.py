@@ -7,6 +7,7 @@ import json
 import math
 import tempfile
 import time
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Literal, Protocol
@@ -42,6 +43,7 @@ from helium_edge.parity import (
     reference_runner,
     require_reference,
 )
+from helium_edge.parity.greedy import Prompt, first_words
 from helium_edge.parity.heads import HeadReport, ReferenceHead, compare_heads, text_lengths
 from helium_edge.parity.layer_table import LayerTable
 from helium_edge.parity.localise import localise
@@ -159,9 +161,9 @@ def check(  # noqa: PLR0913 - an argument per option of the command
         weights = QuantizedStore(original, recipe.quantization, store or Path(scratch))
         run = _Run(bundle.manifest, runner, original, weights, recipe, tell)
         exact = run.level0(bundle)
-        report = run.compare(windows, cache=cache_folder(), budget=True)
+        report = run.compare(windows, cache=cache_folder(), prompts=first_words(windows, tokenizer))
         checks = tuple(run.cache_checks(windows[0].tokens))
-        greedy = tuple(run.greedy(windows, tokenizer))
+        greedy = tuple(run.greedy(tokenizer))
         second = run.second_oracle(windows, cache_folder()) if oracle is not None else None
         table = run.localise(bundle, report, windows[0].tokens, static=static, asked=layers)
     return dataclasses.replace(
@@ -220,7 +222,7 @@ def quick_check(  # noqa: PLR0913 - what an export has at hand
         tokenizer, window_len=min(window_len, runner.cache_len), max_windows_per_language=1
     )
     run = _Run(manifest, runner, original, weights, recipe, tell)
-    report = run.compare(windows, cache=None, budget=False)
+    report = run.compare(windows, cache=None)
     return dataclasses.replace(
         report, text=facts.text(BUILT_IN, windows), cost=run.cost(time.perf_counter() - started)
     )
@@ -248,6 +250,7 @@ class _Run:
         self._yardstick: Yardstick | None = None
         self._comparison: Comparison | None = None
         self._cached = False
+        self._prompts: Sequence[Prompt] = ()
 
     def level0(self, bundle: Bundle) -> StoreReport:
         """The artifact's tensors against the store, which is quantized on the way where it is not at hand."""
@@ -258,8 +261,11 @@ class _Run:
         tensors = len(artifact.names) + len(artifact.vectors)
         return StoreReport(tensors, tuple(StoreDifference(each.name, str(each)) for each in found))
 
-    def compare(self, windows: list[Window], *, cache: Path | None, budget: bool) -> ParityReport:
-        """Levels that compare logits."""
+    def compare(
+        self, windows: list[Window], *, cache: Path | None, prompts: Sequence[Prompt] = ()
+    ) -> ParityReport:
+        """Levels that compare logits: L1 and L3, and with prompts to continue L2 as well."""
+        self._prompts = prompts
         tell, runner = self._tell, self._runner
         identity = {
             "checkpoint": self._manifest.source.files,
@@ -273,7 +279,7 @@ class _Run:
         reference = Reference(LogitsStore(cache, identity), load, runner.vocab_size, self._clock)
         tokens = sum(len(window.tokens) - 1 for window in windows)
         tell.stage("run original", tokens, "tokens")
-        reference.prepare(windows, _first_of_each(windows) if budget else [], tell.advance)
+        reference.prepare(windows, self._prompts, tell.advance)
         self._cached = not reference.loaded
         tell.stage("dequantize")
         with self._clock.running("loading"):
@@ -282,7 +288,7 @@ class _Run:
         tell.stage("compare", tokens, "tokens")
         self._comparison = Comparison(
             runner, reference, windows, self._recipe.gates, self._manifest.prefill_len,
-            self._yardstick, self._limits(), budget, self._clock,
+            self._yardstick, self._limits(), bool(prompts), self._clock,
         )  # fmt: skip
         return ParityReport(tuple(self._comparison.run(tell.advance)))
 
@@ -304,11 +310,11 @@ class _Run:
                 self._tell.advance(note=result.name)
         return results
 
-    def greedy(self, windows: list[Window], tokenizer: Tokenizer) -> list[GreedySample]:
+    def greedy(self, tokenizer: Tokenizer) -> list[GreedySample]:
         """Continuations side by side, one a language."""
         assert self._comparison is not None
         self._tell.stage("generate")
-        return self._comparison.greedy(_first_of_each(windows), tokenizer, self._manifest.tokens.eos)
+        return self._comparison.greedy(self._prompts, tokenizer, self._manifest.tokens.eos)
 
     def localise(
         self, bundle: Bundle, report: ParityReport, tokens: tuple[int, ...], *, static: bool, asked: bool
@@ -358,11 +364,6 @@ class _Run:
         assert self._yardstick is not None
         layers = self._original.config.num_hidden_layers
         return graph_limits(self._yardstick.arithmetic, layers, searched=self._yardstick.searches)
-
-
-def _first_of_each(windows: list[Window]) -> list[Window]:
-    """The first window of each language."""
-    return list({window.language: window for window in reversed(windows)}.values())[::-1]
 
 
 def _original(manifest: Manifest, given: str | None) -> Checkpoint:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
 from helium_edge.parity.report import GreedySample
+from helium_edge.parity.text import Window
 from helium_edge.runtime.runner import Logits, Runner
 
 NEW_TOKENS = 32
-PROMPT_TOKENS = 12
+
+_PROMPT_TOKENS = 12
+"""Most tokens of a prompt."""
 
 
 class Codec(Protocol):
@@ -26,6 +30,27 @@ class Codec(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Prompt:
+    """The beginning of a conversation, BOS in front where the text has it."""
+
+    language: str
+    tokens: tuple[int, ...]
+
+
+def first_words(windows: Sequence[Window], codec: Codec) -> list[Prompt]:
+    """A prompt a language: the first words of its first window, none of them cut."""
+    firsts = {window.language: window.tokens for window in reversed(windows)}
+    languages = dict.fromkeys(window.language for window in windows)
+    return [Prompt(language, _whole_words(firsts[language], codec)) for language in languages]
+
+
+def _whole_words(tokens: Sequence[int], codec: Codec) -> tuple[int, ...]:
+    most = min(_PROMPT_TOKENS, len(tokens) - 1)
+    ends = (end for end in range(most, 1, -1) if codec.decode_after_text([tokens[end]])[:1].isspace())
+    return tuple(tokens[: next(ends, most)])
+
+
 def greedy_rows(runner: Runner, prompt: Sequence[int], count: int) -> Iterator[Logits]:
     """Logits (1, V) of `count` greedy steps of a new conversation, the first of them after the prompt."""
     runner.reset()
@@ -37,8 +62,7 @@ def greedy_rows(runner: Runner, prompt: Sequence[int], count: int) -> Iterator[L
 
 
 def compare_greedy(
-    language: str,
-    prompt: Sequence[int],
+    prompt: Prompt,
     reference: Logits,
     candidate: Runner,
     codec: Codec,
@@ -49,8 +73,7 @@ def compare_greedy(
     """Continue a prompt greedily and compare.
 
     Args:
-        language: Of the prompt.
-        prompt: Token ids.
+        prompt: What to continue.
         reference: (N, V) the reference's logits along its own greedy path.
         candidate: The export.
         codec: Turns ids into text.
@@ -60,15 +83,15 @@ def compare_greedy(
     expected = [int(row.argmax()) for row in reference]
     end = next((at for at, token in enumerate(expected) if token in eos_ids), len(expected) - 1) + 1
     expected = expected[:end]
-    found = [int(row[0].argmax()) for row in greedy_rows(candidate, prompt, len(expected))]
+    found = [int(row[0].argmax()) for row in greedy_rows(candidate, prompt.tokens, len(expected))]
     at = next((index for index, pair in enumerate(zip(expected, found, strict=True)) if pair[0] != pair[1]), None)
     margin = None
     if at is not None:
         row = reference[at].astype(np.float64)
         margin = float((row[expected[at]] - row[found[at]]) / np.sqrt(np.square(row).mean()))
     return GreedySample(
-        language=language,
-        prompt=codec.decode(list(prompt)),
+        language=prompt.language,
+        prompt=codec.decode(list(prompt.tokens)),
         reference=codec.decode_after_text(expected),
         candidate=codec.decode_after_text(found),
         tokens=len(expected),

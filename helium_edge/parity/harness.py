@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from helium_edge.errors import ParityError, UsageError
-from helium_edge.parity.greedy import NEW_TOKENS, PROMPT_TOKENS, Codec, compare_greedy, greedy_rows
+from helium_edge.parity.greedy import NEW_TOKENS, Codec, Prompt, compare_greedy, greedy_rows
 from helium_edge.parity.logits_store import LogitsStore
 from helium_edge.parity.metrics import Positions, compare_rows
 from helium_edge.parity.report import GreedySample, LevelName, LevelReport
@@ -79,13 +79,13 @@ class Reference:
         """Whether the model was needed."""
         return self._runner is not None
 
-    def prepare(self, windows: Sequence[Window], greedy: Sequence[Window], on_progress: Progress) -> None:
+    def prepare(self, windows: Sequence[Window], prompts: Sequence[Prompt], on_progress: Progress) -> None:
         """Compute all that is not known yet, and let go of the model."""
         for window in windows:
             self.rows(window.tokens[:-1])
             on_progress(len(window.tokens) - 1)
-        for window in greedy:
-            self.greedy(window.tokens[:PROMPT_TOKENS], NEW_TOKENS)
+        for prompt in prompts:
+            self.greedy(prompt.tokens, NEW_TOKENS)
         self._load, self._runner = self._known_only, None
 
     def rows(self, tokens: Sequence[int]) -> Logits:
@@ -252,16 +252,15 @@ class Comparison:
             # Graphs return the last row of a prompt only: L3 lacks the others, and is compared without them.
             tally.paired.add(window.language, positions.select(positions.position >= (first or 0)))
 
-    def greedy(self, windows: Sequence[Window], codec: Codec, eos_ids: Sequence[int]) -> list[GreedySample]:
-        """Continue the beginnings of windows."""
+    def greedy(self, prompts: Sequence[Prompt], codec: Codec, eos_ids: Sequence[int]) -> list[GreedySample]:
+        """Continue prompts greedily, beside the original."""
         samples = []
-        for window in windows:
-            prompt = window.tokens[:PROMPT_TOKENS]
-            rows = self.reference.greedy(prompt, NEW_TOKENS)
+        for prompt in prompts:
+            rows = self.reference.greedy(prompt.tokens, NEW_TOKENS)
             with self.clock.running("candidate"):
                 samples.append(
                     compare_greedy(
-                        window.language, prompt, rows, self.candidate, codec,
+                        prompt, rows, self.candidate, codec,
                         eos_ids=eos_ids, near_tie=self.gates.near_tie,
                     )
                 )  # fmt: skip
