@@ -14,10 +14,16 @@ if TYPE_CHECKING:
 
 
 def show_head_parity(report: HeadReport, *, stderr: bool = False) -> None:
-    """Show a comparison: figures over all texts, then the gates."""
+    """Show a comparison: L1 with its gates, then the figures of L3 over all texts and its gates."""
     found = report.figures
     kind = report.head.replace("_", " ")
-    _console.title(f"Parity with the original ({report.level}, {kind}, {found.texts:,} texts)", stderr=stderr)
+    if report.graph is not None:
+        _console.title(f"Parity with torch (L1, {kind}, {report.graph.texts:,} texts)", stderr=stderr)
+        pairs_l1 = [("rows", f"{report.graph.rows:,}"), ("activations", report.graph.arithmetic)]
+        _console.fields(pairs_l1, stderr=stderr)
+        _show_gates(report.graph.gates, stderr=stderr)
+        _console.line("", stderr=stderr)
+    _console.title(f"Parity with the original (L3, {kind}, {found.texts:,} texts)", stderr=stderr)
     pairs: list[tuple[str, object]] = [
         ("rows", f"{found.rows:,}"),
         ("max error", f"{figure(found.max_error)}, {figure(found.max_logit_error)} of the rms"),
@@ -29,11 +35,15 @@ def show_head_parity(report: HeadReport, *, stderr: bool = False) -> None:
     if found.cosine is not None:
         pairs.append(("cosine", f"{found.cosine:.6f}"))
     _console.fields(pairs, stderr=stderr)
-    _console.line("", stderr=stderr)
-    columns = ["gate", "measured", "std error", "limit", "verdict"]
-    _console.table(columns, map(_gate_row, report.gates), right=["measured", "std error"], stderr=stderr)
+    _show_gates(report.gates, stderr=stderr)
     if report.caveat:
         _console.line(f"note: {report.caveat}", stderr=stderr)
+
+
+def _show_gates(gates: Sequence[GateResult], *, stderr: bool) -> None:
+    _console.line("", stderr=stderr)
+    columns = ["gate", "measured", "std error", "limit", "verdict"]
+    _console.table(columns, map(_gate_row, gates), right=["measured", "std error"], stderr=stderr)
 
 
 def _gate_row(gate: GateResult) -> Sequence[object]:

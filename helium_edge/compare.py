@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from helium_edge.bundle import Bundle, Manifest, open_bundle, open_head, open_runner
-from helium_edge.checkpoint import Checkpoint, open_checkpoint
-from helium_edge.errors import CheckpointError, HeliumEdgeError
+from helium_edge.checkpoint import Checkpoint
+from helium_edge.errors import HeliumEdgeError
+from helium_edge.original import original_of
 from helium_edge.parity import (
     LANGUAGES,
     CacheChecks,
@@ -44,6 +45,7 @@ from helium_edge.parity import (
     require_reference,
 )
 from helium_edge.parity.greedy import Prompt, first_words
+from helium_edge.parity.head_graph import SHORT_TEXTS, compare_graph
 from helium_edge.parity.heads import HeadReport, ReferenceHead, compare_heads, text_lengths
 from helium_edge.parity.layer_table import LayerTable
 from helium_edge.parity.localise import localise
@@ -51,7 +53,7 @@ from helium_edge.parity.oracle import OracleReport
 from helium_edge.parity.oracle_optimum import AgreementMeter, optimum_runner, require_optimum
 from helium_edge.parity.text import MIN_WINDOW_LEN
 from helium_edge.quant import QuantizedStore
-from helium_edge.recipe import Gates, Recipe
+from helium_edge.recipe import Recipe
 from helium_edge.runtime.runner import Runner
 from helium_edge.runtime.tokenizer import Tokenizer
 
@@ -149,14 +151,15 @@ def check(  # noqa: PLR0913 - an argument per option of the command
         require_optimum()
     tell.stage("read bundle")
     bundle = open_bundle(bundle_path, unverified=unverified)
-    original = _original(bundle.manifest, checkpoint)
+    original = original_of(bundle.manifest, checkpoint)
+    recipe = Recipe.model_validate_json(json.dumps(bundle.manifest.quantization.recipe))
     if bundle.manifest.head is not None:
-        gates = Gates.model_validate(bundle.manifest.quantization.recipe["gates"])
-        return check_head(bundle, original, gates, tell, text, threads=threads)
+        with tempfile.TemporaryDirectory(prefix="helium-edge-") as scratch:
+            weights = QuantizedStore(original, recipe.quantization, store or Path(scratch))
+            return check_head(bundle, original, weights, recipe, tell, text, threads=threads)
     runner = open_runner(bundle, threads=threads, static=static)
     tokenizer = Tokenizer(bundle.folder / bundle.manifest.tokenizer.file)
     windows = text.windows(tokenizer, min(FULL_WINDOW, runner.cache_len))
-    recipe = Recipe.model_validate_json(json.dumps(bundle.manifest.quantization.recipe))
     with tempfile.TemporaryDirectory(prefix="helium-edge-") as scratch:
         weights = QuantizedStore(original, recipe.quantization, store or Path(scratch))
         run = _Run(bundle.manifest, runner, original, weights, recipe, tell)
@@ -181,14 +184,22 @@ def check(  # noqa: PLR0913 - an argument per option of the command
 
 
 def check_head(
-    bundle: Bundle, original: Checkpoint, gates: Gates, tell: Progress, text: Text, *, threads: int = 0
+    bundle: Bundle,
+    original: Checkpoint,
+    weights: QuantizedStore,
+    recipe: Recipe,
+    tell: Progress,
+    text: Text,
+    *,
+    threads: int = 0,
 ) -> HeadReport:
-    """Compare a bundle whose model is no language model with its original.
+    """Compare a bundle whose model is no language model with our torch classifier, and with its original.
 
     Args:
         bundle: The bundle; it may be one that is still being written.
         original: Its checkpoint.
-        gates: The limits.
+        weights: The weights that were exported.
+        recipe: What it was exported by.
         tell: Told about the stages.
         text: What to compare on.
         threads: Threads within an operator; 0 lets the runtime choose.
@@ -199,10 +210,16 @@ def check_head(
     tokenizer = Tokenizer(bundle.folder / manifest.tokenizer.file)
     length = min(FULL_WINDOW, max(MIN_WINDOW_LEN, manifest.prefill_len))
     texts = text_lengths(text.windows(tokenizer, length), manifest.prefill_len)
+    tell.stage("compare with torch", len(texts) + SHORT_TEXTS, "texts")
+    # Before the original is loaded: two models are never in memory.
+    graph = compare_graph(
+        runner, weights, arithmetic_of(manifest.target.name, recipe, weights.plan), texts, tell.advance
+    )
     tell.stage("load original")
     reference = ReferenceHead(original, manifest.prefill_len)
     tell.stage("compare with original", len(texts), "texts")
-    return compare_heads(runner, reference, texts, gates, tell.advance)
+    report = compare_heads(runner, reference, texts, recipe.gates, tell.advance)
+    return dataclasses.replace(report, graph=graph)
 
 
 def quick_check(  # noqa: PLR0913 - what an export has at hand
@@ -364,25 +381,3 @@ class _Run:
         assert self._yardstick is not None
         layers = self._original.config.num_hidden_layers
         return graph_limits(self._yardstick.arithmetic, layers, searched=self._yardstick.searches)
-
-
-def _original(manifest: Manifest, given: str | None) -> Checkpoint:
-    """The checkpoint of a bundle, checked by its hashes."""
-    source = manifest.source
-    try:
-        checkpoint = open_checkpoint(given or source.checkpoint, revision=None if given else source.revision)
-    except CheckpointError as error:
-        if given is not None:
-            raise
-        raise CheckpointError(
-            f"the original of this bundle, {source.checkpoint}, is not at hand: {error.message}",
-            hint="name its folder with --checkpoint",
-        ) from error
-    hashes = checkpoint.hashes()
-    wrong = [name for name, value in source.files.items() if hashes.get(name) != value]
-    if wrong:
-        raise CheckpointError(
-            f"{checkpoint.source}: {wrong[0]} is not the file that the bundle was exported from",
-            hint="name the right checkpoint with --checkpoint",
-        )
-    return checkpoint

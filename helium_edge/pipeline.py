@@ -200,14 +200,14 @@ def _run_decoder(
 def _run_head(
     bundle: Bundle,
     original: Checkpoint | None,
-    _: QuantizedStore,
+    weights: QuantizedStore,
     recipe: Recipe,
     threads: int,
     tell: Progress,
 ) -> tuple[Manifest, HeadReport | None]:
     """Run a model that is no language model: one text, or texts against the original if asked for."""
     if original is not None:
-        report = check_head(bundle, original, recipe.gates, tell, Text(tokens=QUICK_TOKENS), threads=threads)
+        report = check_head(bundle, original, weights, recipe, tell, Text(tokens=QUICK_TOKENS), threads=threads)
         return bundle.manifest, report
     tell.stage("run")
     tokenizer = Tokenizer(bundle.folder / bundle.manifest.tokenizer.file)

@@ -1,7 +1,7 @@
-"""Parity of models that are no language models: logits and labels, or hidden states, against transformers.
+"""Parity of models that are no language models: what the graph gives against our torch (L1) and the original (L3).
 
-Each text is run through the exported graph as an app does, padded on the right, and through the original as it is:
-the padding must change nothing.
+At L3 each text is run through the exported graph as an app does, padded on the right, and through the original as
+it is: the padding must change nothing. L1 is `head_graph.py`.
 
 Shapes: L labels, C hidden_size.
 """
@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from helium_edge.parity.head_graph import HeadGraph
 from helium_edge.parity.reference import load_reference
-from helium_edge.parity.report import significant
+from helium_edge.parity.report import QUESTIONS, plain, significant
 from helium_edge.parity.text import Window
 from helium_edge.parity.verdict import GateResult
 from helium_edge.recipe import Gates
@@ -32,7 +33,7 @@ SCHEMA = "helium-edge/head-parity"
 
 @dataclass
 class HeadFigures:
-    """What was measured over all texts.
+    """What L3 measured over all texts.
 
     Attributes:
         texts: How many.
@@ -65,21 +66,23 @@ class HeadReport:
 
     Attributes:
         head: What the model returns.
-        figures: What was measured.
-        gates: The gates and whether they hold.
+        figures: What L3, the comparison with the original, measured.
+        gates: Its gates and whether they hold.
+        graph: L1, the comparison with our torch classifier of the same weights; None when it was not made.
         caveat: What the comparison did not run; empty when nothing.
     """
 
     head: str
     figures: HeadFigures
     gates: tuple[GateResult, ...]
+    graph: HeadGraph | None = None
     caveat: str = ""
-    level: str = field(default="L3", init=False)
 
     @property
     def failures(self) -> list[str]:
-        """Gates that do not hold, a line each."""
-        return [gate.failure for gate in self.gates if gate.failure is not None]
+        """Gates that do not hold, a line each, the level in front."""
+        levels = (("L1", () if self.graph is None else self.graph.gates), ("L3", self.gates))
+        return [f"{name} {gate.failure}" for name, gates in levels for gate in gates if gate.failure is not None]
 
     @property
     def passed(self) -> bool:
@@ -87,13 +90,22 @@ class HeadReport:
         return not self.failures
 
     def to_json(self) -> dict[str, Any]:
-        """The whole report as plain data."""
-        gates = [
-            {"name": gate.name, "measured": significant(gate.measured, 6), "limit": gate.limit,
-             "bound": gate.bound, "passed": gate.passed}
-            for gate in self.gates
-        ]  # fmt: skip
-        return {"schema": SCHEMA, "schema_version": "1.0", "gates": gates, **self.summary(digits=6)}
+        """The whole report as plain data: figures and gates of L3, and those of L1 under its name."""
+        graph = None
+        if self.graph is not None:
+            graph = {
+                "question": QUESTIONS["L1"],
+                **plain(asdict(replace(self.graph, gates=()))),
+                "gates": _gates(self.graph.gates),
+            }
+        return {
+            "schema": SCHEMA,
+            "schema_version": "1.1",
+            "failures": self.failures,
+            "gates": _gates(self.gates),
+            "L1": graph,
+            **self.summary(digits=6),
+        }
 
     def summary(self, *, digits: int = 3) -> dict[str, Any]:
         """The figures that a bundle's manifest carries; null for NaN or infinite, and for what does not apply."""
@@ -101,8 +113,23 @@ class HeadReport:
             name: significant(value, digits) if isinstance(value, float) else value
             for name, value in vars(self.figures).items()
         }
+        levels: dict[str, Any] = {"levels": ["L3"]}
+        if self.graph is not None:
+            levels = {
+                "levels": ["L1", "L3"],
+                "graph_median_error": significant(self.graph.median_error, digits),
+                "graph_worst_error": significant(self.graph.worst_error, digits),
+            }
         caveat = {"caveat": self.caveat} if self.caveat else {}
-        return {"level": self.level, "head": self.head, "passed": self.passed, **caveat, **figures}
+        return {"level": "L3", "head": self.head, "passed": self.passed, **caveat, **levels, **figures}
+
+
+def _gates(gates: Sequence[GateResult]) -> list[dict[str, Any]]:
+    return [
+        {"name": gate.name, "measured": significant(gate.measured, 6), "limit": gate.limit,
+         "bound": gate.bound, "passed": gate.passed}
+        for gate in gates
+    ]  # fmt: skip
 
 
 class ReferenceHead:
@@ -150,7 +177,7 @@ def compare_heads(
     gates: Gates,
     on_text: Callable[[], None] = lambda: None,
 ) -> HeadReport:
-    """Run both over all texts and judge the difference.
+    """L3: run both over all texts and judge the difference.
 
     Args:
         candidate: The exported graph.
@@ -169,7 +196,7 @@ def compare_heads(
     figures = _measure(np.concatenate(found), np.concatenate(expected), reference.signature, gates.near_tie)
     figures.texts = len(texts)
     caveat = str(getattr(candidate, "caveat", ""))
-    return HeadReport(reference.signature.head, figures, _judge(gates, figures), caveat)
+    return HeadReport(reference.signature.head, figures, _judge(gates, figures), caveat=caveat)
 
 
 def _measure(found: Array, expected: Array, signature: HeadSignature, near_tie: float) -> HeadFigures:

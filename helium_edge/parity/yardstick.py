@@ -70,6 +70,11 @@ class Agreement:
         return np.fmax(self.logits, self.rows)
 
 
+def affords_search(config: ModelConfig) -> bool:
+    """Whether a model is small enough that most of its tokens have no tie, or one that can be found."""
+    return config.num_parameters <= _SEARCHED
+
+
 class Yardstick:
     """Computes what a graph must give.
 
@@ -89,7 +94,7 @@ class Yardstick:
         self._ledger = Ledger()
         self._stack = DecoderStack(self.config, EmulatedParts(store, arithmetic, self._ledger))
         self._tables = rope_tables(self.config.rope_theta, self.config.head_dim, cache_len)
-        self.searches = arithmetic.rounds and self.config.num_parameters <= _SEARCHED
+        self.searches = arithmetic.rounds and affords_search(self.config)
 
     def plain_logits(self, tokens: Sequence[int]) -> Logits:
         """(T, V) logits of a whole conversation, activations as they are: what level L2 compares."""

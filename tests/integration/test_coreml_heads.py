@@ -32,8 +32,10 @@ def assert_agrees(exported: HeadExport) -> None:
     assert rms_error(np.concatenate(found), np.concatenate(wanted)) <= TOLERANCE
 
 
-@pytest.mark.parametrize("name", HEADS)
-@pytest.mark.parametrize("recipe", ["coreml-fp16", "coreml-int8", "coreml-int4"])
+# The whole matrix is in test_head_levels.py: a conversion takes ten seconds.
+@pytest.mark.parametrize(
+    ("name", "recipe"), list(zip(HEADS, ["coreml-fp16", "coreml-int8", "coreml-int4"], strict=True))
+)
 def test_agrees_with_torch(name: str, recipe: str, tmp_path: Path) -> None:
     folder = make_head(tmp_path / "checkpoint", f"Helium{name}", seed=8, std=0.1)
     exported = export_head(folder, head_recipe(recipe), tmp_path / "out")

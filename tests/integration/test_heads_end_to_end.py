@@ -62,6 +62,7 @@ def test_the_bundle_says_what_it_is(bundle: Path) -> None:
     assert manifest.quantization.summary.keys() == {"int8", "int4-g32"}
     assert manifest.parity is not None
     assert manifest.parity["passed"] is True
+    assert manifest.parity["levels"] == ["L1", "L3"]
     assert float(str(manifest.parity["label_agreement_decided"])) >= 0.9
     card = (bundle / "README.md").read_text(encoding="utf-8")
     assert "pipeline_tag: text-classification" in card
@@ -88,6 +89,8 @@ def test_parity_and_inspect(bundle: Path, checkpoint: Path, cli: Cli) -> None:
     assert (parity["head"], parity["passed"]) == ("sequence_classification", True)
     assert parity["label_agreement_decided"] >= 0.9
     assert parity["texts"] == 18
+    assert [gate["name"] for gate in parity["L1"]["gates"]] == ["nonfinite", "median_error", "worst_error"]
+    assert all(gate["passed"] for gate in parity["L1"]["gates"])
     code, out, _ = cli("inspect", bundle)
     assert code == 0
     assert "sequence classification: en, fr, de, it, pt, es" in out

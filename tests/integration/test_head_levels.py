@@ -1,0 +1,137 @@
+"""Level L1 of heads: green for every head on every target with every scheme, red for planted faults."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from helium_edge.parity.emulation import arithmetic_of
+from helium_edge.parity.head_graph import HeadGraph, compare_graph
+from helium_edge.quant import QuantizedStore, QuantizedWeight
+from helium_edge.runtime.tokenizer import Tokenizer
+from tests.helpers.heads import (
+    HEADS,
+    TOKENS,
+    HeadExport,
+    export_head,
+    head_recipe,
+    id_rows,
+    make_head,
+    tiny_head,
+)
+
+if importlib.util.find_spec("executorch") is None or importlib.util.find_spec("coremltools") is None:
+    pytest.skip("executorch and coremltools are not installed", allow_module_level=True)
+
+pytestmark = pytest.mark.slow
+
+TARGETS = {
+    "onnx": ("onnx-fp32", "onnx-int8", "onnx-int4"),
+    "xnnpack": ("xnnpack-fp32", "xnnpack-int8", "xnnpack-int4"),
+    "coreml": ("coreml-fp16", "coreml-int8", "coreml-int4"),
+}
+RECIPES = [recipe for recipes in TARGETS.values() for recipe in recipes]
+LATIN = [  # each head and each scheme once on each target
+    (head, recipes[(place + shift) % 3])
+    for shift, recipes in enumerate(TARGETS.values())
+    for place, head in enumerate(HEADS)
+]
+
+_checkpoints: dict[str, Path] = {}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("levels")
+
+
+def checkpoint(root: Path, head: str, make: Callable[..., Path]) -> Path:
+    """A checkpoint of a head, written once."""
+    key = f"{make.__name__} {head}"
+    if key not in _checkpoints:
+        options = {"seed": 9} if make is make_head else {}
+        _checkpoints[key] = make(root / key.replace(" ", "-"), f"Helium{head}", **options)
+    return _checkpoints[key]
+
+
+def level1(exported: HeadExport, texts: Sequence[Sequence[int]]) -> HeadGraph:
+    (target,) = exported.recipe.targets.names()
+    arithmetic = arithmetic_of(target, exported.recipe, exported.store.plan)
+    return compare_graph(exported.runner(), exported.store, arithmetic, texts)
+
+
+def random_texts() -> list[list[int]]:
+    """Six texts without padding, and those with padding in every place."""
+    rng = np.random.default_rng(3)
+    return [*rng.integers(4, 160, (6, TOKENS)).tolist(), *id_rows().values()]
+
+
+def failures(found: HeadGraph) -> list[str]:
+    return [gate.failure for gate in found.gates if gate.failure is not None]
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_random_checkpoints(head: str, recipe: str, root: Path, tmp_path: Path) -> None:
+    """Weights of std 0.3."""
+    exported = export_head(checkpoint(root, head, make_head), head_recipe(recipe), tmp_path / "out")
+    assert failures(level1(exported, random_texts())) == []
+
+
+@pytest.mark.parametrize(("head", "recipe"), LATIN)
+def test_helium_tiny(head: str, recipe: str, root: Path, tmp_path: Path) -> None:
+    folder = checkpoint(root, head, tiny_head)
+    exported = export_head(folder, head_recipe(recipe), tmp_path / "out")
+    ids = Tokenizer(folder / "tokenizer.json").encode(
+        "Le capteur mesure la température et envoie les données. " * 8
+    )
+    texts = [ids[start : start + TOKENS] for start in range(0, len(ids) - TOKENS, TOKENS)]
+    assert len(texts) >= 5
+    assert failures(level1(exported, texts)) == []
+
+
+@pytest.mark.parametrize(
+    ("recipe", "place", "last"),
+    [
+        ("onnx-int4", "onnx.decoder", lambda b, _: b.ints(-1)),
+        ("xnnpack-int4", "xnnpack.graph", lambda ids, positions, _: positions.amax(dim=-1)),
+        ("coreml-int4", "coreml.graph", lambda ids, positions, _: positions[-1:]),
+    ],
+)
+def test_a_wrong_position_is_red(
+    recipe: str, place: str, last: Any, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last token of the input in place of the last one that is no padding."""
+    monkeypatch.setattr(f"helium_edge.targets.{place}.last_token", last)
+    source = checkpoint(root, "ForSequenceClassification", make_head)
+    exported = export_head(source, head_recipe(recipe), tmp_path / "out")
+    found = level1(exported, random_texts())
+    assert {line.split()[0] for line in failures(found)} == {"median_error", "worst_error"}
+
+
+@pytest.mark.parametrize("recipe", ["onnx-int4", "xnnpack-int4"])
+def test_one_scale_off_is_red(recipe: str, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By 5 %, of one group of 32 weights: no whole text is off by more than roundings are."""
+    honest = QuantizedStore.get
+
+    def get(store: QuantizedStore, name: str) -> QuantizedWeight | torch.Tensor:
+        weight = honest(store, name)
+        if name != "model.layers.1.self_attn.o_proj.weight":
+            return weight
+        assert isinstance(weight, QuantizedWeight)
+        scales = weight.scales.clone()
+        scales[3, 1] = (scales[3, 1] * 1.05).to(torch.bfloat16)
+        assert scales[3, 1] != weight.scales[3, 1]
+        return QuantizedWeight(weight.scheme, weight.codes, scales, weight.zero_points)
+
+    source = checkpoint(root, "ForTokenClassification", make_head)
+    with monkeypatch.context() as patch:
+        patch.setattr(QuantizedStore, "get", get)
+        exported = export_head(source, head_recipe(recipe), tmp_path / "out")
+    assert [line.split()[0] for line in failures(level1(exported, random_texts()))] == ["median_error"]
