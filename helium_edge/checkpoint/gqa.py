@@ -10,9 +10,13 @@ Source: Ainslie et al. 2023, arXiv 2305.13245, section 2.1; HeliumConfig, `num_k
 
 from __future__ import annotations
 
+import contextlib
+import glob
 import json
 import math
 import os
+import re
+import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +27,11 @@ from safetensors.torch import save_file
 from helium_edge.checkpoint.reader import CONFIG_FILE, INDEX_FILE, SINGLE_FILE, Checkpoint
 from helium_edge.checkpoint.source import TOKENIZER_FILES
 from helium_edge.errors import ResourceError, UsageError
+
+try:
+    import fcntl
+except ImportError:  # pragma: no cover - Windows
+    fcntl = None  # type: ignore[assignment]
 
 SHARD_BYTES = 4 << 30
 """Tensors are collected up to this size before a file is written: the memory that a conversion needs."""
@@ -67,7 +76,8 @@ def write_grouped(
 ) -> None:
     """Write a checkpoint like another, with fewer key-value heads.
 
-    The folder appears complete or not at all. Other files than weights, config and tokenizer are left behind.
+    The folder appears complete or not at all; what a run left that was killed is removed. Other files than
+    weights, config and tokenizer are left behind.
 
     Args:
         checkpoint: The original.
@@ -84,9 +94,7 @@ def write_grouped(
     if os.path.lexists(out):
         raise UsageError(f"{out}: is already there", hint="name another folder, or remove it")
     out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
-    partial.mkdir()
-    try:
+    with _partial_folder(out) as partial:
         need = sum(tensor.nbytes for tensor in checkpoint.tensors.values())
         free = shutil.disk_usage(partial).free
         if need > free:
@@ -103,8 +111,44 @@ def write_grouped(
             _sync(path)
         os.rename(partial, out)  # fails on a folder that holds something
         _sync(out.parent)
+
+
+@contextlib.contextmanager
+def _partial_folder(out: Path) -> Iterator[Path]:
+    """A new folder beside `out`, locked while it is in use; removed at the end where it was not renamed."""
+    partial = out.with_name(f".{out.name}.partial-{secrets.token_hex(4)}")
+    with _lock(out.parent, wait=True):  # nobody takes a folder for a leftover that is not locked yet
+        for found in out.parent.glob(f".{glob.escape(out.name)}.partial-*"):
+            if re.fullmatch("[0-9a-f]{8}", found.name[-8:]) and found.is_dir() and not found.is_symlink():
+                with _lock(found, wait=False) as is_ours:
+                    if is_ours:
+                        shutil.rmtree(found, ignore_errors=True)
+        partial.mkdir()
+        lock = contextlib.ExitStack()
+        lock.enter_context(_lock(partial, wait=False))
+    with lock:
+        try:
+            yield partial
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _lock(folder: Path, *, wait: bool) -> Iterator[bool]:
+    """Lock a folder, which ends with the process; False where another holds it, or there are no locks."""
+    if fcntl is None:  # pragma: no cover - Windows
+        yield False
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            locked = True
+        except OSError:
+            locked = False
+        yield locked
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        os.close(descriptor)
 
 
 def _pooled(
