@@ -73,11 +73,7 @@ class Reference:
         self._load = load
         self._clock = clock
         self._runner: Runner | None = None
-
-    @property
-    def loaded(self) -> bool:
-        """Whether the model was needed."""
-        return self._runner is not None
+        self.loaded = False
 
     def prepare(self, windows: Sequence[Window], prompts: Sequence[Prompt], on_progress: Progress) -> None:
         """Compute all that is not known yet, and let go of the model."""
@@ -107,7 +103,9 @@ class Reference:
         self, rows: Callable[[Runner, Sequence[int]], Iterator[Logits]], tokens: Sequence[int]
     ) -> Iterator[Logits]:
         if self._runner is None:
-            self._runner = self._load()
+            with self._clock.running("loading"):
+                self._runner = self._load()
+            self.loaded = True
             if self._runner.vocab_size != self.vocab_size:
                 raise ParityError(
                     f"the candidate has a vocabulary of {self.vocab_size}, the reference "
