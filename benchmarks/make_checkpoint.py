@@ -1,7 +1,7 @@
 """Write a random checkpoint in the shape of a released model, for measurements at full size.
 
-    python benchmarks/make_checkpoint.py helium-1-preview-2b /tmp/helium-2b
-    python benchmarks/make_checkpoint.py helium-1-preview-2b /tmp/wide --layers 2
+    python benchmarks/make_checkpoint.py helium-1-preview-2b helium-2b
+    python benchmarks/make_checkpoint.py helium-1-preview-2b wide --layers 2
 
 bfloat16 safetensors shards of at most 512 MiB, one in memory at a time. Weights spread as in trained models: by
 fan-in, rows of unequal size, gains around 1, logits of an rms near 3. The tokenizer is that of helium-tiny, filled

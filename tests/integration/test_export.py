@@ -17,7 +17,9 @@ from safetensors.torch import load_file, save_file
 
 from helium_edge.bundle import open_bundle, verify_bundle
 from helium_edge.checkpoint import open_checkpoint
+from helium_edge.compare import Text
 from helium_edge.errors import HeliumEdgeError
+from helium_edge.parity import LevelReport
 from helium_edge.pipeline import check, export
 from helium_edge.recipe import load_recipe
 from tests.helpers.checkpoints import make_checkpoint
@@ -70,9 +72,12 @@ def test_the_same_input_gives_the_same_bytes(tiny_bundle: Path, tmp_path: Path) 
 
 def test_parity_of_the_published_bundle(tiny_bundle: Path) -> None:
     """The static pair, too: the short check of `export` runs the graph that serves both phases."""
-    report = check(tiny_bundle, tokens=500, threads=2, static=True)
+    report = check(tiny_bundle, text=Text(tokens=500), threads=2, static=True)
     assert report.passed, report.failures
-    assert set(report.languages) == {"en", "fr", "de", "it", "pt", "es"}
+    assert [level.level for level in report.levels] == ["L0", "L1", "L2", "L3"]
+    level = report.level("L3")
+    assert isinstance(level, LevelReport)
+    assert set(level.languages) == {"en", "fr", "de", "it", "pt", "es"}
 
 
 def test_parity_refuses_another_checkpoint(tiny_bundle: Path, tmp_path: Path) -> None:
@@ -189,9 +194,9 @@ from helium_edge.recipe import load_recipe
 
 class Slow:
     def stage(self, name, total=None, unit=""):
-        print(name, flush=True)
+        self.name = name
     def advance(self, amount=1, note=""):
-        print("done", note, flush=True)
+        print(f"{self.name}: {note}", flush=True)
         time.sleep(0.05)
 
 export(sys.argv[1], load_recipe("onnx-int4"), Path(sys.argv[2]), verify=False, progress=Slow())
@@ -205,7 +210,7 @@ def test_a_killed_export_is_taken_up_again(tmp_path: Path) -> None:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         for line in process.stdout:
-            if line.startswith("done model.layers.3"):
+            if line.startswith("quantize and write: model.layers.3"):
                 process.kill()
                 break
     store = out.parent / ".bundle.store"

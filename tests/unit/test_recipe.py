@@ -260,7 +260,7 @@ BAD_TEXTS = {
     "binary": ("name: !!binary aGk=\n", "only plain YAML values are allowed"),
     "date": ("name: 2026-11-23\n", "only plain YAML values are allowed"),
     "control character": ("name: \x01\n", "not valid YAML"),
-    "deep": ("[" * 5000 + "]" * 5000, "not valid YAML"),
+    "deep": ("[" * 5000 + "]" * 5000, "5000 brackets are too many"),
     "duplicate": ("name: a\ndescription: b\nname: c\n", "the key 'name' stands twice"),
     "duplicate below": ("shapes: {prefill_len: 1, prefill_len: 2}\n", "the key 'prefill_len' stands twice"),
     "alias": ("name: &n mine\ndescription: *n\n", "aliases are not allowed"),
