@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from helium_edge.errors import ParityError, UsageError
+from helium_edge.errors import ParityError
 
 from . import _arm64_view, _console, _parity_view
 from ._options import (
@@ -123,14 +123,13 @@ def parity(
             store=store,
             layers=layers,
             oracle=oracle,
+            decoders_only=outputs != Outputs(),
             threads=threads,
             static=static,
             unverified=unverified,
             progress=progress,
         )
     if isinstance(report, HeadReport):
-        if outputs != Outputs():
-            raise UsageError(f"{bundle}: pages, test results, tables and baselines are of language models")
         _finish_head(bundle, report, as_json=as_json)
         return
     report = outputs.compare(report, before)

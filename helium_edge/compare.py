@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 
 from helium_edge.bundle import Bundle, Manifest, open_bundle, open_head, open_runner
 from helium_edge.checkpoint import Checkpoint
-from helium_edge.errors import HeliumEdgeError
+from helium_edge.errors import HeliumEdgeError, UsageError
 from helium_edge.original import original_of
 from helium_edge.parity import (
     LANGUAGES,
@@ -121,6 +121,7 @@ def check(  # noqa: PLR0913 - an argument per option of the command
     store: Path | None = None,
     layers: bool = False,
     oracle: OracleName | None = None,
+    decoders_only: bool = False,
     progress: Progress | None = None,
 ) -> ParityReport | HeadReport:
     """Compare a bundle with the checkpoint that it was exported from: all levels, and the cache contract.
@@ -134,7 +135,8 @@ def check(  # noqa: PLR0913 - an argument per option of the command
         unverified: Run a bundle whose checksums do not match.
         store: Folder of quantized weights, as of `export --store`; by default they are quantized anew.
         layers: Localise also when L1 holds: the error of every operation of every layer.
-        oracle: A second oracle beside transformers.
+        oracle: A second oracle beside transformers; like `layers`, of language models alone.
+        decoders_only: Refuse other models before anything is run.
         progress: Told about stages.
 
     Returns:
@@ -144,6 +146,7 @@ def check(  # noqa: PLR0913 - an argument per option of the command
     Raises:
         InputError: Bundle or checkpoint are unusable, or do not belong together.
         MissingDependencyError: The extra `reference` is missing.
+        UsageError: What is asked for is of language models alone, and this is none.
     """
     started, tell = time.perf_counter(), progress or Silent()
     require_reference()
@@ -151,6 +154,12 @@ def check(  # noqa: PLR0913 - an argument per option of the command
         require_optimum()
     tell.stage("read bundle")
     bundle = open_bundle(bundle_path, unverified=unverified)
+    if bundle.manifest.head is not None and (decoders_only or layers or oracle is not None):
+        raise UsageError(
+            f"{bundle_path}: {bundle.manifest.model.architecture} is no language model; pages, test results, "
+            "tables, baselines, --layers and --oracle are of language models",
+            hint="--json has all figures",
+        )
     original = original_of(bundle.manifest, checkpoint)
     recipe = Recipe.model_validate_json(json.dumps(bundle.manifest.quantization.recipe))
     if bundle.manifest.head is not None:

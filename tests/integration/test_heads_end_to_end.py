@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helium_edge.cli.main import run
@@ -105,6 +107,43 @@ def test_what_a_classifier_cannot_do(bundle: Path, root: Path, cli: Cli) -> None
     code, _, err = cli("classify", bundle, "word " * 60)
     assert code == 2
     assert "the graph takes 48" in err
+
+
+@pytest.mark.parametrize(
+    "options",
+    [("--html", "page.html"), ("--junit", "t.xml"), ("--baseline", "b.json", "--update-baseline"), ("--layers",)],
+)
+def test_files_of_decoders_are_refused_before_anything_is_run(
+    options: tuple[str, ...], bundle: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("helium_edge.compare.check_head", lambda *_, **__: pytest.fail("it was run"))
+    monkeypatch.chdir(tmp_path)
+    code, _, err = cli("parity", bundle, "--checkpoint", "not needed yet", *options)
+    assert code == 2
+    assert "HeliumForSequenceClassification is no language model" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "score"),
+    [
+        ({"problem_type": "multi_label_classification"}, lambda logit: 1 / (1 + math.exp(-logit))),
+        ({"problem_type": "regression", "id2label": {"0": "stars"}}, lambda logit: logit),
+    ],
+    ids=["several labels", "regression"],
+)
+def test_scores_are_as_the_problem_says(
+    changes: dict[str, Any], score: Callable[[float], float], tmp_path: Path, cli: Cli
+) -> None:
+    folder = make_head(tmp_path / "model", "HeliumForSequenceClassification", seed=6, **changes)
+    options = ("--recipe", "onnx-fp32", "--prefill-len", "16", "--no-verify")
+    assert cli("export", folder, *options, "-o", tmp_path / "b")[0] == 0
+    code, out, _ = cli("classify", tmp_path / "b", "on air", "--json")
+    assert code == 0
+    rows = json.loads(out)["labels"]
+    assert len(rows) == (1 if "id2label" in changes else 3)
+    for row in rows:
+        assert row["score"] == pytest.approx(score(row["logit"]), rel=1e-5)
 
 
 def test_hidden_states_and_token_labels(root: Path, cli: Cli) -> None:
