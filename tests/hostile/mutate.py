@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 import struct
@@ -41,11 +42,11 @@ def mutate_value(root: Any, draw: random.Random) -> Any:
     for _ in range(draw.choice((1, 1, 1, 2, 4))):
         places = _places(root)
         if not places:
-            return draw.choice(ODD)
+            return _odd(draw)
         node, key = draw.choice(places)
         kind = draw.randrange(5)
         if kind < 3:
-            node[key] = draw.choice(ODD)
+            node[key] = _odd(draw)
         elif kind == 3:
             other, other_key = draw.choice(places)
             node[key] = json.loads(json.dumps(other[other_key]))
@@ -54,6 +55,11 @@ def mutate_value(root: Any, draw: random.Random) -> Any:
         else:
             node[key : key + 1] = [node[key]] * draw.choice((0, 2, 50))
     return root
+
+
+def _odd(draw: random.Random) -> Any:
+    """A copy: a value that is damaged in its turn must not come back at the next seed, nor hold itself."""
+    return copy.deepcopy(draw.choice(ODD))
 
 
 def mutate_json(data: bytes, draw: random.Random) -> bytes:
