@@ -13,6 +13,9 @@ from typing import Any
 
 import yaml
 
+MAX_LINE = 300
+"""Longest line taken over from the message of a library."""
+
 
 class DocumentError(ValueError):
     """A file is no document of its kind; the message is one line, without the name of the file."""
@@ -108,9 +111,14 @@ def shorten(name: str) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of a foreign error's message, or its class when it has none."""
+    """Return the first line of a foreign error's message, or its class when it has none.
+
+    A library may quote what it was given: of a line longer than `MAX_LINE` both ends are kept, the last of which
+    usually says where.
+    """
     lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    line = lines[0] if lines else type(error).__name__
+    return line if len(line) <= MAX_LINE else f"{line[: MAX_LINE // 2]} ... {line[-MAX_LINE // 2 :]}"
 
 
 class _StrictLoader(yaml.SafeLoader):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from helium_edge.documents import DocumentError, parse_json, parse_yaml, read_document
+from helium_edge.documents import MAX_LINE, DocumentError, first_line, parse_json, parse_yaml, read_document
 
 
 def test_a_file_is_read_up_to_the_limit(tmp_path: Path) -> None:
@@ -86,3 +86,13 @@ def test_what_is_no_plain_yaml(text: str) -> None:
 def test_many_keys_are_read_in_time_that_grows_with_their_number() -> None:
     """The check for duplicates once took the square of it."""
     assert len(parse_yaml("".join(f"k{i}: 1\n" for i in range(5000)))) == 5000
+
+
+def test_a_foreign_message_is_cut_to_a_line_that_can_be_read() -> None:
+    """tokenizers quotes a wrong value whole, and says at the end where it stands."""
+    assert first_line(ValueError("wrong\nmore")) == "wrong"
+    assert first_line(ValueError()) == "ValueError"
+    long = first_line(ValueError(f"invalid type: {'x' * 5000} at column 7"))
+    assert len(long) <= MAX_LINE + 5
+    assert long.startswith("invalid type: xxx")
+    assert long.endswith("xxx at column 7")
