@@ -122,8 +122,8 @@ def test_a_bundle_that_is_replaced_while_it_is_read_is_read_again(
     read = verify._manifest_of
     reads = []
 
-    def read_and_replace(folder: Path) -> Manifest:
-        manifest = read(folder)
+    def read_and_replace(folder: Path, *, sealed: bool) -> Manifest:
+        manifest = read(folder, sealed=sealed)
         reads.append(manifest.name)
         if len(reads) == 1:
             write_bundle(out, name="new", force=True)
