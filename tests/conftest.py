@@ -3,6 +3,8 @@ from __future__ import annotations
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported, so before everything else
+# Workers of pytest-xdist share the cores: one thread each, also in what they start.
+os.environ["OMP_NUM_THREADS"] = "1" if "PYTEST_XDIST_WORKER" in os.environ else "2"
 
 import random
 from pathlib import Path
@@ -16,7 +18,13 @@ from tests.helpers.optimum import pytest_collection_modifyitems
 
 __all__ = ["pytest_collection_modifyitems"]
 
-torch.set_num_threads(2)
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Hand files out in the order of their names: the long ones come first so, and short ones fill the end."""
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
