@@ -18,7 +18,21 @@ import typer
 from helium_edge import __version__
 from helium_edge.errors import EXIT_INTERRUPTED, HeliumEdgeError, ResourceError, UsageError
 
-from . import _console, classify, convert, doctor, export, generate, inspect, parity, push, recipes, report, verify
+from . import (
+    _console,
+    bench,
+    classify,
+    convert,
+    doctor,
+    export,
+    generate,
+    inspect,
+    parity,
+    push,
+    recipes,
+    report,
+    verify,
+)
 
 EXIT_BROKEN_PIPE = 141
 """128 + SIGPIPE, as shells count: the reader of our output went away."""
@@ -60,6 +74,7 @@ generate.register(app)
 classify.register(app)
 convert.register(app)
 parity.register(app)
+bench.register(app)
 report.register(app)
 push.register(app)
 inspect.register(app)

@@ -22,7 +22,7 @@ from helium_edge.errors import BundleError, ResourceError, UsageError
 from helium_edge.runtime.executorch_library import load_runtime
 from helium_edge.runtime.executorch_options import set_weight_cache
 from helium_edge.runtime.quiet import quiet
-from helium_edge.runtime.runner import Logits, check_tokens
+from helium_edge.runtime.runner import Logits, check_seek, check_tokens
 from helium_edge.signature import DecoderSpec, GraphSignature, HeadSignature, Phase
 
 Array = npt.NDArray[Any]
@@ -90,6 +90,12 @@ class ExecutorchRunner:
         """Start a new conversation; stale slots are never read, so nothing is cleared."""
         self._position = 0
         self._synced = 0
+
+    def seek(self, position: int) -> None:
+        """Take what the first slots hold for tokens; see `SeekableRunner.seek`."""
+        check_seek(position, self.cache_len)
+        self._position = position
+        self._synced = min(self._synced, position)
 
     def prefill(self, tokens: Sequence[int]) -> Logits:
         """Append tokens in chunks of at most `prefill_len`; see `Runner.prefill`."""

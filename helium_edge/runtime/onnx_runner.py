@@ -16,7 +16,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from helium_edge.errors import BundleError, ResourceError
-from helium_edge.runtime.runner import Logits, check_tokens
+from helium_edge.runtime.runner import Logits, check_seek, check_tokens
 from helium_edge.signature import (
     DecoderSpec,
     GraphSignature,
@@ -85,6 +85,11 @@ class OnnxRunner:
     def reset(self) -> None:
         """Start a new conversation; stale slots are never read, so nothing is cleared."""
         self._position = 0
+
+    def seek(self, position: int) -> None:
+        """Take what the first slots hold for tokens; see `SeekableRunner.seek`."""
+        check_seek(position, self.cache_len)
+        self._position = position
 
     def prefill(self, tokens: Sequence[int]) -> Logits:
         """Append tokens in chunks of at most `prefill_len`; see `Runner.prefill`."""

@@ -7,7 +7,7 @@ are written once.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -59,6 +59,34 @@ class Runner(Protocol):
             UsageError: An id outside the vocabulary.
         """
         ...
+
+
+@runtime_checkable
+class SeekableRunner(Runner, Protocol):
+    """A runner whose cache can be said to hold any number of tokens, so that speed is measured at any depth."""
+
+    @property
+    def cache_buffers(self) -> list[npt.NDArray[Any]]:
+        """Key and value of each layer in turn; owned by the runner."""
+        ...
+
+    def seek(self, position: int) -> None:
+        """Take the first `position` slots for tokens, whatever they hold.
+
+        Raises:
+            CacheFullError: There are fewer slots.
+        """
+        ...
+
+
+def check_seek(position: int, cache_len: int) -> None:
+    """Refuse a position that no cache of this length has.
+
+    Raises:
+        CacheFullError: There are fewer slots.
+    """
+    if not 0 <= position <= cache_len:
+        raise CacheFullError(f"position {position} is outside the KV cache of {cache_len} slots")
 
 
 def check_tokens(tokens: Sequence[int], *, position: int, cache_len: int, vocab_size: int) -> None:

@@ -1,0 +1,167 @@
+"""`helium-edge bench` on real bundles: what is asked for is what graphs are run at. No test depends on times."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import numpy as np
+import pytest
+from helium_edge.cli.main import run
+
+from helium_edge.bench.engine import WorkerProcess
+from helium_edge.bench.report import schema_text
+from helium_edge.bench.worker import Worker
+from helium_edge.bundle import open_bundle, open_runner
+from helium_edge.errors import BundleError, CacheFullError
+from helium_edge.runtime.runner import SeekableRunner
+from tests.helpers.bundles import CACHE_LEN, PREFILL_LEN, bundle_recipe, export_bundle
+from tests.helpers.checkpoints import make_checkpoint
+from tests.helpers.exports import random_tokens
+
+QUICK = ("--repeats", "2", "--steps", "2", "--loads", "1", "--threads", "1")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_checkpoint(tmp_path_factory.mktemp("bench") / "checkpoint", std=0.2)
+
+
+@pytest.fixture(scope="module")
+def bundle(checkpoint: Path) -> Path:
+    return export_bundle(checkpoint, bundle_recipe("onnx-int8"), checkpoint.with_name("onnx")).folder
+
+
+@pytest.fixture(scope="module")
+def program(checkpoint: Path) -> Path:
+    """An XNNPACK bundle with two decode methods."""
+    if importlib.util.find_spec("executorch") is None:
+        pytest.skip("executorch is not installed")
+    recipe = bundle_recipe("xnnpack-fp32", xnnpack={"cache_buckets": [16]})
+    return export_bundle(checkpoint, recipe, checkpoint.with_name("xnnpack")).folder
+
+
+def document(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    """What was printed, which must be one document that follows the schema."""
+    data: dict[str, Any] = json.loads(capsys.readouterr().out)
+    jsonschema.Draft202012Validator(json.loads(schema_text())).validate(data)
+    return data
+
+
+def test_a_bundle_is_measured_from_end_to_end(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["bench", str(bundle), *QUICK, "--context", "0,20", "--json"]) == 0
+    data = document(capsys)
+    (found,) = data["bundles"]
+    cases = [(result["phase"], result["context"], result["tokens"]) for result in found["results"]]
+    assert cases == [
+        ("decode", 0, 2),
+        ("decode", 20, 2),
+        ("prefill", 0, PREFILL_LEN),
+        ("prefill", 20, PREFILL_LEN),
+    ]
+    assert all(result["ms"]["n"] == 2 and result["ms"]["min"] > 0 for result in found["results"])
+    decode = found["results"][:2]
+    cache = open_bundle(bundle).manifest.cache
+    assert cache is not None
+    assert decode[1]["bytes_read"] - decode[0]["bytes_read"] == 20 * cache.bytes_per_token
+    assert data["bandwidth_bytes_per_second"]["before"] > 1e8
+    memory = found["memory"]
+    assert memory["before"]["anonymous_bytes"] < memory["ready"]["anonymous_bytes"]
+    assert data["settings"]["threads"] == 1
+    assert data["ratios"] == []
+
+
+def test_two_bundles_take_turns(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["bench", str(bundle), "--compare", str(bundle), *QUICK, "--context", "0", "--json"]) == 0
+    data = document(capsys)
+    assert len(data["bundles"]) == 2
+    (decode, prefill) = data["ratios"]
+    assert (decode["phase"], prefill["phase"]) == ("decode", "prefill")
+    pairs = [found["results"][0]["ms"]["samples"] for found in data["bundles"]]
+    assert decode["speed"]["samples"] == pytest.approx([b / a for a, b in zip(*pairs, strict=True)])
+
+
+def test_the_text_is_80_columns_wide(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["bench", str(bundle), "--compare", str(bundle), *QUICK]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    tables = [line for line in lines if not line.startswith((str(bundle), "speed:"))]
+    assert max(map(len, tables)) <= 80
+    assert sum(line.startswith("decode at") for line in tables) == 2
+
+
+@pytest.mark.slow  # lowers three methods
+def test_xnnpack_is_measured_with_its_shorter_caches(program: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["bench", str(program), *QUICK, "--context", "0,30", "--json"]) == 0
+    data = document(capsys)
+    manifest = open_bundle(program).manifest
+    assert manifest.cache is not None
+    reads = [result["bytes_read"] for result in data["bundles"][0]["results"] if result["phase"] == "decode"]
+    rows = [(read - manifest.memory.packed_bytes) // manifest.cache.bytes_per_token for read in reads]
+    assert rows == [16, CACHE_LEN]
+
+
+# -- the depth is real
+
+
+def check_depth(folder: Path) -> None:
+    """A runner that is told it is at a depth gives the logits of one that got there token by token."""
+    opened = open_bundle(folder)
+    true, told = open_runner(opened, threads=1), open_runner(opened, threads=1)
+    assert isinstance(told, SeekableRunner)
+    tokens = random_tokens(30, true.vocab_size, seed=3)
+    true.prefill(tokens[:20])
+    assert isinstance(true, SeekableRunner)
+    for to, source in zip(told.cache_buffers, true.cache_buffers, strict=True):
+        to[...] = source
+    told.seek(20)
+    np.testing.assert_array_equal(told.decode(tokens[20]), true.decode(tokens[20]))
+    assert told.position == 21
+    told.seek(0)
+    assert told.decode(tokens[0]).tobytes() != told.decode(tokens[0]).tobytes()
+    told.seek(CACHE_LEN)
+    with pytest.raises(CacheFullError):
+        told.decode(tokens[0])
+    for position in (-1, CACHE_LEN + 1):
+        with pytest.raises(CacheFullError):
+            told.seek(position)
+
+
+def test_a_depth_is_what_the_graph_sees(bundle: Path) -> None:
+    check_depth(bundle)
+
+
+@pytest.mark.slow  # lowers three methods
+def test_a_depth_is_what_the_methods_see(program: Path) -> None:
+    check_depth(program)
+
+
+def test_samples_begin_at_their_depth(bundle: Path) -> None:
+    worker = Worker()
+    worker.answer({"op": "load", "bundle": str(bundle), "threads": 1, "static": False})
+    worker.answer({"op": "fill"})
+    for context, tokens in ((0, 3), (20, 5), (CACHE_LEN - 4, 4)):
+        answer = worker.answer({"op": "decode", "context": context, "tokens": tokens})
+        assert answer["position"] == context + tokens
+        assert len(answer["steps_ns"]) == tokens
+    assert worker.answer({"op": "prefill", "context": 20, "tokens": 11})["position"] == 31
+
+
+def test_logits_that_are_not_finite_are_refused(bundle: Path) -> None:
+    worker = Worker()
+    worker.answer({"op": "load", "bundle": str(bundle), "threads": 1, "static": False})
+    assert worker._runner is not None
+    for buffer in worker._runner.cache_buffers:
+        buffer[...] = np.nan
+    assert "not finite" in worker.answer({"op": "decode", "context": 8, "tokens": 1})["error"]["message"]
+
+
+# -- what goes wrong
+
+
+def test_errors_of_the_worker_are_those_of_the_command(tmp_path: Path) -> None:
+    with closing(WorkerProcess()) as worker, pytest.raises(BundleError, match="no such folder"):
+        worker.ask("load", bundle=str(tmp_path / "none"), threads=1, static=False)
