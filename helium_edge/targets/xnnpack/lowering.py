@@ -84,7 +84,11 @@ def lower(methods: Mapping[str, Method], constants: Mapping[str, Constant]) -> A
 
 
 def write_program(program: Any, path: Path) -> None:
-    """Write the `.pte`."""
+    """Write the `.pte`.
+
+    Raises:
+        HeliumEdgeError: A weight that is written as a stream has other bytes than when it was lowered.
+    """
     with path.open("wb") as file:
         program.write_to_file(file)
 

@@ -36,6 +36,7 @@ class QuantizedLinear(torch.nn.Module):
     """
 
     bias: Tensor | None
+    codes: Tensor
 
     def __init__(self, weight: QuantizedWeight, bias: Tensor | None) -> None:
         super().__init__()
@@ -44,8 +45,8 @@ class QuantizedLinear(torch.nn.Module):
         self.block = (1, weight.scheme.group_size or columns)
         self.range = _INT4 if weight.scheme.bits == 4 else _INT8
         self.register_buffer("codes", weight.codes)
-        self.register_buffer("scales", _stored_scales(weight))
-        self.register_buffer("zeros", torch.zeros_like(weight.scales, dtype=torch.int8))
+        self.register_buffer("scales", stored_scales(weight))
+        self.register_buffer("zeros", torch.zeros((), dtype=torch.int8).expand(weight.scales.shape))
         self.register_buffer("bias", bias)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -92,9 +93,10 @@ def check_weight(weight: QuantizedWeight) -> None:
     """
     if weight.zero_points is not None:
         raise HeliumEdgeError(f"{weight.scheme}: XNNPACK ignores zero points of weights")
-    if weight.scheme.bits == 4 and not torch.equal(_stored_scales(weight).float(), weight.scales):
+    if weight.scheme.bits == 4 and not torch.equal(stored_scales(weight).float(), weight.scales):
         raise HeliumEdgeError(f"{weight.scheme}: scales must be representable in bfloat16")
 
 
-def _stored_scales(weight: QuantizedWeight) -> Tensor:
+def stored_scales(weight: QuantizedWeight) -> Tensor:
+    """Scales in the type in which XNNPACK stores them: bfloat16 for int4, else float32."""
     return weight.scales.to(torch.bfloat16) if weight.scheme.bits == 4 else weight.scales

@@ -13,6 +13,9 @@ from helium_edge.model.weights import EMBEDDING
 from helium_edge.quant import QuantizedStore, QuantizedWeight
 from helium_edge.targets.xnnpack.operators import QuantizedEmbedding, QuantizedLinear, check_weight
 
+Matrix = QuantizedWeight | Tensor
+"""A quantized matrix, or (N, K) float32."""
+
 
 class StoreParts(DenseParts):
     """Quantized modules where the store has integers, float32 modules where it has not.
@@ -40,7 +43,7 @@ class StoreParts(DenseParts):
     def linear(self, names: Sequence[str]) -> torch.nn.Module:
         """See `Parts.linear`."""
         groups: list[list[str]] = []
-        weights: dict[str, QuantizedWeight | Tensor] = {}
+        weights: dict[str, Matrix] = {}
         for name in names:
             weights[name] = self._store.get(name)
             if groups and _format(weights[groups[-1][-1]]) == _format(weights[name]):
@@ -52,19 +55,37 @@ class StoreParts(DenseParts):
             self._on_weight(name)
         return parts[0] if len(parts) == 1 else SideBySide(parts)
 
-    def _product(self, names: Sequence[str], weights: Sequence[QuantizedWeight | Tensor]) -> torch.nn.Module:
+    def _product(self, names: Sequence[str], weights: Sequence[Matrix]) -> torch.nn.Module:
         bias = stacked_bias(self._store.config, self._store, names)
-        quantized = [weight for weight in weights if isinstance(weight, QuantizedWeight)]
-        if not quantized:
-            return Linear(torch.cat([weight for weight in weights if isinstance(weight, Tensor)]), bias)
-        for weight in quantized:
-            check_weight(weight)
-        stacked = QuantizedWeight(
-            quantized[0].scheme,
-            torch.cat([part.codes for part in quantized]),
-            torch.cat([part.scales for part in quantized]),
-        )
-        return QuantizedLinear(stacked, self._keys.distinguish(stacked, bias))
+        matrix = stack_matrices(weights)
+        module: torch.nn.Module
+        if isinstance(matrix, Tensor):
+            module = Linear(matrix, bias)
+        else:
+            module = QuantizedLinear(matrix, self._keys.distinguish(matrix, bias))
+        self._made(names, matrix, module)
+        return module
+
+    def _made(self, names: Sequence[str], matrix: Matrix, module: torch.nn.Module) -> None:
+        """Called with each product, its matrix and the names of what is stacked in it; for subclasses."""
+
+
+def stack_matrices(weights: Sequence[Matrix]) -> Matrix:
+    """Matrices of one format, one below the other.
+
+    Raises:
+        HeliumEdgeError: XNNPACK would compute another product than theirs.
+    """
+    quantized = [weight for weight in weights if isinstance(weight, QuantizedWeight)]
+    if not quantized:
+        return torch.cat([weight for weight in weights if isinstance(weight, Tensor)])
+    for weight in quantized:
+        check_weight(weight)
+    return QuantizedWeight(
+        quantized[0].scheme,
+        torch.cat([part.codes for part in quantized]),
+        torch.cat([part.scales for part in quantized]),
+    )
 
 
 class SideBySide(torch.nn.Module):
@@ -116,5 +137,5 @@ def _digest(tensor: Tensor) -> str:
     return hashlib.sha256(tensor.contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
 
 
-def _format(weight: QuantizedWeight | Tensor) -> str:
+def _format(weight: Matrix) -> str:
     return str(weight.scheme) if isinstance(weight, QuantizedWeight) else "float32"

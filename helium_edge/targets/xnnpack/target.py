@@ -18,14 +18,13 @@ from helium_edge.model.weights import EMBEDDING
 from helium_edge.quant import PlannedWeight, QuantizedStore
 from helium_edge.recipe import Recipe, XnnpackOptions
 from helium_edge.runtime.executorch_library import require_executorch
-from helium_edge.signature import CLASSIFY, CacheSpec, GraphSignature, cache_spec, head_signature
+from helium_edge.signature import CLASSIFY, CacheSpec, GraphSignature, HeadSignature, cache_spec, head_signature
 from helium_edge.targets.artifact import Artifact
 from helium_edge.targets.base import HEAD_STEM, BuiltGraph
 from helium_edge.targets.debug import DebugProgram
 from helium_edge.targets.metadata import head_metadata, metadata_methods
 from helium_edge.targets.xnnpack.graph import HeadModule, MethodModule, build_stack
 from helium_edge.targets.xnnpack.lowering import load_exporter, lower, write_program
-from helium_edge.targets.xnnpack.parts import StoreParts
 
 PROGRAM_FILE = "decoder.pte"
 HEAD_FILE = f"{HEAD_STEM}.pte"
@@ -112,18 +111,26 @@ class XnnpackTarget:
             HeliumEdgeError: The exporter stopped, or left an operator of the layers outside XNNPACK.
         """
         load_exporter()
-        stack = build_stack(store.config, StoreParts(store, on_weight))
-        if store.config.head != "language_model":
-            head = head_signature(store.config, recipe.shapes.prefill_len)
-            program = lower({CLASSIFY: HeadModule(stack, head)}, head_metadata(store.config, head.tokens))
-            write_program(program, folder / HEAD_FILE)
-            return [BuiltGraph(HEAD_FILE, CLASSIFY, head)]
-        signatures = self._signatures(store.config, recipe)
-        methods = {name: MethodModule(stack, signature) for name, signature in signatures.items()}
-        buckets = cache_buckets(recipe)
-        program = lower(methods, metadata_methods(store.config, recipe, buckets))
-        write_program(program, folder / PROGRAM_FILE)
-        return [BuiltGraph(PROGRAM_FILE, name, signature) for name, signature in signatures.items()]
+        from helium_edge.targets.xnnpack.streamed import StreamedParts, streaming
+
+        config = store.config
+        parts = StreamedParts(store, on_weight)
+        stack = build_stack(config, parts)
+        signatures: dict[str, GraphSignature | HeadSignature]
+        methods: dict[str, MethodModule | HeadModule]
+        if config.head == "language_model":
+            decoders = self._signatures(config, recipe)
+            file, constants = PROGRAM_FILE, metadata_methods(config, recipe, cache_buckets(recipe))
+            signatures = {**decoders}
+            methods = {name: MethodModule(stack, signature) for name, signature in decoders.items()}
+        else:
+            head = head_signature(config, recipe.shapes.prefill_len)
+            file, constants = HEAD_FILE, head_metadata(config, head.tokens)
+            signatures, methods = {CLASSIFY: head}, {CLASSIFY: HeadModule(stack, head)}
+        with streaming(parts.weights, list(methods.values())):
+            program = lower(methods, constants)
+        write_program(program, folder / file)
+        return [BuiltGraph(file, name, signature) for name, signature in signatures.items()]
 
     def debug(self, bundle: Bundle, *, static: bool = False) -> list[DebugProgram]:
         """See `Target.debug`; of several decode methods, the one with the full cache."""
