@@ -12,7 +12,15 @@ from typing import Protocol
 import torch
 
 from helium_edge.errors import RecipeError, did_you_mean
-from helium_edge.quant.affine import QuantizedWeight, absmax_scales, group_count, round_to_codes, row_chunks
+from helium_edge.quant.affine import (
+    ErrorSums,
+    QuantizedWeight,
+    absmax_scales,
+    combine_errors,
+    group_count,
+    round_to_codes,
+)
+from helium_edge.quant.parallel import map_rows
 from helium_edge.quant.scale_search import search_scales
 from helium_edge.recipe import Scheme
 
@@ -21,7 +29,13 @@ ChooseScales = Callable[[torch.Tensor, Scheme, "torch.Tensor | None"], "tuple[to
 
 
 class QuantMethod(Protocol):
-    """Turns one matrix into codes and scales."""
+    """Turns one matrix into codes and scales.
+
+    Attributes:
+        searches: Whether its scales cost more to find than to read back.
+    """
+
+    searches: bool
 
     def __call__(
         self, weight: torch.Tensor, scheme: Scheme, importance: torch.Tensor | None = None
@@ -39,36 +53,79 @@ class QuantMethod(Protocol):
         """
         ...
 
+    def measure(
+        self, weight: torch.Tensor, scheme: Scheme, importance: torch.Tensor | None = None
+    ) -> tuple[QuantizedWeight, float]:
+        """Quantize, and say how far the result is from the weight: `affine.relative_error`, in the same pass.
+
+        A weight that is not finite has an error that is not, and codes without meaning.
+        """
+        ...
+
 
 class RoundToNearest:
     """Rounds each weight to the nearest code of scales that are chosen group by group.
 
     Args:
         choose: How the scales of a block of groups are chosen.
+        searches: See `QuantMethod`.
     """
 
-    def __init__(self, choose: ChooseScales) -> None:
+    def __init__(self, choose: ChooseScales, *, searches: bool) -> None:
         self._choose = choose
+        self.searches = searches
 
     def __call__(
         self, weight: torch.Tensor, scheme: Scheme, importance: torch.Tensor | None = None
     ) -> QuantizedWeight:
         """See `QuantMethod`."""
-        rows, columns = weight.shape
-        groups = group_count(scheme, columns)
+        return self.measure(weight, scheme, importance)[0]
+
+    def measure(
+        self, weight: torch.Tensor, scheme: Scheme, importance: torch.Tensor | None = None
+    ) -> tuple[QuantizedWeight, float]:
+        """See `QuantMethod`."""
+        columns = weight.shape[1]
         if importance is not None:
-            importance = _check_importance(importance, columns).view(groups, -1)
-        codes = torch.empty(rows, columns, dtype=torch.int8)
-        scales = torch.empty(rows, groups, dtype=torch.float32)
-        zero_points = None if scheme.symmetric else torch.empty(rows, groups, dtype=torch.int8)
-        for chunk in row_chunks(rows, columns):
-            block = weight[chunk].to(torch.float32).contiguous().view(-1, groups, columns // groups)
-            chosen, zeros = self._choose(block, scheme, importance)
-            codes[chunk] = round_to_codes(block, chosen, zeros, scheme).view(-1, columns)
-            scales[chunk] = chosen
-            if zero_points is not None and zeros is not None:
-                zero_points[chunk] = zeros.to(torch.int8)
-        return QuantizedWeight(scheme, codes, scales, zero_points)
+            importance = _check_importance(importance, columns).view(group_count(scheme, columns), -1)
+        return _round_rows(weight, scheme, lambda _, block: self._choose(block, scheme, importance))
+
+
+def round_with(
+    weight: torch.Tensor, scheme: Scheme, scales: torch.Tensor, zero_points: torch.Tensor | None
+) -> QuantizedWeight:
+    """Round to scales that are known: (N, G) float32, with zero points (N, G) int8 for asymmetric schemes."""
+
+    def known(rows: slice, _: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        return scales[rows], None if zero_points is None else zero_points[rows].to(torch.float32)
+
+    return _round_rows(weight, scheme, known)[0]
+
+
+def _round_rows(
+    weight: torch.Tensor,
+    scheme: Scheme,
+    choose: Callable[[slice, torch.Tensor], tuple[torch.Tensor, torch.Tensor | None]],
+) -> tuple[QuantizedWeight, float]:
+    """Touch each weight once: `choose` scales of a block of rows, round it to codes, measure the error."""
+    rows, columns = weight.shape
+    groups = group_count(scheme, columns)
+    codes = torch.empty(rows, columns, dtype=torch.int8)
+    scales = torch.empty(rows, groups, dtype=torch.float32)
+    zero_points = None if scheme.symmetric else torch.empty(rows, groups, dtype=torch.int8)
+
+    def work(chunk: slice) -> ErrorSums:
+        block = weight[chunk].to(torch.float32).contiguous().view(-1, groups, columns // groups)
+        chosen, zeros = choose(chunk, block)
+        integers, sums = round_to_codes(block, chosen, zeros, scheme)
+        codes[chunk] = integers.view(-1, columns)
+        scales[chunk] = chosen
+        if zero_points is not None and zeros is not None:
+            zero_points[chunk] = zeros.to(torch.int8)
+        return sums
+
+    error = combine_errors(map_rows(work, rows, columns))
+    return QuantizedWeight(scheme, codes, scales, zero_points), error
 
 
 def _check_importance(importance: torch.Tensor, columns: int) -> torch.Tensor:
@@ -86,7 +143,10 @@ def _absmax(
 
 
 METHODS: Mapping[str, QuantMethod] = MappingProxyType(
-    {"rtn": RoundToNearest(_absmax), "mse": RoundToNearest(search_scales)}
+    {
+        "rtn": RoundToNearest(_absmax, searches=False),
+        "mse": RoundToNearest(search_scales, searches=True),
+    }
 )
 """Method names that a recipe may give."""
 

@@ -16,7 +16,7 @@ import torch
 
 from helium_edge.checkpoint import Checkpoint
 from helium_edge.model.weights import read_weight, vector_names
-from helium_edge.quant.affine import QuantizedWeight, dequantize, relative_error
+from helium_edge.quant.affine import QuantizedWeight, dequantize
 from helium_edge.quant.methods import find_method
 from helium_edge.quant.plan import PlannedWeight, plan_weights
 from helium_edge.quant.shard import Shard, read_shard, tensor_hash, write_shard
@@ -139,8 +139,7 @@ class QuantizedStore:
         shard = read_shard(path, key=key, scheme=planned.scheme, shape=planned.shape)
         if shard is None:
             original = read_weight(self._checkpoint, name) if original is None else original
-            weight = self._method(original, planned.scheme)
-            shard = Shard(weight, relative_error(original, weight))
+            shard = Shard(*self._method.measure(original, planned.scheme))
             write_shard(path, shard, key=key, method=self._method_name)
         self._errors[name] = shard.relative_error
         return shard

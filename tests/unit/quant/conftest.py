@@ -38,9 +38,12 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Shapes and schemes of what has been quantized, in order."""
     log: list[str] = []
 
-    def quantize(weight: torch.Tensor, scheme: Scheme, importance: torch.Tensor | None = None) -> QuantizedWeight:
-        log.append(f"{tuple(weight.shape)} {scheme}")
-        return METHODS["mse"](weight, scheme, importance)
+    class Logged:
+        searches = True
 
-    monkeypatch.setattr(store_module, "find_method", lambda name: quantize)
+        def measure(self, weight: torch.Tensor, scheme: Scheme) -> tuple[QuantizedWeight, float]:
+            log.append(f"{tuple(weight.shape)} {scheme}")
+            return METHODS["mse"].measure(weight, scheme)
+
+    monkeypatch.setattr(store_module, "find_method", lambda name: Logged())
     return log
