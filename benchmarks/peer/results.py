@@ -1,0 +1,63 @@
+"""Results of several runs in one JSON file: what is measured anew replaces what was there, the rest stays."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+Results = dict[str, Any]
+"""`machine`, `threads`; `agreement` by peer; `models`: by shape, `engines`, `pairs`, `exports`, `not_run`.
+
+A pair is one peer and one of our bundles in one alternating run: `ours` and `theirs` hold seconds, and samples at
+the same place were taken next to each other.
+"""
+
+
+def load(path: Path) -> Results:
+    """Read a file of results; an empty one where there is none."""
+    if not path.exists():
+        return {"agreement": {}, "models": {}}
+    found: Results = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def save(results: Results, path: Path) -> None:
+    """Write results, sorted, so that a change is a small diff."""
+    path.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def merge(old: Results, new: Results) -> Results:
+    """Dictionaries are merged key by key, anything else of `new` replaces what was there.
+
+    A peer that ran, or an exporter that came to its end, is no longer among those that did not.
+    """
+    merged = _merge(old, new)
+    for name, model in new.get("models", {}).items():
+        ran = {*model.get("engines", {}), *model.get("exports", {})}
+        waiting = merged["models"][name].get("not_run", {})
+        merged["models"][name]["not_run"] = {peer: why for peer, why in waiting.items() if peer not in ran}
+    return merged
+
+
+def pairs_of(
+    bundle: str, samples: dict[str, dict[str, list[float]]], tokens: dict[str, int], date: str
+) -> dict[str, Any]:
+    """Cut the samples of a run, by measure and engine, into pairs of `bundle` and each other engine.
+
+    Returns:
+        By bundle, peer and measure: seconds of both sides, tokens of a sample, and the date.
+    """
+    pairs: dict[str, Any] = {}
+    for measure, by_engine in samples.items():
+        for peer, theirs in by_engine.items():
+            if peer != bundle:
+                pair = {"ours": by_engine[bundle], "theirs": theirs, "tokens": tokens[measure], "date": date}
+                pairs.setdefault(peer, {})[measure] = pair
+    return {bundle: pairs}
+
+
+def _merge(old: Any, new: Any) -> Any:
+    if isinstance(old, dict) and isinstance(new, dict):
+        return {**old, **{key: _merge(old.get(key), value) for key, value in new.items()}}
+    return new
