@@ -12,7 +12,6 @@ from typing import Any
 from helium_edge.bench.cases import Case
 from helium_edge.bench.engine import BundleEngine, WorkerProcess
 from helium_edge.bench.schedule import take_samples
-
 from helium_edge.bundle import open_bundle
 from peer.costs import size_of
 from peer.engine import PeerEngine, PeerError, Shape
