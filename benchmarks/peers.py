@@ -158,9 +158,9 @@ def run(given: argparse.Namespace) -> None:
             session.load(entry, shape, given.python)
         for measure, case in cases_of(given.contexts, given.prefill, given.steps).items():
             say(f"{measure}: {', '.join(session.engines)}")
-            samples = {measure: session.measure(case, given.repeats)}
-            tokens = {measure: 1 if case.phase == "decode" else case.tokens}
-            pairs = results.pairs_of(given.bundle.name, samples, tokens, today())
+            samples, others = session.measure(case, given.repeats)
+            about = {"tokens": 1 if case.phase == "decode" else case.tokens, "others": others, "date": today()}
+            pairs = results.pairs_of(given.bundle.name, measure, samples, about)
             add(given, {"models": {name: {"pairs": pairs}}})
     finally:
         session.close()

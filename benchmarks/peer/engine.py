@@ -84,6 +84,11 @@ class PeerEngine:
         answer = self.ask(case.phase, context=case.context, tokens=case.tokens)
         return float(answer["ns"]) / 1e9 / case.units
 
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self._process.pid
+
     def ask(self, op: str, **arguments: Any) -> dict[str, Any]:
         """Send a request and wait for its answer."""
         assert self._process.stdin is not None

@@ -40,21 +40,23 @@ def merge(old: Results, new: Results) -> Results:
     return merged
 
 
-def pairs_of(
-    bundle: str, samples: dict[str, dict[str, list[float]]], tokens: dict[str, int], date: str
-) -> dict[str, Any]:
-    """Cut the samples of a run, by measure and engine, into pairs of `bundle` and each other engine.
+def pairs_of(bundle: str, measure: str, samples: dict[str, list[float]], about: dict[str, Any]) -> dict[str, Any]:
+    """Cut the samples of a measure, by engine, into pairs of `bundle` and each other engine.
+
+    Args:
+        bundle: Name of ours.
+        measure: What was timed.
+        samples: Seconds.
+        about: `tokens` of a sample, `others`: share of the machine that others took, and `date`.
 
     Returns:
-        By bundle, peer and measure: seconds of both sides, tokens of a sample, and the date.
+        By bundle, peer and measure: seconds of both sides, and `about`.
     """
-    pairs: dict[str, Any] = {}
-    for measure, by_engine in samples.items():
-        for peer, theirs in by_engine.items():
-            if peer != bundle:
-                pair = {"ours": by_engine[bundle], "theirs": theirs, "tokens": tokens[measure], "date": date}
-                pairs.setdefault(peer, {})[measure] = pair
-    return {bundle: pairs}
+    ours = samples[bundle]
+    others = {
+        peer: {"ours": ours, "theirs": theirs, **about} for peer, theirs in samples.items() if peer != bundle
+    }
+    return {bundle: {peer: {measure: pair} for peer, pair in others.items()}}
 
 
 def _merge(old: Any, new: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any
 
 from helium_edge.bench.cases import Case
 from helium_edge.bench.engine import BundleEngine, WorkerProcess
+from helium_edge.bench.machine import BusyMeter
 from helium_edge.bench.schedule import take_samples
 from helium_edge.bundle import open_bundle
 from peer.costs import size_of
@@ -93,8 +95,12 @@ class Run:
         self.engines[entry.name] = engine
         self.facts[entry.name] = {"kind": entry.kind, **facts}
 
-    def measure(self, case: Case, repeats: int) -> dict[str, list[float]]:
-        """Seconds of a step or prompt, by engine; when a peer fails, the others are measured again."""
+    def measure(self, case: Case, repeats: int) -> tuple[dict[str, list[float]], float | None]:
+        """Time a case on all engines; when a peer fails, the others are measured again.
+
+        Returns:
+            Seconds of a step or prompt, by engine, and the share of the processors that others took meanwhile.
+        """
         for engine in list(self.engines.values()):
             if isinstance(engine, PeerEngine):
                 try:
@@ -103,12 +109,13 @@ class Run:
                     self._drop(error)
         while True:
             names = list(self.engines)
+            busy = BusyMeter([os.getpid(), *(_pid(engine) for engine in self.engines.values())])
             try:
                 samples = take_samples(list(self.engines.values()), [case], repeats=repeats)
             except PeerError as error:
                 self._drop(error)
                 continue
-            return {name: samples[place, case] for place, name in enumerate(names)}
+            return {name: samples[place, case] for place, name in enumerate(names)}, busy.share_of_others()
 
     def close(self) -> None:
         """Note the memory of each engine and end its process."""
@@ -128,6 +135,10 @@ class Run:
         self.facts.pop(error.name, None)
         if isinstance(engine, PeerEngine):
             engine.close()
+
+
+def _pid(engine: Engine) -> int:
+    return engine.worker.pid if isinstance(engine, BundleEngine) else engine.pid
 
 
 def _load_bundle(entry: Entry, threads: int) -> tuple[Engine, dict[str, Any]]:

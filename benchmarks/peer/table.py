@@ -22,7 +22,8 @@ these figures tell speed, memory and the cost of exporting, and nothing about qu
 Every ratio comes from one run in which both engines were loaded and took turns, sample by sample, with the same
 number of threads and from the same depth of context. It is the median of the ratios of neighbouring samples, above
 1 where helium-edge is faster, with the quartiles of these ratios in brackets. Rates of different rows come from
-different runs: compare the ratios."""
+different runs: compare the ratios. "Others" is the largest share of the processors that programs beside the engines
+took while a row was measured: it slows both sides."""
 
 SAME_MODEL = """All are given the same model: logits of helium-tiny, unquantized, after a prompt and after six
 steps from it, against the float32 decoder of helium-edge, as the largest difference by the rms of all logits."""
@@ -102,8 +103,12 @@ def _rates(peers: Mapping[str, Mapping[str, Any]]) -> list[str]:
         cells = (_rate_cell(pairs[measure]) if measure in pairs else NOTHING for measure in measures)
         samples = {len(found["ours"]) for found in pairs.values()}
         newest = max(found["date"] for found in pairs.values())
-        rows.append([peer, *cells, "-".join(str(count) for count in sorted(samples)), newest])
-    return _table(["tokens per second, ours : theirs", *map(in_words, measures), "samples", "date"], rows)
+        busy = [found["others"] for found in pairs.values() if found["others"] is not None]
+        others = f"{max(busy):.0%}" if busy else NOTHING
+        rows.append([peer, *cells, "-".join(str(count) for count in sorted(samples)), others, newest])
+    return _table(
+        ["tokens per second, ours : theirs", *map(in_words, measures), "samples", "others", "date"], rows
+    )
 
 
 def _rate_cell(pair: Mapping[str, Any]) -> str:

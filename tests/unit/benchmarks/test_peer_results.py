@@ -24,8 +24,9 @@ MODEL = "2 layers"
 def run_of(bundle: str, measure: str, tokens: int, date: str, **seconds: list[float]) -> dict[str, Any]:
     """What `peers.py run` adds for one measure; the first engine is the bundle."""
     names = {"ours": bundle, "q4": Q4_0, "hf": HF}
-    samples = {measure: {names[key]: values for key, values in seconds.items()}}
-    pairs = results.pairs_of(bundle, samples, {measure: tokens}, date)
+    samples = {names[key]: values for key, values in seconds.items()}
+    about = {"tokens": tokens, "others": 0.03, "date": date}
+    pairs = results.pairs_of(bundle, measure, samples, about)
     return {"machine": "a machine", "threads": 2, "models": {MODEL: {"pairs": pairs}}}
 
 
@@ -49,7 +50,8 @@ def test_parts_measured_apart_are_merged() -> None:
 def test_a_newer_measurement_replaces_the_older() -> None:
     again = run_of("ONNX int4", "decode@0", 1, "2026-02-01", ours=[1.0], q4=[2.0])
     pairs = results.merge(two_runs(), again)["models"][MODEL]["pairs"]["ONNX int4"]
-    assert pairs[Q4_0]["decode@0"] == {"ours": [1.0], "theirs": [2.0], "tokens": 1, "date": "2026-02-01"}
+    assert pairs[Q4_0]["decode@0"]["theirs"] == [2.0]
+    assert pairs[Q4_0]["decode@0"]["date"] == "2026-02-01"
     assert pairs[Q4_0]["decode@512"]["date"] == "2026-01-01"
     assert pairs[HF]["decode@0"]["date"] == "2026-01-02"
 
@@ -73,7 +75,7 @@ def test_table_holds_ratios_rates_and_goals() -> None:
     # At 512 the pairs are 1, 1.5 and 2: half of what lies between them is 1.25 to 1.75.
     assert f"| {Q4_0} | **0.50** (0.50-0.50) | **1.50** (1.25-1.75) |" in page
     assert f"| {HF} | **4.00** (4.00-4.00) |  |" in page
-    assert f"| {Q4_0} | 6.7 : 13.3 | 10.0 : 6.7 | 2-3 | 2026-01-02 |" in page
+    assert f"| {Q4_0} | 6.7 : 13.3 | 10.0 : 6.7 | 2-3 | 3% | 2026-01-02 |" in page
     assert "| decode at 0 | 1.0 | 0.50 | no |" in page
     assert "| decode at 512 | 1.2 | 1.50 | yes |" in page
 
