@@ -16,6 +16,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from helium_edge.errors import BundleError, ResourceError
+from helium_edge.runtime.mapped_pages import release_clean_pages
 from helium_edge.runtime.runner import Logits, check_seek, check_tokens
 from helium_edge.signature import (
     DecoderSpec,
@@ -70,6 +71,7 @@ class OnnxRunner:
         self._dynamic = not static and "any" in graphs
         phases: tuple[Phase, ...] = ("any",) if self._dynamic else ("prefill", "decode")
         self._sessions = {phase: _load(folder, graphs, phase, options) for phase in phases}
+        release_clean_pages(folder)
         self._steps: dict[tuple[Phase, int], _Step] = {}
 
     @property
