@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from helium_edge import __version__
-from helium_edge.errors import EXIT_INTERRUPTED, HeliumEdgeError, ResourceError, UsageError
+from helium_edge.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, HeliumEdgeError, ResourceError, UsageError
 
 from . import (
     _console,
@@ -33,6 +33,7 @@ from . import (
     report,
     verify,
 )
+from ._termination import Termination
 
 EXIT_BROKEN_PIPE = 141
 """128 + SIGPIPE, as shells count: the reader of our output went away."""
@@ -49,6 +50,7 @@ Exit codes:
   1 internal error        5 optional package missing
   2 usage or recipe       6 out of disk or memory
   3 checkpoint or bundle  130 interrupted
+                          143 terminated
 """
 
 
@@ -126,20 +128,25 @@ def run(arguments: Sequence[str]) -> int:
             stream.reconfigure(errors="backslashreplace")
     logger = logging.getLogger("helium_edge")
     level = logger.level
+    termination = Termination()
     try:
         if debug:
             # What foreign libraries print is hidden only above this level (helium_edge.runtime.quiet).
             logger.setLevel(logging.DEBUG)
-        code = app(args=options, prog_name="helium-edge", standalone_mode=False)
+        with termination:
+            code = app(args=options, prog_name="helium-edge", standalone_mode=False)
         code = code if isinstance(code, int) else 0
         if code == EXIT_INTERRUPTED:
-            _interrupted(as_json=as_json)
+            code = _interrupted(termination, as_json=as_json)
         sys.stdout.flush()
     except SystemExit as error:  # from completion scripts, and from typer when the reader went away
         code = error.code if isinstance(error.code, int) else 0
     except BaseException as error:
         try:
-            code = _report(error, debug=debug, as_json=as_json)
+            if isinstance(error, (KeyboardInterrupt, typer.Abort)):
+                code = _interrupted(termination, as_json=as_json)
+            else:
+                code = _report(error, debug=debug, as_json=as_json)
         except BrokenPipeError:
             code = EXIT_BROKEN_PIPE
         except OSError:  # a full disk below stderr: the code still tells
@@ -151,8 +158,6 @@ def run(arguments: Sequence[str]) -> int:
 
 def _report(error: BaseException, *, debug: bool, as_json: bool) -> int:
     """Tell the user of an error and return the exit code."""
-    if isinstance(error, (KeyboardInterrupt, typer.Abort)):
-        return _interrupted(as_json=as_json)
     if isinstance(error, BrokenPipeError):
         return EXIT_BROKEN_PIPE
     if debug:
@@ -162,11 +167,12 @@ def _report(error: BaseException, *, debug: bool, as_json: bool) -> int:
     return known.exit_code
 
 
-def _interrupted(*, as_json: bool) -> int:
-    _console.note("interrupted")
+def _interrupted(termination: Termination, *, as_json: bool) -> int:
+    message, code = ("terminated", EXIT_TERMINATED) if termination.came else ("interrupted", EXIT_INTERRUPTED)
+    _console.note(message)
     if as_json:
-        _console.document({"error": {"message": "interrupted", "hint": "", "exit_code": EXIT_INTERRUPTED}})
-    return EXIT_INTERRUPTED
+        _console.document({"error": {"message": message, "hint": "", "exit_code": code}})
+    return code
 
 
 def _as_known(error: BaseException) -> HeliumEdgeError:

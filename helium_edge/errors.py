@@ -23,6 +23,7 @@ from collections.abc import Iterable
 
 EXIT_OK = 0
 EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
 
 
 class HeliumEdgeError(Exception):

@@ -200,7 +200,7 @@ refer(
 refer(
     PROCESS,
     "SIGINT and SIGTERM",
-    "ended (130 and by the signal), nothing half-written",
+    "ended (130 and 143), nothing half-written",
     f"{KILLS}::test_signals_that_ask",
 )
 refer(

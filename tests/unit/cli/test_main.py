@@ -4,13 +4,17 @@ import errno
 import importlib.metadata
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import typer
+from helium_edge.cli._termination import Termination
+from helium_edge.cli.main import run
 
 import helium_edge
 from helium_edge.errors import (
@@ -166,6 +170,41 @@ def test_an_interruption_ends_with_130(
     code, out, err = cli("recipes", "--json")
     assert (code, err) == (130, "interrupted\n")
     assert json.loads(out) == {"error": {"message": "interrupted", "hint": "", "exit_code": 130}}
+
+
+def test_a_termination_ends_with_143(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr("helium_edge.recipe.recipe_names", lambda: os.kill(os.getpid(), signal.SIGTERM))
+    assert cli("recipes") == (143, "", "terminated\n")
+    assert json.loads(cli("recipes", "--json")[1])["error"] == {
+        "message": "terminated", "hint": "", "exit_code": 143,
+    }  # fmt: skip
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_second_termination_ends_at_once() -> None:
+    """Whatever the command is doing about the first."""
+    code = (
+        "import os, signal\n"
+        "from helium_edge.cli._termination import Termination\n"
+        "with Termination():\n"
+        "    try:\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    finally:\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert (ended.returncode, ended.stderr) == (-signal.SIGTERM, b"")
+
+
+def test_a_termination_leaves_other_handlers_and_threads_alone() -> None:
+    with Termination():
+        ours = signal.getsignal(signal.SIGTERM)
+        with Termination():
+            assert signal.getsignal(signal.SIGTERM) == ours
+        assert signal.getsignal(signal.SIGTERM) == ours
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(run, ["--version"]).result() == 0
 
 
 def test_an_internal_error_asks_for_a_report(cli: Cli, broken: Callable[[BaseException], None]) -> None:
