@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from helium_edge.runtime.runner import Logits
 Array = npt.NDArray[Any]
 
 
-class FaultyHost:
+class FaultyHost(ABC):
     """Runs another runner, and edits the cache after each of its calls.
 
     Args:
@@ -52,9 +53,9 @@ class FaultyHost:
         self.spoil(before, 1, decoding=True)
         return logits
 
+    @abstractmethod
     def spoil(self, before: list[Array], count: int, *, decoding: bool) -> None:
         """Edit the cache after a call of `count` tokens; `before` is what it held."""
-        raise NotImplementedError
 
     def _copy(self) -> list[Array]:
         return [buffer.copy() for buffer in self.cache_buffers]
