@@ -169,12 +169,13 @@ class StageProgress:
         self._unit = ""
         self._total: int | None = None
         self._done = 0
+        self._steps = 0
         self._started = self._reported = time.monotonic()
 
     def stage(self, name: str, total: int | None = None, unit: str = "") -> None:
         """End the stage before and begin another."""
         self.finish()
-        self._name, self._total, self._unit, self._done = name, total, unit, 0
+        self._name, self._total, self._unit, self._done, self._steps = name, total, unit, 0, 0
         self._started = self._reported = time.monotonic()
         if self._live is not None:
             self._live.add_task(plain(name), total=total, amount="", note="")
@@ -182,6 +183,7 @@ class StageProgress:
     def advance(self, amount: int = 1, note: str = "") -> None:
         """Count work that was done; `note` tells what is being worked on."""
         self._done += amount
+        self._steps += 1
         if self._live is not None:
             for task in self._live.task_ids:
                 self._live.update(
@@ -207,8 +209,10 @@ class StageProgress:
             self._live.remove_task(task)
 
     def _amount(self) -> str:
-        if self._unit in ("B", "bytes"):
-            return size(self._done) if self._total is None else f"{size(self._done)} of {size(self._total)}"
+        if self._unit in ("B", "bytes", "tensor bytes"):
+            of = "" if self._total is None else f" of {size(self._total)}"
+            tensors = f"{self._steps:,} tensors, " if self._unit == "tensor bytes" else ""
+            return f"{tensors}{size(self._done)}{of}"
         whole = self._total is None or self._done == self._total
         number = f"{self._done:,}" if whole else f"{self._done:,} of {self._total:,}"
         return f"{number} {self._unit}".rstrip()

@@ -66,7 +66,7 @@ def export(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Keep quantized weights here; a second export, or one that was interrupted, reuses them.",
+            help="Keep found scales here; a second export, or one that was interrupted, reuses them.",
             show_default=False,
         ),
     ] = None,
@@ -155,6 +155,8 @@ def _document(result: ExportResult) -> dict[str, Any]:
         "bundle_bytes": result.bundle_bytes,
         "seconds": round(result.seconds, 3),
         "peak_rss_bytes": result.peak_rss_bytes,
+        "peak_anonymous_bytes": result.peak_anonymous_bytes,
+        "peak_mapped_bytes": result.peak_mapped_bytes,
         "recipe": result.manifest.quantization.recipe_name,
         "target": result.manifest.target.name,
         "files": [entry.model_dump(mode="json") for entry in result.manifest.files],
@@ -177,8 +179,18 @@ def _show(result: ExportResult, folder: Path) -> None:
     _console.fields(
         [
             ("bundle", f"{folder}, {size(result.bundle_bytes)} in {files} files"),
-            ("export", f"{duration(result.seconds)}, at most {size(result.peak_rss_bytes)} of memory"),
+            (
+                "export",
+                f"{duration(result.seconds)}, at most {size(result.peak_rss_bytes)} of memory{_kinds(result)}",
+            ),
         ]
     )
     if result.parity is None:
         _console.line("parity: not compared with the original (--no-verify)")
+
+
+def _kinds(result: ExportResult) -> str:
+    """Memory that must be there, and file pages that the system takes back when it needs room."""
+    if result.peak_anonymous_bytes is None or result.peak_mapped_bytes is None:
+        return ""
+    return f" ({size(result.peak_anonymous_bytes)} own, {size(result.peak_mapped_bytes)} of files)"

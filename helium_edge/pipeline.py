@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import resource
 import shutil
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,7 +29,8 @@ from helium_edge.compare import Progress, Silent, Text, check, check_head, quick
 from helium_edge.config import ModelConfig
 from helium_edge.errors import ConfigError, HeliumEdgeError, ParityError
 from helium_edge.manifest import describe
-from helium_edge.model.weights import check_finite
+from helium_edge.memory import PeakMemory, peak_rss_bytes, small_pages
+from helium_edge.model.weights import EMBEDDING
 from helium_edge.parity import ParityReport, require_reference
 from helium_edge.parity.heads import HeadReport
 from helium_edge.presets import preset
@@ -60,6 +59,9 @@ QUICK_WINDOW = 96
 QUICK_TOKENS = 2000
 """About as many tokens of text does that check run through a model that is no language model."""
 
+_SPACE = 1.15
+"""Bytes needed for each byte of the bundle: scales are kept beside it until it is whole (docs/adr/0005)."""
+
 _BASE_BYTES = 400 << 20
 """Resident memory of the interpreter with torch, onnx and onnxruntime loaded, rounded up."""
 
@@ -74,6 +76,8 @@ class ExportResult:
         parity: The short comparison with the original; None when it was not asked for.
         seconds: Wall time.
         peak_rss_bytes: Largest resident memory of the process so far, mapped files included.
+        peak_anonymous_bytes: Largest memory that it had allocated; None where the system does not tell.
+        peak_mapped_bytes: Largest share of mapped files, likewise.
         bundle_bytes: Size of all files.
     """
 
@@ -82,6 +86,8 @@ class ExportResult:
     parity: ParityReport | HeadReport | None
     seconds: float
     peak_rss_bytes: int
+    peak_anonymous_bytes: int | None
+    peak_mapped_bytes: int | None
     bundle_bytes: int
 
 
@@ -127,8 +133,8 @@ def export(  # noqa: PLR0913 - an argument per option of the command
         revision: Of a Hub id.
         force: Replace an existing bundle.
         verify: Compare with the original before publishing; needs the extra `reference`.
-        store: Folder that keeps the quantized weights for later exports; by default they lie beside `out` while
-            the export runs, and an interrupted one takes them up again.
+        store: Folder that keeps the scales that were found for later exports; by default they lie beside `out`
+            while the export runs, and an interrupted one takes them up again.
         threads: Threads within an operator while checking; 0 lets the runtime choose.
         progress: Told about stages.
 
@@ -146,14 +152,18 @@ def export(  # noqa: PLR0913 - an argument per option of the command
     checkpoint = open_checkpoint(source, revision=revision)
     recipe, target = fit(checkpoint.config, recipe)
     check_companions(checkpoint)
-    tell.stage("check weights", len(checkpoint.tensors), "tensors")
-    check_finite(checkpoint, lambda name: tell.advance(note=name))
+    checkpoint.start_hashing()
     files = target.plan(checkpoint.config, recipe, plan_weights(checkpoint.config, recipe.quantization))
-    with BundleWriter(out, force=force) as writer, _store_folder(out, store) as store_folder:
-        writer.require_space(sum(size for _, size in files) * (2 if store is None else 1))
+    with (
+        PeakMemory() as peak,
+        BundleWriter(out, force=force) as writer,
+        _store_folder(out, store) as store_folder,
+    ):
+        writer.require_space(int(sum(size for _, size in files) * _SPACE))
         weights = QuantizedStore(checkpoint, recipe.quantization, store_folder)
-        tell.stage("quantize and write", len(weights.names), "weights")
-        graphs = target.build(weights, recipe, writer.folder, lambda name: tell.advance(note=name))
+        sizes = _original_bytes(checkpoint, weights.names)
+        tell.stage("quantize and write", sum(sizes.values()), "tensor bytes")
+        graphs = target.build(weights, recipe, writer.folder, lambda name: tell.advance(sizes[name], name))
         write_companions(checkpoint, writer.folder)
         tell.stage("describe")
         manifest = describe(checkpoint, recipe, target, graphs, weights)
@@ -170,7 +180,15 @@ def export(  # noqa: PLR0913 - an argument per option of the command
         bundle = writer.publish(manifest)
     size = sum(path.stat().st_size for path in bundle.iterdir())
     final = open_bundle(bundle, unverified=True).manifest
-    return ExportResult(bundle, final, report, time.perf_counter() - started, peak_rss_bytes(), size)
+    return ExportResult(
+        bundle, final, report, time.perf_counter() - started,
+        peak_rss_bytes(), peak.anonymous_bytes, peak.mapped_bytes, size,
+    )  # fmt: skip
+
+
+def _original_bytes(checkpoint: Checkpoint, names: list[str]) -> dict[str, int]:
+    """Bytes of each matrix in the checkpoint; a tied head is the embedding."""
+    return {name: checkpoint.tensors[name if name in checkpoint.tensors else EMBEDDING].nbytes for name in names}
 
 
 def _run_decoder(
@@ -184,10 +202,11 @@ def _run_decoder(
     """Run a language model that has been built: its golden trace, and the short comparison if asked for."""
     manifest = bundle.manifest
     tell.stage("run")
-    runner = open_runner(bundle, threads=threads)
     tokenizer = Tokenizer(bundle.folder / manifest.tokenizer.file)
     prompt = tokenizer.encode(GOLDEN_PROMPT)
-    golden = record_golden(runner, GOLDEN_PROMPT, prompt, eos_ids=manifest.tokens.eos)
+    with small_pages():
+        runner = open_runner(bundle, threads=threads)
+        golden = record_golden(runner, GOLDEN_PROMPT, prompt, eos_ids=manifest.tokens.eos)
     manifest = manifest.model_copy(update={"golden": golden})
     if original is None:
         return manifest, None
@@ -273,8 +292,9 @@ def plan(source: str, recipe: Recipe, *, revision: str | None = None) -> ExportP
     weights = plan_weights(config, recipe.quantization)
     phone = target.memory(config, recipe, weights)
     largest = max(math.prod(weight.shape) for weight in weights)
-    # Of one weight at a time: the original's pages, codes as int8, and their packed form.
-    host = _BASE_BYTES + 4 * largest
+    # One weight at a time: the original's pages, codes as int8, and their packed form. Then all of them as the
+    # runtime holds them; of the cache, only the slots of the golden trace are touched.
+    host = _BASE_BYTES + max(4 * largest, phone["weights"] + phone["activations"])
     return ExportPlan(
         weights=weights,
         files=target.plan(config, recipe, weights),
@@ -310,12 +330,6 @@ def fit(config: ModelConfig, recipe: Recipe) -> tuple[Recipe, Target]:
     fitted = recipe.model_copy(update={"shapes": shapes})
     target.check(config, fitted)
     return fitted, target
-
-
-def peak_rss_bytes() -> int:
-    """Largest resident memory of this process so far."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 @contextlib.contextmanager

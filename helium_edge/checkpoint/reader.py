@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import threading
 from collections.abc import Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -97,14 +100,32 @@ class Checkpoint:
         return [path for path in paths if path is not None]
 
     def hashes(self) -> dict[str, str]:
-        """Return the sha256 of the config, weight and tokenizer files, by name, sorted.
+        """Return the sha256 of the config, weight and tokenizer files, by name, sorted; computed once.
 
         Raises:
             CheckpointError: A file vanished or cannot be read.
         """
-        names = sorted({CONFIG_FILE, *self.weight_files, *TOKENIZER_FILES})
-        paths = {name: self.find_file(name) for name in names}
-        return {name: _sha256(path) for name, path in paths.items() if path is not None}
+        return dict(self._hashing.result())
+
+    def start_hashing(self) -> None:
+        """Begin with `hashes` in another thread: for some gigabytes it takes seconds, and needs no help."""
+        _ = self._hashing
+
+    @functools.cached_property
+    def _hashing(self) -> Future[dict[str, str]]:
+        future: Future[dict[str, str]] = Future()
+
+        def run() -> None:
+            try:
+                names = sorted({CONFIG_FILE, *self.weight_files, *TOKENIZER_FILES})
+                paths = {name: self.find_file(name) for name in names}
+                future.set_result({name: _sha256(path) for name, path in paths.items() if path is not None})
+            except BaseException as error:  # for whoever asks for the result
+                future.set_exception(error)
+
+        # A daemon, so that an export that fails ends at once.
+        threading.Thread(target=run, name="hashes", daemon=True).start()
+        return future
 
 
 def open_checkpoint(source: str, *, revision: str | None = None) -> Checkpoint:

@@ -6,7 +6,6 @@ The only place that knows of tied heads and of the RoPE row order; everything ab
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 
@@ -53,33 +52,23 @@ def vector_names(config: ModelConfig) -> list[str]:
     return [*layers, FINAL_NORM, *(["score.bias"] if config.score_bias else [])]
 
 
-def read_weight(checkpoint: Checkpoint, name: str) -> torch.Tensor:
+def read_weight(checkpoint: Checkpoint, name: str, *, finite: bool = True) -> torch.Tensor:
     """Read one tensor in its stored dtype, laid out for half-split RoPE; a tied head reads the embedding.
+
+    Args:
+        checkpoint: Where it is.
+        name: The tensor.
+        finite: Look for NaN and infinity, which takes a pass over all of it.
 
     Raises:
         CheckpointError: The tensor holds NaN or infinity.
     """
     config = checkpoint.config
     stored = EMBEDDING if name == HEAD and config.tie_word_embeddings else name
-    tensor = _read_finite(checkpoint, stored)
+    tensor = _read_finite(checkpoint, stored) if finite else checkpoint.read(stored)
     if config.rope_interleaved and (".q_proj." in name or ".k_proj." in name):
         tensor = reorder_interleaved_rows(tensor, config.head_dim)
     return tensor
-
-
-def check_finite(checkpoint: Checkpoint, on_tensor: Callable[[str], None]) -> None:
-    """Look through all tensors once, so that a bad one is refused before the first is quantized.
-
-    Args:
-        checkpoint: Its tensors are read one at a time.
-        on_tensor: Told the name of each one that is sound.
-
-    Raises:
-        CheckpointError: A tensor holds NaN or infinity.
-    """
-    for name in checkpoint.tensors:
-        _read_finite(checkpoint, name)
-        on_tensor(name)
 
 
 def _read_finite(checkpoint: Checkpoint, name: str) -> torch.Tensor:

@@ -21,6 +21,8 @@ A per-channel scale is repeated for every block. Blocks are of one size: the gro
 
 from __future__ import annotations
 
+import sys
+
 import torch
 from torch.nn.functional import pad
 
@@ -39,6 +41,10 @@ def pack_nibbles(values: torch.Tensor) -> torch.Tensor:
     """
     if values.shape[-1] % 2:
         values = pad(values, (0, 1))
+    if sys.byteorder == "little" and values.is_contiguous():
+        # Two values as one number: passes over whole words are several times faster than over every other byte.
+        pairs = values.view(torch.int16)
+        return (pairs | (pairs >> 4)).to(torch.uint8)
     return values[..., 0::2] | (values[..., 1::2] << 4)
 
 

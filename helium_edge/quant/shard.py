@@ -1,4 +1,8 @@
-"""One shard of the store: a weight in a safetensors file, written whole or not at all, checked when read."""
+"""One shard of the store: the scales of a weight in a file, written whole or not at all, checked when read.
+
+A file that a crash of the machine damages is found out when it is read, and its scales are looked for again; so it
+need not be brought to the disk before the export goes on.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +20,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from helium_edge.errors import HeliumEdgeError, ResourceError, UsageError
-from helium_edge.quant.affine import QuantizedWeight
-from helium_edge.quant.packing import pack_codes, pack_nibbles, unpack_codes, unpack_nibbles
+from helium_edge.quant.affine import group_count
+from helium_edge.quant.packing import pack_nibbles, unpack_nibbles
 from helium_edge.recipe import Scheme
 
 _METADATA = "helium_edge"
@@ -27,10 +31,17 @@ _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM)
 
 
 @dataclass(frozen=True, eq=False)
-class Shard:
-    """A quantized weight and how far it is from the original (`affine.relative_error`)."""
+class FoundScales:
+    """What a search found for a weight.
 
-    weight: QuantizedWeight
+    Attributes:
+        scales: (N, G) float32.
+        zero_points: (N, G) int8, or None when symmetric.
+        relative_error: How far the quantized weight is from the original (`affine.relative_error`).
+    """
+
+    scales: torch.Tensor
+    zero_points: torch.Tensor | None
     relative_error: float
 
 
@@ -42,27 +53,35 @@ def tensor_hash(*tensors: torch.Tensor) -> str:
     return digest.hexdigest()
 
 
-def write_shard(path: Path, shard: Shard, *, key: str, method: str) -> None:
-    """Write a shard beside its place, flush it to disk and rename it into place.
+def write_shard(
+    path: Path, found: FoundScales, *, key: str, method: str, scheme: Scheme, shape: tuple[int, int]
+) -> None:
+    """Write a shard beside its place and rename it into place.
 
     Args:
         path: The file; its folder is created.
-        shard: What to write.
+        found: What to write.
         key: Identity of input, scheme, method and code; `read_shard` asks for it.
         method: Name of the method, recorded.
+        scheme: The format, recorded.
+        shape: (N, K), recorded.
 
     Raises:
         ResourceError: The disk is full or fails; nothing is left behind.
         UsageError: The folder cannot be written.
     """
-    tensors = _pack(shard.weight)
+    # Scales of 4-bit schemes are bfloat16 numbers: half the bytes, and the same numbers.
+    scales = found.scales.to(torch.bfloat16) if scheme.bits == 4 else found.scales
+    tensors = {"scales": scales}
+    if found.zero_points is not None:
+        tensors["zero_points"] = pack_nibbles(found.zero_points.view(torch.uint8))
     facts = {
         "content": tensor_hash(*tensors.values()),
         "key": key,
         "method": method,
-        "relative_error": shard.relative_error,
-        "scheme": str(shard.weight.scheme),
-        "shape": list(shard.weight.shape),
+        "relative_error": found.relative_error,
+        "scheme": str(scheme),
+        "shape": list(shape),
     }
     # One entry: safetensors writes several in random order, and the same shard should be the same bytes.
     data = save(tensors, metadata={_METADATA: json.dumps(facts, sort_keys=True)})
@@ -74,46 +93,27 @@ def write_shard(path: Path, shard: Shard, *, key: str, method: str) -> None:
         raise _write_error(error, path.parent, len(data)) from error
 
 
-def read_shard(path: Path, *, key: str, scheme: Scheme, shape: tuple[int, int]) -> Shard | None:
+def read_shard(path: Path, *, key: str, scheme: Scheme, shape: tuple[int, int]) -> FoundScales | None:
     """Read a shard.
 
     Returns:
-        None when it is absent, has another key, or is damaged in any way: it is then to be computed again.
+        None when it is absent, has another key, or is damaged in any way: scales are then to be found again.
     """
+    expected = (shape[0], group_count(scheme, shape[1]))
     try:
         with safe_open(path, framework="pt") as file:
             facts = json.loads((file.metadata() or {})[_METADATA])
-            tensors = {name: file.get_tensor(name) for name in _tensor_names(scheme)}
+            names = ("scales",) if scheme.symmetric else ("scales", "zero_points")
+            tensors = {name: file.get_tensor(name) for name in names}
         if facts["key"] != key or facts["content"] != tensor_hash(*tensors.values()):
             return None
-        return Shard(_unpack(tensors, scheme, shape), float(facts["relative_error"]))
+        zeros = tensors.get("zero_points")
+        points = None if zeros is None else unpack_nibbles(zeros, expected[1]).view(torch.int8)
+        found = FoundScales(tensors["scales"].to(torch.float32), points, float(facts["relative_error"]))
     except (SafetensorError, OSError, RuntimeError, ValueError, KeyError, TypeError):
         return None
-
-
-def _tensor_names(scheme: Scheme) -> tuple[str, ...]:
-    return ("codes", "scales") if scheme.symmetric else ("codes", "scales", "zero_points")
-
-
-def _pack(weight: QuantizedWeight) -> dict[str, torch.Tensor]:
-    tensors = {"codes": pack_codes(weight.codes, weight.scheme), "scales": weight.scales}
-    if weight.zero_points is not None:
-        tensors["zero_points"] = pack_nibbles(weight.zero_points.view(torch.uint8))
-    return tensors
-
-
-def _unpack(tensors: dict[str, torch.Tensor], scheme: Scheme, shape: tuple[int, int]) -> QuantizedWeight:
-    scales = tensors["scales"]
-    zeros = tensors.get("zero_points")
-    weight = QuantizedWeight(
-        scheme,
-        unpack_codes(tensors["codes"], scheme, shape[1]),
-        scales,
-        None if zeros is None else unpack_nibbles(zeros, scales.shape[1]).view(torch.int8),
-    )
-    if weight.shape != shape:
-        raise ValueError(f"expected {shape}, found {weight.shape}")
-    return weight
+    sound = tuple(found.scales.shape) == expected and (points is None or tuple(points.shape) == expected)
+    return found if sound else None
 
 
 def _publish(path: Path, data: bytes) -> None:
@@ -122,8 +122,6 @@ def _publish(path: Path, data: bytes) -> None:
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
         partial.replace(path)
     except BaseException:
         partial.unlink(missing_ok=True)
@@ -131,7 +129,7 @@ def _publish(path: Path, data: bytes) -> None:
 
 
 def _remove_stale(folder: Path) -> None:
-    """Remove what killed runs left; a shard takes seconds to write, so an hour spares runs at work."""
+    """Remove what killed runs left; a shard takes moments to write, so an hour spares runs at work."""
     for path in folder.glob(f"*{_PARTIAL}*"):
         if path.stat().st_mtime < time.time() - _STALE_SECONDS:
             path.unlink(missing_ok=True)
@@ -140,8 +138,8 @@ def _remove_stale(folder: Path) -> None:
 def _write_error(error: OSError, folder: Path, nbytes: int) -> HeliumEdgeError:
     if error.errno in _NO_SPACE:
         return ResourceError(
-            f"{folder}: no space for a quantized weight of {nbytes} bytes: {error.strerror}",
-            hint="free space, or choose another folder; the weights already written are kept and used",
+            f"{folder}: no space for the scales of a weight, {nbytes} bytes: {error.strerror}",
+            hint="free space, or choose another folder; the scales already written are kept and used",
         )
     kind = ResourceError if error.errno == errno.EIO else UsageError
-    return kind(f"{folder}: a quantized weight cannot be written there: {error.strerror or error}")
+    return kind(f"{folder}: the scales of a weight cannot be written there: {error.strerror or error}")

@@ -1,28 +1,31 @@
-"""The quantized store: one set of integers for every target, computed once, one tensor at a time, resumable.
+"""The quantized store: one set of integers for every target, each weight quantized when it is asked for.
 
-A weight is a shard in a folder, named by its name and a key over everything that decides about its integers:
-the bytes of the original, its shape and type, scheme, method and `CODE_VERSION`. A killed run loses one shard;
-several recipes and checkpoints can share a folder. Unquantized weights are not stored.
+Finding scales is the long part: those of a method that searches are kept in a folder, a shard per weight, named by
+its name and a key over everything that decides about them: the bytes of the original, its shape and type, scheme,
+method and `CODE_VERSION`. Codes are not kept: they follow from weights and scales by one rounding, which costs no
+more than reading them would. A killed run loses one shard; several recipes and checkpoints can share a folder.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from helium_edge.checkpoint import Checkpoint
-from helium_edge.model.weights import read_weight, vector_names
+from helium_edge.model.weights import read_weight
 from helium_edge.quant.affine import QuantizedWeight, dequantize
-from helium_edge.quant.methods import find_method
+from helium_edge.quant.methods import find_method, round_with
 from helium_edge.quant.plan import PlannedWeight, plan_weights
-from helium_edge.quant.shard import Shard, read_shard, tensor_hash, write_shard
+from helium_edge.quant.shard import FoundScales, read_shard, tensor_hash, write_shard
 from helium_edge.recipe import Quantization
 
-CODE_VERSION = 1
+CODE_VERSION = 2
 """Raised whenever the same input would give other codes or scales, or the shards another layout."""
 
 
@@ -53,7 +56,7 @@ class QuantizedStore:
     Args:
         checkpoint: Open for as long as the store is used; its files do not change meanwhile.
         quantization: The rules and the method.
-        folder: Where shards are kept; created when the first one is written.
+        folder: Where scales are kept; created when the first ones are written.
 
     Attributes:
         config: The model.
@@ -77,7 +80,7 @@ class QuantizedStore:
         self._errors: dict[str, float] = {}
 
     def get(self, name: str) -> QuantizedWeight | torch.Tensor:
-        """A matrix, from its shard when there is a sound one, else quantized now and saved.
+        """A matrix, with the scales of its shard when there is a sound one, else with those that are found now.
 
         Returns:
             The quantized weight, or (N, K) float32 when its rule says skip.
@@ -90,7 +93,7 @@ class QuantizedStore:
         planned = self._planned[name]
         if planned.scheme is None:
             return read_weight(self._checkpoint, name).to(torch.float32)
-        return self._shard(planned).weight
+        return self._quantize(planned)
 
     def dense(self, name: str) -> torch.Tensor:
         """The real values of a matrix as the exported graph has them, (N, K) float32; raises as `get`."""
@@ -110,51 +113,78 @@ class QuantizedStore:
         return [self._report(planned) for planned in self.plan]
 
     def fingerprint(self) -> str:
-        """sha256 over the identity of every weight, quantized or not: equal stores hold equal numbers.
+        """sha256 over the files of the weights and all that was done to them: equal stores hold equal numbers.
 
         Raises:
-            CheckpointError: A weight cannot be read or is not finite.
+            CheckpointError: A file cannot be read.
         """
-        keys = [(name, self._key(self._planned[name], None)) for name in self.names]
-        keys += [(name, tensor_hash(self.vector(name))) for name in vector_names(self.config)]
-        return hashlib.sha256(json.dumps(keys).encode()).hexdigest()
+        hashes = self._checkpoint.hashes()
+        schemes = [(planned.name, str(planned.scheme)) for planned in self.plan]
+        identity = {
+            "code": CODE_VERSION,
+            "files": {name: hashes[name] for name in self._checkpoint.weight_files},
+            "method": self._method_name,
+            "rope_interleaved": self.config.rope_interleaved,
+            "schemes": schemes,
+        }
+        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
     def _report(self, planned: PlannedWeight) -> WeightReport:
-        if planned.scheme is None:
-            error = 0.0
-        elif planned.name in self._errors:
-            error = self._errors[planned.name]
-        else:
-            error = self._shard(planned).relative_error
+        if planned.scheme is not None and planned.name not in self._errors:
+            self._quantize(planned)
+        error = self._errors.get(planned.name, 0.0)
         scheme = "float32" if planned.scheme is None else str(planned.scheme)
         return WeightReport(planned.name, planned.shape, scheme, planned.fallback, error, planned.nbytes)
 
-    def _shard(self, planned: PlannedWeight) -> Shard:
+    def _quantize(self, planned: PlannedWeight) -> QuantizedWeight:
         assert planned.scheme is not None
         name = planned.name
-        # Read at most once per call: an embedding is hundreds of megabytes.
-        original = None if name in self._keys else read_weight(self._checkpoint, name)
-        key = self._key(planned, original)
-        path = self._folder / f"{name}-{key[:16]}.safetensors"
-        shard = read_shard(path, key=key, scheme=planned.scheme, shape=planned.shape)
-        if shard is None:
-            original = read_weight(self._checkpoint, name) if original is None else original
-            shard = Shard(*self._method.measure(original, planned.scheme))
-            write_shard(path, shard, key=key, method=self._method_name)
-        self._errors[name] = shard.relative_error
-        return shard
+        # Not looked through for NaN: that would be a pass of its own, and the error tells.
+        original = read_weight(self._checkpoint, name, finite=False)
+        if not self._method.searches:
+            weight, error = self._method.measure(original, planned.scheme)
+        elif any(self._folder.glob(f"{name}-*.safetensors")):
+            self._remember_key(planned, original)
+            path, key = self._shard_path(name), self._keys[name]
+            found = read_shard(path, key=key, scheme=planned.scheme, shape=planned.shape)
+            if found is not None:
+                self._errors[name] = found.relative_error
+                return round_with(original, planned.scheme, found.scales, found.zero_points)
+            weight, error = self._search(planned, original)
+        else:
+            weight, error = self._search(planned, original)
+        if not math.isfinite(error):
+            read_weight(self._checkpoint, name)  # says which tensor of which file, and how many values
+        self._errors[name] = error
+        return weight
 
-    def _key(self, planned: PlannedWeight, original: torch.Tensor | None) -> str:
+    def _search(self, planned: PlannedWeight, original: torch.Tensor) -> tuple[QuantizedWeight, float]:
+        assert planned.scheme is not None
+        # The hash takes a quarter of the time of the search, and runs beside it.
+        with ThreadPoolExecutor(1, thread_name_prefix="hash") as pool:
+            hashing = pool.submit(self._remember_key, planned, original)
+            weight, error = self._method.measure(original, planned.scheme)
+            hashing.result()
+        if math.isfinite(error):
+            found = FoundScales(weight.scales, weight.zero_points, error)
+            write_shard(
+                self._shard_path(planned.name), found, key=self._keys[planned.name], method=self._method_name,
+                scheme=planned.scheme, shape=planned.shape,
+            )  # fmt: skip
+        return weight, error
+
+    def _shard_path(self, name: str) -> Path:
+        return self._folder / f"{name}-{self._keys[name][:16]}.safetensors"
+
+    def _remember_key(self, planned: PlannedWeight, weight: torch.Tensor) -> None:
         if planned.name not in self._keys:
-            weight = read_weight(self._checkpoint, planned.name) if original is None else original
             identity = {
                 "code": CODE_VERSION,
                 "dtype": str(weight.dtype),
-                "method": None if planned.scheme is None else self._method_name,
-                "scheme": None if planned.scheme is None else str(planned.scheme),
+                "method": self._method_name,
+                "scheme": str(planned.scheme),
                 "shape": list(weight.shape),
                 "weight": tensor_hash(weight),
             }
             text = json.dumps(identity, sort_keys=True)
             self._keys[planned.name] = hashlib.sha256(text.encode()).hexdigest()
-        return self._keys[planned.name]

@@ -7,8 +7,8 @@ once (a tied head shares the embedding's codes). Runtimes map the file, which is
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import math
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +22,9 @@ ALIGNMENT = 4096
 
 WEIGHTS_FILE = "weights.bin"
 
+_SAMPLE = 1 << 16
+"""Bytes of each part by which tensors are told apart before they are compared; most differ there."""
+
 
 class WeightsFile(contextlib.AbstractContextManager["WeightsFile"]):
     """Writer of `weights.bin` in a fresh folder; a context manager that closes it.
@@ -32,9 +35,9 @@ class WeightsFile(contextlib.AbstractContextManager["WeightsFile"]):
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._file = (folder / WEIGHTS_FILE).open("xb")
+        self._file = (folder / WEIGHTS_FILE).open("x+b")
         self._end = 0
-        self._stored: dict[tuple[str, int], int] = {}
+        self._stored: dict[tuple[int, int], list[int]] = {}
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -57,20 +60,33 @@ class WeightsFile(contextlib.AbstractContextManager["WeightsFile"]):
         """
         start = math.ceil(self._end / ALIGNMENT) * ALIGNMENT
         self._file.seek(start)
-        digest, length = hashlib.sha256(), 0
+        checksum, length = 0, 0
         for part in parts:
             data = part.contiguous().numpy().reshape(-1).view(np.uint8).data
             self._file.write(data)
-            digest.update(data)
+            checksum = zlib.crc32(data[:_SAMPLE], checksum)
             length += len(data)
         expected = math.ceil(math.prod(shape) * dtype.itemsize)
         if length != expected:
             raise AssertionError(f"{name}: {length} bytes written, {expected} follow from shape {shape}")
-        offset = self._stored.setdefault((digest.hexdigest(), length), start)
+        alike = self._stored.setdefault((checksum, length), [])
+        offset = next((other for other in alike if self._same(other, start, length)), start)
         if offset == start:
+            alike.append(start)
             self._end = start + length
         else:
             self._file.truncate(self._end)
         return ir.ExternalTensor(
             WEIGHTS_FILE, offset, length, dtype, shape=ir.Shape(shape), name=name, base_dir=self._folder
         )
+
+    def _same(self, first: int, second: int, length: int) -> bool:
+        """Whether two tensors of the file are the same bytes."""
+        for done in range(0, length, 1 << 20):
+            pair = []
+            for start in (first, second):
+                self._file.seek(start + done)
+                pair.append(self._file.read(min(1 << 20, length - done)))
+            if pair[0] != pair[1]:
+                return False
+        return True

@@ -52,7 +52,8 @@ def calls(monkeypatch: pytest.MonkeyPatch, results: int) -> list[dict[str, Any]]
         report = make_report(0.02) if options["verify"] else None
         result = SimpleNamespace(
             bundle=Path("/abs") / out, manifest=make_manifest(), parity=report, seconds=3.2,
-            peak_rss_bytes=700_000_000, bundle_bytes=5_570_000,
+            peak_rss_bytes=700_000_000, peak_anonymous_bytes=500_000_000, peak_mapped_bytes=250_000_000,
+            bundle_bytes=5_570_000,
         )  # fmt: skip
         return [result] * results
 
@@ -70,6 +71,7 @@ def test_options_have_their_defaults(cli: Cli, calls: list[dict[str, Any]]) -> N
         }
     ]  # fmt: skip
     assert "bundle:  tiny, 5.57 MB in" in out
+    assert "at most 700 MB of memory (500 MB own, 250 MB of files)" in " ".join(out.split())
     assert "L3 export" in out
     assert max(map(len, out.splitlines())) <= 80
     assert err.splitlines()[-1].startswith("next: helium-edge generate tiny ")
@@ -102,6 +104,7 @@ def test_json_document(cli: Cli, calls: list[dict[str, Any]]) -> None:
     assert code == 0
     assert document["bundle"] == "/abs/tiny"
     assert document["bundle_bytes"] == 5_570_000
+    assert (document["peak_anonymous_bytes"], document["peak_mapped_bytes"]) == (500_000_000, 250_000_000)
     assert document["parity"] == make_report(0.02).to_json()
     assert "quantize:" in err
 

@@ -25,9 +25,9 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """How often each weight has been read."""
     counts: Counter[str] = Counter()
 
-    def read(checkpoint: Checkpoint, name: str) -> torch.Tensor:
+    def read(checkpoint: Checkpoint, name: str, *, finite: bool = True) -> torch.Tensor:
         counts[name] += 1
-        return model_weights.read_weight(checkpoint, name)
+        return model_weights.read_weight(checkpoint, name, finite=finite)
 
     monkeypatch.setattr(store_module, "read_weight", read)
     return counts

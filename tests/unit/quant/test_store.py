@@ -42,7 +42,7 @@ def test_weights_are_those_of_the_method_on_the_reordered_original(checkpoint: C
     assert len(shards(tmp_path)) == len(store.names) - 1
 
 
-def test_shards_hold_packed_codes_and_say_what_they_are(checkpoint: Checkpoint, tmp_path: Path) -> None:
+def test_shards_hold_scales_and_say_what_they_are(checkpoint: Checkpoint, tmp_path: Path) -> None:
     store = QuantizedStore(checkpoint, MIXED, tmp_path)
     for report in store.reports():
         if report.name == SKIP:
@@ -52,8 +52,11 @@ def test_shards_hold_packed_codes_and_say_what_they_are(checkpoint: Checkpoint, 
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
             facts = json.loads(file.metadata()["helium_edge"])
-        assert sum(tensor.nbytes for tensor in tensors.values()) == report.nbytes
-        assert tensors["codes"].dtype == torch.uint8
+        weight = store.get(report.name)
+        assert isinstance(weight, QuantizedWeight)
+        assert sorted(tensors) == (["scales"] if weight.scheme.symmetric else ["scales", "zero_points"])
+        assert torch.equal(tensors["scales"].float(), weight.scales)
+        assert tensors["scales"].dtype == (torch.float32 if weight.scheme.bits == 8 else torch.bfloat16)
         assert facts["scheme"] == report.scheme
         assert facts["method"] == "mse"
         assert facts["relative_error"] == report.relative_error
@@ -77,24 +80,35 @@ def test_reports(checkpoint: Checkpoint, tmp_path: Path) -> None:
     assert again == list(reports.values())
 
 
-def test_a_weight_is_read_once_to_compute_it_and_once_to_recognise_it(
+def test_a_weight_is_read_once_each_time_and_computed_once(
     checkpoint: Checkpoint, tmp_path: Path, reads: Counter[str], computed: list[str]
 ) -> None:
     store = QuantizedStore(checkpoint, MIXED, tmp_path)
     assert not reads  # planning reads nothing
     store.get(UP)
     assert (reads[UP], len(computed)) == (1, 1)
-    store.get(UP)
+    store.get(UP)  # its codes follow from its scales
     store.reports()
-    assert (reads[UP], reads[QUERY], reads[SKIP]) == (1, 1, 0)
+    assert (reads[UP], reads[QUERY], reads[SKIP]) == (2, 1, 0)
     done = len(computed)
     QuantizedStore(checkpoint, MIXED, tmp_path).reports()
     assert len(computed) == done
-    assert max(reads.values()) == 2
+    assert (reads[UP], reads[QUERY]) == (3, 2)
     (shard,) = tmp_path.glob(f"{UP}-*")
     shard.unlink()
     store.get(UP)
-    assert (reads[UP], len(computed)) == (3, done + 1)
+    assert (reads[UP], len(computed)) == (4, done + 1)
+
+
+def test_a_method_that_does_not_search_keeps_nothing(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    store = QuantizedStore(checkpoint, MIXED.model_copy(update={"method": "rtn"}), tmp_path / "store")
+    for planned in store.plan:
+        original = model_weights.read_weight(checkpoint, planned.name)
+        expected = original.float() if planned.scheme is None else METHODS["rtn"](original, planned.scheme)
+        for _ in range(2):
+            assert_same(store.get(planned.name), expected)
+    assert [report.relative_error > 0 for report in store.reports()].count(False) == 1
+    assert not (tmp_path / "store").exists()
 
 
 def test_only_missing_shards_are_computed_again(
@@ -118,16 +132,16 @@ from helium_edge.quant import QuantizedStore, shard
 from helium_edge.recipe import load_recipe
 
 left = 5
-real = os.fsync
+real = os.replace
 
-def fsync(handle):
+def replace(source, target):
     global left
     left -= 1
     if left == 0:
         os.kill(os.getpid(), signal.SIGKILL)
-    real(handle)
+    real(source, target)
 
-os.fsync = fsync
+os.replace = replace
 QuantizedStore(open_checkpoint(sys.argv[1]), load_recipe("onnx-int4").quantization, Path(sys.argv[2])).reports()
 """
 
@@ -187,7 +201,6 @@ def test_another_weight_scheme_method_or_code_has_another_key(
 
     rules = [rule if rule.scheme != A32 else rule.model_copy(update={"scheme": G32}) for rule in MIXED.rules]
     assert len(names(tiny_checkpoint, MIXED.model_copy(update={"rules": tuple(rules)}))) == 4
-    assert len(names(tiny_checkpoint, MIXED.model_copy(update={"method": "rtn"}))) == count
     monkeypatch.setattr(store_module, "CODE_VERSION", store_module.CODE_VERSION + 1)
     assert len(names(tiny_checkpoint, MIXED)) == count
 
