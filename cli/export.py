@@ -70,6 +70,14 @@ def export(
             show_default=False,
         ),
     ] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Text for the scales of an int8 KV cache, instead of the built-in one: UTF-8, or .jsonl.",
+            show_default=False,
+        ),
+    ] = None,
     threads: ThreadsOption = 0,
     force: Annotated[bool, typer.Option("--force", help="Replace a bundle that stands at DIR.")] = False,
     no_verify: Annotated[
@@ -123,6 +131,7 @@ def export(
                 force=force,
                 verify=not no_verify,
                 store=store,
+                calibration=calibration,
                 threads=threads,
                 progress=progress,
             )
@@ -160,6 +169,7 @@ def _document(result: ExportResult) -> dict[str, Any]:
         "recipe": result.manifest.quantization.recipe_name,
         "target": result.manifest.target.name,
         "files": [entry.model_dump(mode="json") for entry in result.manifest.files],
+        "warnings": list(result.warnings),
         "parity": None if result.parity is None else result.parity.to_json(),
     }
 
@@ -185,6 +195,8 @@ def _show(result: ExportResult, folder: Path) -> None:
             ),
         ]
     )
+    for warning in result.warnings:
+        _console.note(f"warning: {warning}")
     if result.parity is None:
         _console.line("parity: not compared with the original (--no-verify)")
 

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from helium_edge.bundle import Bundle, Manifest, open_bundle, open_head, open_runner
+from helium_edge.bundle.kv_scales import read_kv_scales
 from helium_edge.checkpoint import Checkpoint
 from helium_edge.errors import HeliumEdgeError, UsageError
+from helium_edge.model.kv_cache import KvScales
 from helium_edge.original import original_of
 from helium_edge.parity import (
     LANGUAGES,
@@ -171,7 +173,7 @@ def check(  # noqa: PLR0913 - an argument per option of the command
     windows = text.windows(tokenizer, min(FULL_WINDOW, runner.cache_len))
     with tempfile.TemporaryDirectory(prefix="helium-edge-") as scratch:
         weights = QuantizedStore(original, recipe.quantization, store or Path(scratch))
-        run = _Run(bundle.manifest, runner, original, weights, recipe, tell)
+        run = _Run(bundle.manifest, runner, original, weights, recipe, tell, read_kv_scales(bundle))
         exact = run.level0(bundle)
         report = run.compare(windows, cache=cache_folder(), prompts=first_words(windows, tokenizer))
         checks = tuple(run.cache_checks(windows[0].tokens))
@@ -232,7 +234,7 @@ def check_head(
 
 
 def quick_check(  # noqa: PLR0913 - what an export has at hand
-    manifest: Manifest,
+    bundle: Bundle,
     runner: Runner,
     original: Checkpoint,
     weights: QuantizedStore,
@@ -247,7 +249,7 @@ def quick_check(  # noqa: PLR0913 - what an export has at hand
     windows = evaluation_windows(
         tokenizer, window_len=min(window_len, runner.cache_len), max_windows_per_language=1
     )
-    run = _Run(manifest, runner, original, weights, recipe, tell)
+    run = _Run(bundle.manifest, runner, original, weights, recipe, tell, read_kv_scales(bundle))
     report = run.compare(windows, cache=None)
     return dataclasses.replace(
         report, text=facts.text(BUILT_IN, windows), cost=run.cost(time.perf_counter() - started)
@@ -265,8 +267,10 @@ class _Run:
         weights: QuantizedStore,
         recipe: Recipe,
         tell: Progress,
+        scales: KvScales | None,
     ) -> None:
         self._manifest = manifest
+        self._scales = scales
         self._runner = runner
         self._original = original
         self._weights = weights
@@ -310,7 +314,7 @@ class _Run:
         tell.stage("dequantize")
         with self._clock.running("loading"):
             arithmetic = arithmetic_of(self._manifest.target.name, self._recipe, self._weights.plan)
-            self._yardstick = Yardstick(self._weights, arithmetic, runner.cache_len)
+            self._yardstick = Yardstick(self._weights, arithmetic, runner.cache_len, self._scales)
         tell.stage("compare", tokens, "tokens")
         self._comparison = Comparison(
             runner, reference, windows, self._recipe.gates, self._manifest.prefill_len,

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import helium_edge
 from helium_edge.bundle import (
+    CacheScalesSection,
     CacheSection,
     CreatedBy,
     GraphEntry,
@@ -34,8 +35,17 @@ def describe(
     target: Target,
     graphs: Sequence[BuiltGraph],
     store: QuantizedStore,
+    scales: CacheScalesSection | None = None,
 ) -> Manifest:
     """Describe a bundle that has been built; golden trace, parity and the list of files are added later.
+
+    Args:
+        checkpoint: Where it comes from.
+        recipe: What was exported.
+        target: What built the graphs.
+        graphs: The graphs.
+        store: Their weights.
+        scales: Of an int8 cache.
 
     Raises:
         CheckpointError: A companion file of the checkpoint is malformed.
@@ -51,6 +61,7 @@ def describe(
             libraries={name: importlib.metadata.version(name) for name in sorted({"torch", *target.libraries})},
         ),
         runtime=target.runtime,
+        runtime_min_version=target.min_runtime(config, recipe),
         target=TargetSection(
             name=target.name, options=getattr(recipe.targets, target.name).model_dump(mode="json")
         ),
@@ -68,7 +79,9 @@ def describe(
             GraphEntry.from_signature(graph.file, graph.signature, method=graph.method) for graph in graphs
         ),
         head=HeadSection.from_config(config),
-        cache=CacheSection.from_spec(target.cache(config, recipe)) if config.head == "language_model" else None,
+        cache=CacheSection.from_spec(target.cache(config, recipe), scales)
+        if config.head == "language_model"
+        else None,
         logits=recipe.logits,
         prefill_len=recipe.shapes.prefill_len,
         cache_len=recipe.shapes.cache_len,

@@ -14,6 +14,7 @@ from pathlib import Path
 from helium_edge.bundle import (
     Bundle,
     BundleWriter,
+    CacheScalesSection,
     Manifest,
     check_companions,
     open_bundle,
@@ -24,12 +25,14 @@ from helium_edge.bundle import (
     write_card,
     write_companions,
 )
+from helium_edge.calibration import calibrate_cache, calibration_texts, calibration_warnings, check_calibration
 from helium_edge.checkpoint import Checkpoint, open_checkpoint
 from helium_edge.compare import Progress, Silent, Text, check, check_head, quick_check
 from helium_edge.config import ModelConfig
 from helium_edge.errors import ConfigError, HeliumEdgeError, ParityError
 from helium_edge.manifest import describe
 from helium_edge.memory import PeakMemory, peak_rss_bytes, small_pages
+from helium_edge.model.kv_cache import KvScales
 from helium_edge.model.weights import EMBEDDING
 from helium_edge.parity import ParityReport, require_reference
 from helium_edge.parity.heads import HeadReport
@@ -37,6 +40,7 @@ from helium_edge.presets import preset
 from helium_edge.quant import PlannedWeight, QuantizedStore, plan_weights
 from helium_edge.recipe import Recipe, Targets
 from helium_edge.runtime.tokenizer import Tokenizer
+from helium_edge.runtime.versions import check_runtime
 from helium_edge.targets import Target, load_target
 
 __all__ = [
@@ -79,6 +83,7 @@ class ExportResult:
         peak_anonymous_bytes: Largest memory that it had allocated; None where the system does not tell.
         peak_mapped_bytes: Largest share of mapped files, likewise.
         bundle_bytes: Size of all files.
+        warnings: What the user should know of the result, a line each.
     """
 
     bundle: Path
@@ -89,6 +94,7 @@ class ExportResult:
     peak_anonymous_bytes: int | None
     peak_mapped_bytes: int | None
     bundle_bytes: int
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -121,6 +127,7 @@ def export(  # noqa: PLR0913 - an argument per option of the command
     force: bool = False,
     verify: bool = True,
     store: Path | None = None,
+    calibration: Path | None = None,
     threads: int = 0,
     progress: Progress | None = None,
 ) -> ExportResult:
@@ -135,6 +142,7 @@ def export(  # noqa: PLR0913 - an argument per option of the command
         verify: Compare with the original before publishing; needs the extra `reference`.
         store: Folder that keeps the scales that were found for later exports; by default they lie beside `out`
             while the export runs, and an interrupted one takes them up again.
+        calibration: Text for the scales of an int8 KV cache; None is the built-in one.
         threads: Threads within an operator while checking; 0 lets the runtime choose.
         progress: Told about stages.
 
@@ -151,6 +159,8 @@ def export(  # noqa: PLR0913 - an argument per option of the command
     tell.stage("read checkpoint")
     checkpoint = open_checkpoint(source, revision=revision)
     recipe, target = fit(checkpoint.config, recipe)
+    check_calibration(recipe, calibration)
+    check_runtime(target.runtime, target.min_runtime(checkpoint.config, recipe))
     check_companions(checkpoint)
     checkpoint.start_hashing()
     files = target.plan(checkpoint.config, recipe, plan_weights(checkpoint.config, recipe.quantization))
@@ -161,12 +171,13 @@ def export(  # noqa: PLR0913 - an argument per option of the command
     ):
         writer.require_space(int(sum(size for _, size in files) * _SPACE))
         weights = QuantizedStore(checkpoint, recipe.quantization, store_folder)
+        scales, section = _calibrate(checkpoint, weights, recipe, calibration, writer.folder, tell)
         sizes = _original_bytes(checkpoint, weights.names)
         tell.stage("quantize and write", sum(sizes.values()), "tensor bytes")
-        graphs = target.build(weights, recipe, writer.folder, lambda name: tell.advance(sizes[name], name))
+        graphs = target.build(weights, recipe, writer.folder, lambda name: tell.advance(sizes[name], name), scales)
         write_companions(checkpoint, writer.folder)
         tell.stage("describe")
-        manifest = describe(checkpoint, recipe, target, graphs, weights)
+        manifest = describe(checkpoint, recipe, target, graphs, weights, section)
         run = _run_decoder if manifest.head is None else _run_head
         manifest, report = run(
             Bundle(writer.folder, manifest), checkpoint if verify else None, weights, recipe, threads, tell
@@ -182,13 +193,30 @@ def export(  # noqa: PLR0913 - an argument per option of the command
     final = open_bundle(bundle, unverified=True).manifest
     return ExportResult(
         bundle, final, report, time.perf_counter() - started,
-        peak_rss_bytes(), peak.anonymous_bytes, peak.mapped_bytes, size,
+        peak_rss_bytes(), peak.anonymous_bytes, peak.mapped_bytes, size, calibration_warnings(final),
     )  # fmt: skip
 
 
 def _original_bytes(checkpoint: Checkpoint, names: list[str]) -> dict[str, int]:
     """Bytes of each matrix in the checkpoint; a tied head is the embedding."""
     return {name: checkpoint.tensors[name if name in checkpoint.tensors else EMBEDDING].nbytes for name in names}
+
+
+def _calibrate(
+    checkpoint: Checkpoint,
+    weights: QuantizedStore,
+    recipe: Recipe,
+    text: Path | None,
+    folder: Path,
+    tell: Progress,
+) -> tuple[KvScales | None, CacheScalesSection | None]:
+    """Scales of an int8 KV cache, written into `folder`; nothing where the recipe asks for none."""
+    if recipe.kv_cache != "int8":
+        return None, None
+    tokenizer = Tokenizer(checkpoint.tokenizer_files()[0])
+    texts = calibration_texts(tokenizer, checkpoint.config, recipe.shapes.cache_len, text)
+    tell.stage("calibrate KV cache", checkpoint.config.num_hidden_layers, "layers")
+    return calibrate_cache(weights, texts, folder, lambda name: tell.advance(note=name))
 
 
 def _run_decoder(
@@ -210,9 +238,7 @@ def _run_decoder(
     manifest = manifest.model_copy(update={"golden": golden})
     if original is None:
         return manifest, None
-    report = quick_check(
-        manifest, runner, original, weights, recipe, tokenizer, window_len=QUICK_WINDOW, tell=tell
-    )
+    report = quick_check(bundle, runner, original, weights, recipe, tokenizer, window_len=QUICK_WINDOW, tell=tell)
     return manifest, report
 
 
@@ -243,6 +269,7 @@ def export_all(  # noqa: PLR0913 - an argument per option of the command
     force: bool = False,
     verify: bool = True,
     store: Path | None = None,
+    calibration: Path | None = None,
     threads: int = 0,
     progress: Progress | None = None,
 ) -> list[ExportResult]:
@@ -255,7 +282,7 @@ def export_all(  # noqa: PLR0913 - an argument per option of the command
     checkpoint = open_checkpoint(source, revision=revision)
     check_companions(checkpoint)
     for single in recipes.values():
-        fit(checkpoint.config, single)
+        check_calibration(fit(checkpoint.config, single)[0], calibration)
     results = []
     with _store_folder(out, store) as folder:
         for name, single in recipes.items():
@@ -263,7 +290,7 @@ def export_all(  # noqa: PLR0913 - an argument per option of the command
             results.append(
                 export(
                     source, single, bundle, revision=revision, force=force, verify=verify, store=folder,
-                    threads=threads, progress=progress,
+                    calibration=calibration, threads=threads, progress=progress,
                 )
             )  # fmt: skip
     return results
@@ -328,6 +355,8 @@ def fit(config: ModelConfig, recipe: Recipe) -> tuple[Recipe, Target]:
         )
     shapes = recipe.shapes.model_copy(update=lengths)
     fitted = recipe.model_copy(update={"shapes": shapes})
+    if config.head != "language_model":
+        fitted = fitted.model_copy(update={"kv_cache": "float32"})  # there is no cache
     target.check(config, fitted)
     return fitted, target
 

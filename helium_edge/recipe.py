@@ -29,6 +29,9 @@ MAX_PATTERN = 512
 
 GROUP_SIZES = (32, 64, 128)
 
+KvCacheFormat = Literal["float32", "int8"]
+"""Numeric format of keys and values in the cache. CoreML keeps float16 where float32 is asked for."""
+
 
 class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
@@ -245,13 +248,18 @@ class Gates(_Model):
 
 
 class Recipe(_Model):
-    """One export, complete: see docs/recipes.md for the annotated form."""
+    """One export, complete: see docs/recipes.md for the annotated form.
+
+    `kv_cache: int8` keeps keys and values as int8 codes with one scale per channel, calibrated on text; it has no
+    meaning for a model that is no language model.
+    """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")
     description: str = ""
     targets: Targets
     shapes: Shapes = Shapes()
     logits: LogitsMode = "last"
+    kv_cache: KvCacheFormat = "float32"
     quantization: Quantization
     gates: Gates = Gates()
 

@@ -232,7 +232,9 @@ class DecoderSpec:
     logits: LogitsMode = "last"
 
 
-def cache_spec(config: ModelConfig, cache_len: int, update: CacheUpdate, *, batched: bool = True) -> CacheSpec:
+def cache_spec(
+    config: ModelConfig, cache_len: int, update: CacheUpdate, *, batched: bool = True, dtype: str = "float32"
+) -> CacheSpec:
     """The cache of a model at a context length."""
     return CacheSpec(
         layers=config.num_hidden_layers,
@@ -241,4 +243,5 @@ def cache_spec(config: ModelConfig, cache_len: int, update: CacheUpdate, *, batc
         head_dim=config.head_dim,
         update=update,
         batched=batched,
+        dtype=dtype,
     )

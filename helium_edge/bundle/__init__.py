@@ -9,7 +9,7 @@ from helium_edge.bundle.companions import (
     write_genai_config,
 )
 from helium_edge.bundle.golden import GoldenCheck, GoldenTrace, check_golden, record_golden
-from helium_edge.bundle.graph_sections import CacheSection, GraphEntry
+from helium_edge.bundle.graph_sections import CacheScalesSection, CacheSection, GraphEntry
 from helium_edge.bundle.load import open_runner
 from helium_edge.bundle.load_head import open_head
 from helium_edge.bundle.manifest import MANIFEST_NAME, Manifest, read_manifest
@@ -36,9 +36,9 @@ __all__ = [
     "BundleWriter", "check_companions", "check_output", "generation_defaults", "read_checkpoint_card",
     "tokenizer_facts", "write_card", "write_companions", "write_genai_config",
     # the manifest
-    "MANIFEST_NAME", "Manifest", "read_manifest", "CacheSection", "CreatedBy", "FileEntry", "GenerationSection",
-    "GraphEntry", "HeadSection", "MemorySection", "ModelSection", "QuantizationSection", "SourceSection",
-    "TargetSection", "TokenizerSection", "TokensSection",
+    "MANIFEST_NAME", "Manifest", "read_manifest", "CacheScalesSection", "CacheSection", "CreatedBy", "FileEntry",
+    "GenerationSection", "GraphEntry", "HeadSection", "MemorySection", "ModelSection", "QuantizationSection",
+    "SourceSection", "TargetSection", "TokenizerSection", "TokensSection",
     # the golden trace
     "GoldenCheck", "GoldenTrace", "check_golden", "record_golden",
 ]  # fmt: skip

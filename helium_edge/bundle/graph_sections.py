@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal, cast
+from typing import TYPE_CHECKING, Literal, cast
 
-from helium_edge.bundle.sections import BundlePath, DtypeName, Items, Section, Size
+from pydantic import Field
+
+from helium_edge.bundle.sections import BundlePath, Count, DtypeName, Items, Section, Sha256, Size
 from helium_edge.errors import BundleError
 from helium_edge.signature import CacheSpec, CacheUpdate, GraphSignature, HeadSignature, Role, TensorSpec
+
+if TYPE_CHECKING:
+    from helium_edge.quant.kv_calibration import KvCalibration
 
 BATCHED_LAYOUT = ("batch", "kv_head", "slot", "head_dim")
 PLAIN_LAYOUT = BATCHED_LAYOUT[1:]
@@ -77,6 +82,46 @@ class GraphEntry(Section):
         return tuple(entry.to_spec() for entry in self.outputs)
 
 
+class CacheScalesSection(Section):
+    """Scales of an int8 cache: real = scale * code. The graphs have them; a host needs none of it to run."""
+
+    file: BundlePath
+    """safetensors: `layers.{i}.key_scale` and `layers.{i}.value_scale`, each (kv_heads, head_dim) float32."""
+    granularity: Literal["per_channel"] = "per_channel"
+    """One scale for each dimension of each key-value head."""
+    text: str
+    """What the scales were calibrated on: the built-in text, or a file by its name."""
+    text_sha256: Sha256
+    """Of the token ids, as JSON."""
+    tokens: Size
+    """Tokens of that text."""
+    headroom: float = Field(gt=0)
+    """Scales cover this many times the largest magnitude seen."""
+    held_out_tokens: Count
+    """Tokens of other text on which clipping was counted."""
+    clipped: float = Field(ge=0, le=1)
+    """Share of its values that are outside the codes."""
+    worst: str | None = None
+    """The channel that is clipped most; null where none is."""
+
+    @classmethod
+    def from_calibration(
+        cls, file: str, found: KvCalibration, *, text: str, text_sha256: str, headroom: float
+    ) -> CacheScalesSection:
+        """The section of a calibration."""
+        held_out = found.held_out
+        return cls(
+            file=file,
+            text=text,
+            text_sha256=text_sha256,
+            tokens=found.tokens,
+            headroom=headroom,
+            held_out_tokens=held_out.tokens,
+            clipped=float(f"{held_out.share:.3g}"),
+            worst=None if held_out.worst is None else str(held_out.worst),
+        )
+
+
 class CacheSection(Section):
     """The KV cache that the host owns: a key buffer and a value buffer per layer."""
 
@@ -94,9 +139,11 @@ class CacheSection(Section):
     total_bytes: Size
     keys: Literal["post_rope"] = "post_rope"
     """Cached keys are already rotated."""
+    scales: CacheScalesSection | None = None
+    """Of an int8 cache; null where the cache holds real values."""
 
     @classmethod
-    def from_spec(cls, spec: CacheSpec) -> CacheSection:
+    def from_spec(cls, spec: CacheSpec, scales: CacheScalesSection | None = None) -> CacheSection:
         """The section of a cache."""
         return cls(
             update=spec.update,
@@ -106,6 +153,7 @@ class CacheSection(Section):
             layers=spec.layers,
             bytes_per_token=spec.bytes_per_token,
             total_bytes=spec.total_bytes,
+            scales=scales,
         )
 
     def to_spec(self) -> CacheSpec:
@@ -125,6 +173,8 @@ class CacheSection(Section):
             sizes = (spec.bytes_per_token, spec.total_bytes)
         except KeyError as error:
             raise BundleError(f"cache.dtype = {self.dtype!r} is not known to this version") from error
+        if (self.dtype == "int8") != (self.scales is not None):
+            raise BundleError(f"cache.dtype = {self.dtype!r}: an int8 cache has cache.scales, and no other has")
         if sizes != (self.bytes_per_token, self.total_bytes):
             raise BundleError(
                 f"cache.bytes_per_token = {self.bytes_per_token} and total_bytes = {self.total_bytes} do not fit "

@@ -8,6 +8,7 @@ from pathlib import Path
 from helium_edge.bundle.verify import Bundle
 from helium_edge.errors import BundleError
 from helium_edge.runtime.runner import Runner
+from helium_edge.runtime.versions import check_runtime
 
 
 def open_runner(bundle: Bundle, *, threads: int = 0, static: bool = False) -> Runner:
@@ -21,8 +22,10 @@ def open_runner(bundle: Bundle, *, threads: int = 0, static: bool = False) -> Ru
     Raises:
         BundleError: No runner of this version serves the bundle's runtime, or a graph is missing or damaged.
         ResourceError: Not enough memory for the cache.
+        MissingToolError: The installed runtime is older than the graphs need.
     """
     manifest = bundle.manifest
+    check_runtime(manifest.runtime, manifest.runtime_min_version)
     opener = _OPENERS.get((manifest.target.name, manifest.runtime))
     if opener is None:
         known = ", ".join(f"{target} on {runtime}" for target, runtime in _OPENERS)

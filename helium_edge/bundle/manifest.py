@@ -43,7 +43,7 @@ from helium_edge.signature import DecoderSpec, HeadSignature, LogitsMode
 
 MANIFEST_NAME = "helium-edge.json"
 SCHEMA_NAME = "helium-edge/bundle"
-SCHEMA_VERSION = "1.1"
+SCHEMA_VERSION = "1.2"
 SCHEMA_FILE = "schema.json"
 
 MAX_MANIFEST_BYTES = 1 << 20
@@ -62,6 +62,8 @@ class Manifest(Section):
     created_by: CreatedBy
     runtime: str
     """What runs the graphs: `onnxruntime`."""
+    runtime_min_version: Annotated[str, Field(pattern=r"^[0-9]{1,4}(\.[0-9]{1,4}){1,2}$")] | None = None
+    """The oldest version of it that runs them; null where the oldest that we support does."""
     target: TargetSection
     source: SourceSection
     model: ModelSection
@@ -215,6 +217,9 @@ def _contradictions(manifest: Manifest) -> Iterator[str]:
     for index, graph in enumerate(manifest.graphs):
         if graph.file not in listed:
             yield f"graphs[{index}].file = {graph.file!r} is not among the files"
+    scales = None if manifest.cache is None else manifest.cache.scales
+    if scales is not None and scales.file not in listed:
+        yield f"cache.scales.file = {scales.file!r} is not among the files"
     if manifest.tokenizer.file not in listed:
         yield f"tokenizer.file = {manifest.tokenizer.file!r} is not among the files"
     keys = [(graph.phase, graph.cache_len) for graph in manifest.graphs]

@@ -174,6 +174,8 @@ class DecoderLayer(torch.nn.Module):
         self.activation = activation
         self.norm1 = parts.norm(layer_name(layer, "input_layernorm.weight"))
         self.qkv = parts.linear([layer_name(layer, f"self_attn.{kind}_proj.weight") for kind in "qkv"])
+        self.key_rows = parts.cache_rows(layer, "key")
+        self.value_rows = parts.cache_rows(layer, "value")
         self.o = parts.linear([layer_name(layer, "self_attn.o_proj.weight")])
         self.norm2 = parts.norm(layer_name(layer, "post_attention_layernorm.weight"))
         self.gate_up = parts.linear([layer_name(layer, f"mlp.{kind}_proj.weight") for kind in ("gate", "up")])
@@ -193,6 +195,9 @@ class DecoderLayer(torch.nn.Module):
         # Queries and keys turn alike: one rotation for both.
         turned, value = apply_rope(qkv[: heads + kv_heads], *rope), qkv[heads + kv_heads :]
         query, key = turned[:heads], turned[heads:]
+        if self.key_rows is not None and self.value_rows is not None:
+            # Attention reads new rows as it will read them from the cache: any chunking gives the same numbers.
+            key, value = self.key_rows(key), self.value_rows(value)
         x = x + self.o(self._attend(query, (key, value), past, masks))
         gate_up = self.gate_up(self.norm2(x))
         inner = config.intermediate_size

@@ -18,6 +18,7 @@ import torch.nn.functional as F  # noqa: N812 - the field's spelling
 from torch import Tensor
 
 from helium_edge.config import ModelConfig
+from helium_edge.model.kv_cache import Side
 from helium_edge.model.weights import EMBEDDING
 
 
@@ -48,6 +49,10 @@ class Parts(Protocol):
         """A module (T, C) -> (T, C): root-mean-square norm with the gain of that name."""
         ...
 
+    def cache_rows(self, layer: int, side: Side) -> torch.nn.Module | None:
+        """A module (Hkv, T, D) -> (Hkv, T, D): what new rows become in the cache; None where they stay."""
+        ...
+
 
 class DenseParts:
     """Parts in plain float32.
@@ -73,6 +78,10 @@ class DenseParts:
     def norm(self, name: str) -> torch.nn.Module:
         """See `Parts.norm`."""
         return RmsNorm(self._weights.vector(name), self._config.rms_norm_eps)
+
+    def cache_rows(self, layer: int, side: Side) -> torch.nn.Module | None:  # noqa: ARG002
+        """See `Parts.cache_rows`: float32 rows stay as they are."""
+        return None
 
 
 class Embedding(torch.nn.Module):

@@ -26,6 +26,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the field's spelling
 from torch import Tensor
 
+from helium_edge.model.kv_cache import KvScales, Side, round_rows
 from helium_edge.model.parts import DenseParts, stacked_bias
 from helium_edge.model.weights import HEAD, SCORE
 from helium_edge.quant import PlannedWeight, QuantizedStore
@@ -67,12 +68,14 @@ class Ledger:
     Attributes:
         enabled: Activations are quantized at all; False gives the plain float32 decoder with the same weights.
         watch: Whether ties are recorded; costs a pass over the activations.
+        round_cache: New rows of an int8 cache are rounded; False leaves them for whoever compares them with codes.
         found: Ties by row.
         pinned: Codes to take, by row: a pass over other rows has other noise, and would choose anew.
     """
 
     enabled: bool = True
     watch: bool = False
+    round_cache: bool = True
     found: dict[int, dict[Tie, Sides]] = field(default_factory=dict)
     pinned: Mapping[int, Mapping[Tie, float]] = field(default_factory=dict)
 
@@ -185,13 +188,17 @@ class EmulatedParts(DenseParts):
         store: The weights.
         arithmetic: Rules of this target.
         ledger: Switches rounding on and off, and keeps ties; shared by all modules.
+        scales: Of an int8 cache; None where the cache is not quantized.
     """
 
-    def __init__(self, store: QuantizedStore, arithmetic: Arithmetic, ledger: Ledger) -> None:
+    def __init__(
+        self, store: QuantizedStore, arithmetic: Arithmetic, ledger: Ledger, scales: KvScales | None = None
+    ) -> None:
         super().__init__(store.config, store)
         self._store = store
         self._rules = arithmetic.rules
         self._ledger = ledger
+        self._scales = scales
         self._products = 0
 
     def linear(self, names: Sequence[str]) -> torch.nn.Module:
@@ -211,6 +218,25 @@ class EmulatedParts(DenseParts):
             parts.append(EmulatedLinear(weight, bias, rule, self._ledger, place))
         self._products += 1
         return parts[0] if len(parts) == 1 else _SideBySide(parts)
+
+    def cache_rows(self, layer: int, side: Side) -> torch.nn.Module | None:
+        """See `Parts.cache_rows`."""
+        return None if self._scales is None else RoundedRows(self._scales.side(layer, side)[:, None], self._ledger)
+
+
+class RoundedRows(torch.nn.Module):
+    """New rows as an int8 cache gives them back; untouched where the ledger says so."""
+
+    scale: Tensor
+
+    def __init__(self, scale: Tensor, ledger: Ledger) -> None:
+        super().__init__()
+        self.register_buffer("scale", scale)
+        self._ledger = ledger
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """(Hkv, T, D) -> (Hkv, T, D)."""
+        return round_rows(rows, self.scale) if self._ledger.round_cache else rows
 
 
 class EmulatedLinear(torch.nn.Module):

@@ -19,7 +19,16 @@ from helium_edge.parity.report import GreedySample, LevelName, LevelReport
 from helium_edge.parity.rollout import Step, all_rows, rollout
 from helium_edge.parity.statistics import aggregate, along_position, histogram, paired_excess
 from helium_edge.parity.text import Window
-from helium_edge.parity.verdict import NOISE, GraphLimits, judge_budget, judge_consistency, judge_graph
+from helium_edge.parity.verdict import (
+    NOISE,
+    GateResult,
+    GraphLimits,
+    judge_budget,
+    judge_cache_cost,
+    judge_consistency,
+    judge_graph,
+    judge_saturation,
+)
 from helium_edge.parity.window_figures import by_window
 from helium_edge.parity.yardstick import Yardstick
 from helium_edge.recipe import Gates
@@ -160,11 +169,12 @@ class _Found:
 
 @dataclass
 class _Tally:
-    """What a run has found so far; `paired` is L2 at the positions that L3 has."""
+    """What a run has found so far; `paired` is L2 at the positions of L3, `float_cache` L2 with such a cache."""
 
     graph: _Found = field(default_factory=_Found)
     budget: _Found = field(default_factory=_Found)
     paired: _Found = field(default_factory=_Found)
+    float_cache: _Found = field(default_factory=_Found)
     user: _Found = field(default_factory=_Found)
     errors: list[npt.NDArray[np.float64]] = field(default_factory=list)
     ties: int = 0
@@ -249,6 +259,11 @@ class Comparison:
             tally.budget.add(window.language, positions)
             # Graphs return the last row of a prompt only: L3 lacks the others, and is compared without them.
             tally.paired.add(window.language, positions.select(positions.position >= (first or 0)))
+            if self.yardstick.saturation is not None:
+                with self.clock.running("quantized torch"):
+                    plain = self.yardstick.plain_logits(window.tokens[:-1], int8_cache=False)
+                positions = compare_rows(np.asarray(expected), plain, window.tokens[1:], window=index)
+                tally.float_cache.add(window.language, positions)
 
     def greedy(self, prompts: Sequence[Prompt], codec: Codec, eos_ids: Sequence[int]) -> list[GreedySample]:
         """Continue prompts greedily, beside the original."""
@@ -281,10 +296,17 @@ class Comparison:
             reports.append(replace(level, gates=judge_graph(self.limits, errors, level.overall)))
             if self.budget:
                 level = tally.budget.report("L2", near_tie, windows)
-                reports.append(replace(level, gates=judge_budget(self.gates, level.overall)))
+                cost = () if self.yardstick.saturation is None else (_cache_cost(tally),)
+                reports.append(replace(level, gates=(*judge_budget(self.gates, level.overall), *cost)))
                 excess = paired_excess(tally.paired.positions, tally.user.positions)
                 gates.append(judge_consistency(self.yardstick.arithmetic, *excess))
+            if self.yardstick.saturation is not None:
+                gates.append(judge_saturation(self.yardstick.saturation.result()))
         return [*reports, replace(tally.user.report("L3", near_tie, windows, caveat), gates=tuple(gates))]
+
+
+def _cache_cost(tally: _Tally) -> GateResult:
+    return judge_cache_cost(*paired_excess(tally.float_cache.positions, tally.budget.positions))
 
 
 def _compare(expected: Logits, step: Step, window: Window, index: int) -> Positions:

@@ -98,7 +98,10 @@ class LayerReference:
             name: tensor.contiguous().numpy()
             for name, tensor in {
                 "input_layernorm": seen["norm1"][1], "sum1": x, "qkv": seen["qkv"][1],
-                "attention": seen["o"][0], "key": key, "value": value, "o_proj": seen["o"][1],
+                "attention": seen["o"][0], "o_proj": seen["o"][1],
+                # Rows of an int8 cache as they are before they are rounded: codes are compared with those.
+                "key": seen["key_rows"][0] if "key_rows" in seen else key,
+                "value": seen["value_rows"][0] if "value_rows" in seen else value,
                 "post_attention_layernorm": seen["norm2"][1], "sum2": seen["norm2"][0],
                 "gate_up": seen["gate_up"][1], "activation": seen["down"][0], "down_proj": seen["down"][1],
             }.items()

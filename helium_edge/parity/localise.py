@@ -16,13 +16,15 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from helium_edge.bundle import Bundle
+from helium_edge.bundle.kv_scales import read_kv_scales
 from helium_edge.config import ModelConfig
 from helium_edge.errors import UsageError
+from helium_edge.model.kv_cache import SIDES, KvScales, beyond_rounding
 from helium_edge.model.parts import Parts
 from helium_edge.model.weights import HEAD, layer_name
 from helium_edge.parity.emulation import Arithmetic, EmulatedParts, Ledger, arithmetic_of
 from helium_edge.parity.layer_reference import CallState, LayerReference, padded
-from helium_edge.parity.layer_table import LayerRow, LayerTable, OpError, op_error
+from helium_edge.parity.layer_table import FLIPPED_CODES, TOLERANCE, LayerRow, LayerTable, OpError, op_error
 from helium_edge.quant import QuantizedStore
 from helium_edge.recipe import Recipe
 from helium_edge.signature import Phase
@@ -71,9 +73,10 @@ def localise(
     programs = {phase: p for p in load_target(target).debug(bundle, static=static) for phase in p.phases}
     widths = {phase: program.width for phase, program in programs.items()}
     calls = plan_calls(tokens, widths["prefill"], manifest.cache_len)
-    modules = parts or EmulatedParts(store, arithmetic, Ledger())
+    scales = read_kv_scales(bundle)
+    modules = parts or EmulatedParts(store, arithmetic, Ledger(), scales)
     reference = LayerReference(config, modules, [call.call for call in calls], manifest.cache_len)
-    run = _Run(config, arithmetic, programs, calls, manifest.cache_len)
+    run = _Run(config, arithmetic, programs, calls, manifest.cache_len, scales)
     stages = config.num_hidden_layers + 2
     run.embedding(reference.states)
     for index in range(config.num_hidden_layers):
@@ -145,6 +148,7 @@ class _Run:
     programs: Mapping[Phase, DebugProgram]
     calls: list[PlannedCall]
     cache_len: int
+    scales: KvScales | None = None
     rows: list[LayerRow] = field(default_factory=list)
     chains: list[_Chain] = field(default_factory=list)
 
@@ -170,6 +174,10 @@ class _Run:
         widths = _widths(self.config)
         split = [[_split(values, widths) for values in runs] for runs in (own, whole)]
         expected = [CallState(s.call, s.residual, s.delta, _split(s.values, widths), s.past) for s in states]
+        if self.scales is not None:
+            for runs in split:
+                for state, values in zip(expected, runs, strict=True):
+                    _forgive_rounding(values, state.values, self.scales, index)
         self._compare(index, names, expected, *split)
 
     def _whole(self, index: int, states: list[CallState]) -> list[dict[str, Array]]:
@@ -215,6 +223,7 @@ class _Run:
                     LayerRow(
                         phase, program.graph, layer, op,
                         self._worst(parts, runs[0], runs[1]), self._worst(parts, runs[0], runs[2]), rounds,
+                        FLIPPED_CODES if op == "attention" and self.scales is not None else TOLERANCE,
                     )
                 )  # fmt: skip
 
@@ -268,6 +277,18 @@ def _split(values: Mapping[str, Array], widths: Mapping[str, list[tuple[str, int
             rows = values[kind].transpose(1, 0, 2)
             found[kind] = rows.reshape(len(rows), -1)
     return found
+
+
+def _forgive_rounding(
+    found: dict[str, Array], expected: Mapping[str, Array], scales: KvScales, layer: int
+) -> None:
+    """Take from rows of an int8 cache, (T, Hkv * D), what rounding to the nearest code explains."""
+    for side in SIDES:
+        if side in found:
+            rows = expected[side]
+            scale = scales.side(layer, side).reshape(1, -1).numpy()
+            codes = found[side][: len(rows)] / scale
+            found[side] = rows + beyond_rounding(codes, rows, scale)
 
 
 def _matrix(layer: int | None, op: str) -> str:

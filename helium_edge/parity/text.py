@@ -1,6 +1,7 @@
-"""The evaluation text that ships with the package, cut into windows of tokens.
+"""The texts that ship with the package, cut into windows of tokens.
 
-Six texts of about 300 words, written for this project, on sensors, phones and computing at the edge.
+Six evaluation texts of about 300 words, written for this project, on sensors, phones and computing at the edge;
+and six shorter ones on other things, to calibrate on what parity does not look at.
 """
 
 from __future__ import annotations
@@ -53,7 +54,11 @@ def evaluation_text(language: str) -> str:
     """
     if language not in LANGUAGES:
         raise UsageError(f"no evaluation text in {language!r}", hint=did_you_mean(language, LANGUAGES))
-    resource = importlib.resources.files("helium_edge.data").joinpath("eval-text", f"{language}.txt")
+    return _built_in("eval-text", language)
+
+
+def _built_in(folder: str, language: str) -> str:
+    resource = importlib.resources.files("helium_edge.data").joinpath(folder, f"{language}.txt")
     return resource.read_text(encoding="utf-8")
 
 
@@ -85,6 +90,22 @@ def evaluation_windows(
     for language in languages:
         pieces = _cut(tokenizer, evaluation_text(language), window_len)
         windows += [Window(language, piece) for piece in itertools.islice(pieces, max_windows_per_language)]
+    return windows
+
+
+def calibration_windows(tokenizer: Encoder, *, window_len: int, tokens: int) -> list[Window]:
+    """Cut the built-in calibration texts into windows, language by language.
+
+    Args:
+        tokenizer: Turns text into ids, with the BOS of the model.
+        window_len: Most tokens of a window.
+        tokens: About how many tokens to take at most, equally from each language.
+    """
+    most = max(1, tokens // (window_len * len(LANGUAGES)))
+    windows: list[Window] = []
+    for language in LANGUAGES:
+        pieces = _cut(tokenizer, _built_in("calibration-text", language), window_len)
+        windows += [Window(language, piece) for piece in itertools.islice(pieces, most)]
     return windows
 
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from helium_edge.parity.emulation import Arithmetic
 from helium_edge.parity.statistics import Aggregate
+from helium_edge.quant.kv_calibration import CLIPPED_LIMIT, Saturation
 from helium_edge.recipe import Gates
 
 SLACK = 2.0
@@ -36,6 +37,12 @@ ROUNDING_COST = 0.03
 EXACT_COST = 1e-4
 """The same where nothing is rounded but in float32."""
 
+CACHE_COST = 0.002
+"""Mean KLD, nats, that an int8 KV cache may add to a float32 one under the same weights."""
+
+FLIPPED_CODE = 5e-3
+"""Relative rms of a row where float32 noise tipped codes of an int8 cache to the other side of a tie."""
+
 
 @dataclass(frozen=True)
 class GateResult:
@@ -47,6 +54,7 @@ class GateResult:
         limit: The bound; None is reported and not gated.
         bound: Whether `limit` is the largest or the smallest value that passes.
         standard_error: Of `measured`, where the gate allows for it; 0 where it does not.
+        place: Where it is worst, for the line of a failure.
     """
 
     name: str
@@ -54,6 +62,7 @@ class GateResult:
     limit: float | None
     bound: Literal["max", "min"]
     standard_error: float = 0.0
+    place: str = ""
 
     @property
     def passed(self) -> bool | None:
@@ -77,7 +86,8 @@ class GateResult:
             return f"{self.name} is {self.measured}, the limit is {self.limit:g}"
         side = "above" if self.bound == "max" else "below"
         # Enough digits that a near miss does not read as equality.
-        return f"{self.name} {self.measured:.6g} is {side} the limit {self.limit:g}"
+        place = f", most in {self.place}" if self.place else ""
+        return f"{self.name} {self.measured:.6g} is {side} the limit {self.limit:g}{place}"
 
 
 @dataclass(frozen=True)
@@ -155,3 +165,19 @@ def judge_consistency(arithmetic: Arithmetic, excess: float, standard_error: flo
     """
     limit = ROUNDING_COST if arithmetic.rounds or not arithmetic.exact else EXACT_COST
     return GateResult("kld_beyond_l2", excess, limit, "max", standard_error)
+
+
+def judge_cache_cost(excess: float, standard_error: float) -> GateResult:
+    """What an int8 KV cache costs beyond a float32 one, on the same tokens and weights.
+
+    Args:
+        excess: Mean KLD of the one less that of the other, nats.
+        standard_error: Of the excess.
+    """
+    return GateResult("kld_of_int8_cache", excess, CACHE_COST, "max", standard_error)
+
+
+def judge_saturation(found: Saturation) -> GateResult:
+    """Values of the text that an int8 KV cache clips: static scales are those of another text."""
+    place = "" if found.worst is None else str(found.worst)
+    return GateResult("cache_clipped", found.share, CLIPPED_LIMIT, "max", place=place)

@@ -9,6 +9,10 @@ tie: it rounds candidates the other way until the rows agree. A difference that 
 float32 noise is no bug; one that none explains may be. The first layer whose cache rows differ tells where to
 look.
 
+An int8 cache is read as the runtime has written it, the row's own slot included, so that a code that noise tips
+to the other side of a tie moves nothing; the rows that a call wrote are compared by codes: right is what rounding
+explains (`kv_cache.beyond_rounding`).
+
 Shapes: T tokens, L layers, Hkv key-value heads, S slots, D head_dim, V vocabulary.
 """
 
@@ -25,9 +29,11 @@ from torch import Tensor
 
 from helium_edge.config import ModelConfig
 from helium_edge.model.decoder import MASKED, DecoderStack
+from helium_edge.model.kv_cache import KvScales, beyond_rounding
 from helium_edge.model.rope import rope_tables
 from helium_edge.parity.emulation import Arithmetic, EmulatedParts, Ledger, Sides, Tie
 from helium_edge.parity.rollout import Step
+from helium_edge.parity.saturation import SaturationMeter
 from helium_edge.parity.verdict import NOISE
 from helium_edge.quant import QuantizedStore
 from helium_edge.runtime.runner import Logits
@@ -82,28 +88,39 @@ class Yardstick:
         store: The weights that were exported; dequantized here, 4 bytes per parameter.
         arithmetic: How the kernels treat activations.
         cache_len: S.
+        scales: Of an int8 cache; None where the cache is not quantized.
 
     Attributes:
+        saturation: Values of the compared rows that an int8 cache clips; None where it is not quantized.
         searches: Ties are looked for: activations are rounded, and the model is small enough.
     """
 
-    def __init__(self, store: QuantizedStore, arithmetic: Arithmetic, cache_len: int) -> None:
+    def __init__(
+        self, store: QuantizedStore, arithmetic: Arithmetic, cache_len: int, scales: KvScales | None = None
+    ) -> None:
         self.config: ModelConfig = store.config
         self.cache_len = cache_len
         self.arithmetic = arithmetic
         self._ledger = Ledger()
-        self._stack = DecoderStack(self.config, EmulatedParts(store, arithmetic, self._ledger))
+        self._scales = None if scales is None else [scale.numpy() for scale in scales.buffers()]
+        self.saturation = None if scales is None else SaturationMeter(scales)
+        self._stack = DecoderStack(self.config, EmulatedParts(store, arithmetic, self._ledger, scales))
         self._tables = rope_tables(self.config.rope_theta, self.config.head_dim, cache_len)
         self.searches = arithmetic.rounds and affords_search(self.config)
 
-    def plain_logits(self, tokens: Sequence[int]) -> Logits:
-        """(T, V) logits of a whole conversation, activations as they are: what level L2 compares."""
+    def plain_logits(self, tokens: Sequence[int], *, int8_cache: bool = True) -> Logits:
+        """(T, V) logits of a whole conversation, activations as they are: what level L2 compares.
+
+        Args:
+            tokens: T ids.
+            int8_cache: Round the cache as the bundle does; False is what the same weights give with a float32 one.
+        """
         count = len(tokens)
         shape = (self.config.num_key_value_heads, 0, self.config.head_dim)
         past = [torch.zeros(shape) for _ in range(2 * self.config.num_hidden_layers)]
         order = torch.arange(count)
         masks = torch.zeros(1, 0), self._per_head(order[None, :] <= order[:, None])
-        self._ledger.enabled = False
+        self._ledger.enabled, self._ledger.round_cache = False, int8_cache
         try:
             return self._forward(tokens, order, masks, past)[0]
         finally:
@@ -114,8 +131,10 @@ class Yardstick:
         count, returned = len(step.tokens), len(step.logits)
         cache = self._cache(step)
         self._ledger.found, self._ledger.pinned = {}, {}
-        self._ledger.watch = self.searches
+        self._ledger.watch, self._ledger.round_cache = self.searches, False
         expected, new = self._rows(step, range(count), cache)
+        if self.saturation is not None:
+            self.saturation.add(new)
         search = Search(self._errors(step, range(count), expected, new), self._ledger.found)
         while self.searches and (rows := search.open_rows()):
             self._ledger.found = {}
@@ -129,7 +148,10 @@ class Yardstick:
     def _cache(self, step: Step) -> list[Tensor]:
         """Views of the slots that hold tokens; those after them may hold anything, NaN included."""
         end = step.start + len(step.tokens)
-        return [torch.from_numpy(np.asarray(self._heads(array)[:, :end], np.float32)) for array in step.cache]
+        rows = [np.asarray(self._heads(array)[:, :end], np.float32) for array in step.cache]
+        if self._scales is not None:
+            rows = [codes * scale for codes, scale in zip(rows, self._scales, strict=True)]
+        return [torch.from_numpy(array) for array in rows]
 
     def _heads(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """A buffer of a runtime as (Hkv, S, D)."""
@@ -139,8 +161,11 @@ class Yardstick:
         """Logits and new rows of some tokens of a step, each on its own over what came before it."""
         positions = torch.tensor([step.start + row for row in rows])
         slots = torch.arange(cache[0].shape[1])
-        on_past = self._per_head(slots[None, :] < positions[:, None])
-        on_new = self._per_head(torch.eye(len(rows), dtype=torch.bool))
+        own = torch.eye(len(rows), dtype=torch.bool)
+        # An int8 cache holds the row's own codes: attention reads those, whichever side of a tie they are on.
+        last = positions if self._scales is None else positions + 1
+        on_past = self._per_head(slots[None, :] < last[:, None])
+        on_new = self._per_head(own if self._scales is None else torch.zeros_like(own))
         return self._forward([step.tokens[row] for row in rows], positions, (on_past, on_new), cache)
 
     def _per_head(self, seen: Tensor) -> Tensor:
@@ -160,9 +185,14 @@ class Yardstick:
     def _errors(self, step: Step, rows: Sequence[int], logits: Logits, new: Sequence[Logits]) -> Array:
         """(R, L + 1): the relative rms of each token's cache rows by layer, and of its logits (NaN: not given)."""
         slots = [step.start + row for row in rows]
+        found = [self._heads(array)[:, slots] for array in step.cache]
+        if self._scales is not None:
+            found = [
+                rows + beyond_rounding(codes, rows, scale)
+                for codes, rows, scale in zip(found, new, self._scales, strict=True)
+            ]
         sides = [
-            _relative(_by_token(self._heads(found)[:, slots]), _by_token(expected))
-            for found, expected in zip(step.cache, new, strict=True)
+            _relative(_by_token(ours), _by_token(expected)) for ours, expected in zip(found, new, strict=True)
         ]
         layers = [np.maximum(key, value) for key, value in zip(sides[::2], sides[1::2], strict=True)]
         first = len(step.tokens) - len(step.logits)

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from helium_edge.bundle import Bundle
 from helium_edge.config import ModelConfig
+from helium_edge.model.kv_cache import KvScales
 from helium_edge.quant import PlannedWeight, QuantizedStore
 from helium_edge.recipe import Recipe
 from helium_edge.signature import CacheSpec, GraphSignature, HeadSignature
@@ -50,6 +51,10 @@ class Target(Protocol):
         """
         ...
 
+    def min_runtime(self, config: ModelConfig, recipe: Recipe) -> str | None:
+        """The oldest version of the runtime that runs what it writes; None where the oldest supported one does."""
+        ...
+
     def cache(self, config: ModelConfig, recipe: Recipe) -> CacheSpec:
         """The cache of the graphs it writes for a language model; other models have none."""
         ...
@@ -63,9 +68,21 @@ class Target(Protocol):
         ...
 
     def build(
-        self, store: QuantizedStore, recipe: Recipe, folder: Path, on_weight: Callable[[str], None]
+        self,
+        store: QuantizedStore,
+        recipe: Recipe,
+        folder: Path,
+        on_weight: Callable[[str], None],
+        scales: KvScales | None = None,
     ) -> list[BuiltGraph]:
-        """Write the graphs and their weights into an empty folder; `on_weight` is called with each matrix.
+        """Write the graphs and their weights into an empty folder.
+
+        Args:
+            store: The weights.
+            recipe: What to write.
+            folder: Where.
+            on_weight: Called with the name of each matrix.
+            scales: Of an int8 cache, which a language model with `kv_cache: int8` has.
 
         Returns:
             The graphs that follow our contract; files for other hosts may lie beside them.

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the field's spelling
 from torch import Tensor
 
+from helium_edge.model.kv_cache import Side
 from helium_edge.model.parts import stacked_bias
 from helium_edge.model.weights import EMBEDDING
 from helium_edge.quant import QuantizedStore
@@ -56,6 +57,10 @@ class HalfParts:
         """See `Parts.norm`."""
         gain = self._store.vector(name)
         return HalfNorm(check_half(name, gain, gain.to(torch.float16)), self._store.config.rms_norm_eps)
+
+    def cache_rows(self, layer: int, side: Side) -> torch.nn.Module | None:  # noqa: ARG002
+        """See `Parts.cache_rows`: float16, like everything else."""
+        return None
 
     def _load(self, name: str) -> HalfMatrix | QuantizedMatrix:
         matrix = load_matrix(self._store, name)

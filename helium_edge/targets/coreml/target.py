@@ -14,6 +14,7 @@ from helium_edge.bundle import Bundle
 from helium_edge.config import ModelConfig
 from helium_edge.errors import RecipeError, UsageError
 from helium_edge.model.decoder import DecoderStack
+from helium_edge.model.kv_cache import KvScales
 from helium_edge.quant import PlannedWeight, QuantizedStore
 from helium_edge.recipe import CoremlOptions, Recipe
 from helium_edge.runtime.coreml_program import require_coremltools
@@ -52,6 +53,10 @@ class CoremlTarget:
         Raises:
             MissingDependencyError: executorch or coremltools is not installed.
         """
+        if recipe.kv_cache == "int8":
+            raise RecipeError(
+                f"recipe {recipe.name}: target coreml has no int8 KV cache but float16: leave kv_cache out"
+            )
         require_coremltools("a CoreML export")
         shapes = recipe.shapes
         if config.head == "language_model" and shapes.prefill_len >= shapes.cache_len:
@@ -64,6 +69,10 @@ class CoremlTarget:
                 f"recipe {recipe.name}: targets.coreml.ios is {_OLDEST_IOS}, and int4 weights need {_BLOCKS_IOS}",
                 hint=f"set ios: {_BLOCKS_IOS}, or leave it out",
             )
+
+    def min_runtime(self, config: ModelConfig, recipe: Recipe) -> str | None:  # noqa: ARG002
+        """See `Target.min_runtime`."""
+        return None
 
     def cache(self, config: ModelConfig, recipe: Recipe) -> CacheSpec:
         """See `Target.cache`; float16, since CoreML would convert a float32 cache whole at every step."""
@@ -99,7 +108,12 @@ class CoremlTarget:
         }
 
     def build(
-        self, store: QuantizedStore, recipe: Recipe, folder: Path, on_weight: Callable[[str], None]
+        self,
+        store: QuantizedStore,
+        recipe: Recipe,
+        folder: Path,
+        on_weight: Callable[[str], None],
+        scales: KvScales | None = None,  # noqa: ARG002 - has no int8 cache
     ) -> list[BuiltGraph]:
         """See `Target.build`.
 

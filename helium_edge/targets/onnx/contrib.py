@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -27,6 +28,13 @@ from helium_edge.targets.onnx.common import add_bias, dense_linear, row_dim
 from helium_edge.targets.onnx.packed import PackedMatrix, PackedModel
 
 I32, I64, F32 = ir.DataType.INT32, ir.DataType.INT64, ir.DataType.FLOAT
+
+INT8_CACHE: dict[str, Any] = {
+    "k_quant_type": "PER_CHANNEL",
+    "v_quant_type": "PER_CHANNEL",
+    "kv_cache_bit_width": 8,
+}
+"""Attributes of GroupQueryAttention over an int8 cache; its scales are inputs 12 and 13. onnxruntime >= 1.27."""
 
 
 class ContribDialect:
@@ -108,7 +116,7 @@ class ContribDialect:
             self._seqlens, self._total,
             b.weight(self._model.cos), b.weight(self._model.sin),
         ]  # fmt: skip
-        attributes = {
+        attributes: dict[str, Any] = {
             "num_heads": config.num_attention_heads,
             "kv_num_heads": config.num_key_value_heads,
             "scale": 1.0 / math.sqrt(config.head_dim),
@@ -117,10 +125,15 @@ class ContribDialect:
             "rotary_interleaved": 0,
         }
         has_cache = not isinstance(b.signature, HeadSignature)
-        cache = self._present_shape()
+        cache, kind = self._present_shape(), F32
+        if self._model.kv_scales:
+            kind = ir.DataType.INT8
+            # Between them position_ids, attention_bias and head_sink.
+            inputs += [None, None, None, *(b.weight(scale) for scale in self._model.kv_scales[layer])]
+            attributes |= INT8_CACHE
         out, new_key, new_value = b.multi_op(
             "GroupQueryAttention", inputs,
-            [(F32, (1, b.signature.token_dim, config.hidden_size)), (F32, cache), (F32, cache)],
+            [(F32, (1, b.signature.token_dim, config.hidden_size)), (kind, cache), (kind, cache)],
             domain=CONTRIB, attributes=attributes,
         )  # fmt: skip
         if has_cache:

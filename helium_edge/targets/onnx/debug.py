@@ -11,6 +11,7 @@ import onnxruntime as ort
 
 from helium_edge.config import ModelConfig
 from helium_edge.errors import BundleError
+from helium_edge.model.kv_cache import HIGHEST, LOWEST, SIDES, KvScales, Side
 from helium_edge.signature import (
     INPUT_IDS,
     LAST_INDEX,
@@ -127,6 +128,7 @@ class OnnxDebug:
         cache: The cache of the graph.
         phases: The calls that it serves.
         width: Token slots of a call; None when any number goes.
+        scales: Of an int8 cache.
 
     Raises:
         BundleError: The graph is not readable, or not built as ours are.
@@ -140,6 +142,7 @@ class OnnxDebug:
         cache: CacheSpec,
         phases: tuple[Phase, ...],
         width: int | None,
+        scales: KvScales | None = None,
     ) -> None:
         self.graph = file
         self.phases = phases
@@ -147,6 +150,7 @@ class OnnxDebug:
         self._folder = folder
         self._config = config
         self._cache = cache
+        self._scales = scales
         self._anatomy = dissect(ir.load(folder / file), config, file)
         self._held: tuple[tuple[object, ...], ort.InferenceSession] | None = None
 
@@ -174,12 +178,25 @@ class OnnxDebug:
         join_parts(found, "qkv")
         join_parts(found, "gate_up")
         rows = len(found["qkv"])
-        for kind in ("key", "value"):
+        for kind in SIDES:
             whole = found[kind].reshape(self._config.num_key_value_heads, -1, self._config.head_dim)
             if self._cache.update == "in_place":
                 whole = whole[:, call.past_length : call.past_length + rows]
-            found[kind] = whole
+            found[kind] = self._from_cache(whole, index, kind)
         return found
+
+    def _from_cache(self, rows: Array, layer: int, side: Side) -> Array:
+        """Rows of the cache as real values, (Hkv, R, D)."""
+        if self._scales is None:
+            return rows
+        return rows.astype(np.float32) * self._scales.side(layer, side)[:, None].numpy()
+
+    def _to_cache(self, rows: Array, layer: int, side: Side) -> Array:
+        """The inverse, as a buffer of the graph; exact for rows that came from one."""
+        if self._scales is not None:
+            scale = self._scales.side(layer, side)[:, None].numpy()
+            rows = np.clip(np.rint(rows / scale), LOWEST, HIGHEST).astype(self._cache.dtype)
+        return rows.reshape(self._cache.shape)
 
     def end(self, call: DebugCall, values: Values, *, cut: bool) -> dict[str, Array]:
         """See `DebugProgram.end`."""
@@ -213,8 +230,8 @@ class OnnxDebug:
         }
         if past is not None:
             index, buffers = past
-            feeds[past_name(index, "key")] = buffers[0].reshape(self._cache.shape)
-            feeds[past_name(index, "value")] = buffers[1].reshape(self._cache.shape)
+            for side, buffer in zip(SIDES, buffers, strict=True):
+                feeds[past_name(index, side)] = self._to_cache(buffer, index, side)
         feeds |= {f"in.{name}": np.ascontiguousarray(value[None], np.float32) for name, value in values.items()}
         wanted = {value.name for value in session.get_inputs()}
         try:

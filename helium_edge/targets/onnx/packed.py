@@ -13,6 +13,7 @@ import onnx_ir as ir
 import torch
 
 from helium_edge.config import ModelConfig
+from helium_edge.model.kv_cache import KvScales
 from helium_edge.model.rope import rope_tables
 from helium_edge.model.weights import EMBEDDING, FINAL_NORM, head_name, layer_name
 from helium_edge.quant import QuantizedStore, QuantizedWeight
@@ -71,7 +72,7 @@ class PackedLayer:
 
 @dataclass(frozen=True)
 class PackedModel:
-    """All tensors that the graphs of one bundle refer to."""
+    """All tensors that the graphs of one bundle refer to; `kv_scales` are of keys and values of each layer."""
 
     embedding: PackedMatrix
     layers: tuple[PackedLayer, ...]
@@ -79,6 +80,7 @@ class PackedModel:
     head: PackedMatrix | None
     cos: ir.ExternalTensor
     sin: ir.ExternalTensor
+    kv_scales: tuple[tuple[ir.ExternalTensor, ir.ExternalTensor], ...] = ()
 
 
 class Packer:
@@ -101,8 +103,8 @@ class Packer:
         self._portable = options.dialect == "portable"
         self._schemes = {planned.name: planned.scheme for planned in store.plan}
 
-    def pack(self, cache_len: int) -> PackedModel:
-        """Write everything; the RoPE tables have `cache_len` rows."""
+    def pack(self, cache_len: int, scales: KvScales | None = None) -> PackedModel:
+        """Write everything; the RoPE tables have `cache_len` rows, `scales` are those of an int8 cache."""
         config = self._store.config
         head = head_name(config)
         cos, sin = rope_tables(config.rope_theta, config.head_dim, cache_len)
@@ -113,7 +115,13 @@ class Packer:
             head=self._matrix(head.removesuffix(".weight"), (head,), bias=config.score_bias) if head else None,
             cos=self._dense("rope.cos", cos),
             sin=self._dense("rope.sin", sin),
+            kv_scales=() if scales is None else self._kv_scales(scales),
         )
+
+    def _kv_scales(self, scales: KvScales) -> tuple[tuple[ir.ExternalTensor, ir.ExternalTensor], ...]:
+        """(1, Hkv, 1, D) each, as GroupQueryAttention takes them."""
+        found = [self._dense(name, tensor[None, :, None]) for name, tensor in scales.tensors().items()]
+        return tuple(zip(found[::2], found[1::2], strict=True))
 
     def _layer(self, config: ModelConfig, layer: int) -> PackedLayer:
         def matrix(part: str, *kinds: str, bias: bool) -> PackedMatrix:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from helium_edge.config import ModelConfig
 from helium_edge.errors import BundleError
+from helium_edge.model.kv_cache import KvScales
 from helium_edge.model.weights import EMBEDDING, FINAL_NORM, HEAD, layer_name
 from helium_edge.quant.packing import read_onnx_int4_columns, unpack_codes, unpack_nibbles
 from helium_edge.recipe import OnnxOptions, Scheme
@@ -25,6 +26,7 @@ from helium_edge.targets.artifact import (
     wrong_table,
 )
 from helium_edge.targets.onnx.anatomy import Anatomy, Linear, Norm, dissect
+from helium_edge.targets.onnx.cache_readback import wrong_cache
 
 _ROTARY = ("GroupQueryAttention", "RotaryEmbedding")
 
@@ -37,13 +39,22 @@ class OnnxArtifact(Artifact):
         files: Its graphs; all refer to the same weights.
         config: The model.
         options: Of the recipe: dialect and accuracy levels.
+        scales: That an int8 cache was calibrated to.
 
     Raises:
         BundleError: A graph is not readable, or not built as ours are.
     """
 
-    def __init__(self, folder: Path, files: list[str], config: ModelConfig, options: OnnxOptions) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        files: list[str],
+        config: ModelConfig,
+        options: OnnxOptions,
+        scales: KvScales | None = None,
+    ) -> None:
         super().__init__(config)
+        self._scales = scales
         self._options = options
         self._graphs = {file: _open(folder / file, config) for file in files}
         self._first = next(iter(self._graphs.values()))
@@ -86,6 +97,9 @@ class OnnxArtifact(Artifact):
                     )  # fmt: skip
         for file, anatomy in self._graphs.items():
             found += _constants(anatomy, self.config, self._options, file)
+            for layer, node in _attention_nodes(anatomy, self.config):
+                if node.op_type == "GroupQueryAttention":
+                    found += wrong_cache(node, layer, file, self._scales)
         return found
 
 

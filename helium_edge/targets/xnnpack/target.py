@@ -14,6 +14,7 @@ from pathlib import Path
 from helium_edge.bundle import Bundle
 from helium_edge.config import ModelConfig
 from helium_edge.errors import RecipeError
+from helium_edge.model.kv_cache import KvScales
 from helium_edge.model.weights import EMBEDDING
 from helium_edge.quant import PlannedWeight, QuantizedStore
 from helium_edge.recipe import Recipe, XnnpackOptions
@@ -47,6 +48,8 @@ class XnnpackTarget:
         Raises:
             MissingDependencyError: executorch is not installed.
         """
+        if recipe.kv_cache == "int8":
+            raise RecipeError(f"recipe {recipe.name}: target xnnpack has no int8 KV cache yet: leave kv_cache out")
         require_executorch("an XNNPACK export")
         shapes = recipe.shapes
         if config.head == "language_model" and shapes.prefill_len >= shapes.cache_len:
@@ -62,6 +65,10 @@ class XnnpackTarget:
                         f"{scheme}; XNNPACK ignores the zero points of weights",
                         hint=f"use the symmetric int{scheme.bits}-g{scheme.group_size}",
                     )
+
+    def min_runtime(self, config: ModelConfig, recipe: Recipe) -> str | None:  # noqa: ARG002
+        """See `Target.min_runtime`."""
+        return None
 
     def cache(self, config: ModelConfig, recipe: Recipe) -> CacheSpec:
         """See `Target.cache`."""
@@ -103,7 +110,12 @@ class XnnpackTarget:
         }
 
     def build(
-        self, store: QuantizedStore, recipe: Recipe, folder: Path, on_weight: Callable[[str], None]
+        self,
+        store: QuantizedStore,
+        recipe: Recipe,
+        folder: Path,
+        on_weight: Callable[[str], None],
+        scales: KvScales | None = None,  # noqa: ARG002 - has no int8 cache
     ) -> list[BuiltGraph]:
         """See `Target.build`.
 

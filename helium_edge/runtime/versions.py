@@ -1,0 +1,40 @@
+"""Is the installed runtime new enough for a bundle?"""
+
+from __future__ import annotations
+
+from importlib import metadata
+
+from helium_edge.errors import MissingToolError
+
+
+def check_runtime(package: str, minimum: str | None) -> None:
+    """Refuse a runtime that is older than the graphs need.
+
+    Args:
+        package: The runtime, as the manifest spells it, which is the name of its package.
+        minimum: The oldest version that will do, as `1.27`; None for any.
+
+    Raises:
+        MissingToolError: It is older, or not installed.
+    """
+    if minimum is None:
+        return
+    try:
+        found = metadata.version(package)
+    except metadata.PackageNotFoundError:
+        found = ""
+    if not found or _numbers(found) < _numbers(minimum):
+        raise MissingToolError(
+            f"{package} {minimum} or newer is needed for an int8 KV cache; {found or 'none'} is installed",
+            hint=f"pip install --upgrade '{package}>={minimum}', or a recipe with kv_cache: float32",
+        )
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """The leading numbers of a version: (1, 27, 0) of `1.27.0.dev1`."""
+    numbers: list[int] = []
+    for part in version.split("."):
+        if not part.isdigit():
+            break
+        numbers.append(int(part))
+    return tuple(numbers)
