@@ -67,6 +67,12 @@ def check_arm64(
     tools = find_toolchain()
     bundle = open_bundle(bundle_path, unverified=unverified)
     package = _package(bundle)
+    cache = bundle.manifest.cache
+    if cache is not None and cache.dtype == "int8":
+        raise UsageError(
+            f"{bundle_path}: its int8 KV cache is not run on ARM64 here",
+            hint="export one with kv_cache: float32",
+        )
     calls = plan_calls(bundle.manifest, _ids(bundle, tokens))
     tell("prepare ARM64")
     library = fetch_library(package)

@@ -143,7 +143,7 @@ def calibrate(
     values: list[Tensor] = []
     counts: list[Tensor] = []
     with torch.inference_mode():
-        states = [_embed(store, text) for text in (*texts, *held_out)]
+        states = _embed(store, [*texts, *held_out])
         for index in range(config.num_hidden_layers):
             layer = DecoderLayer(config, parts, index, ACTIVATIONS[config.hidden_act])
             rows = [_run(layer, states, number, tables) for number in range(len(states))]
@@ -170,13 +170,15 @@ def _run(
     return key, value
 
 
-def _embed(store: QuantizedStore, tokens: Sequence[int]) -> Tensor:
-    """(T, C) embeddings; only the rows that occur are dequantized."""
-    weight, ids = store.get(EMBEDDING), torch.tensor(list(tokens))
+def _embed(store: QuantizedStore, texts: Sequence[Sequence[int]]) -> list[Tensor]:
+    """(T, C) embeddings of each text; only the rows that occur are dequantized."""
+    weight, ids = store.get(EMBEDDING), torch.tensor([token for text in texts for token in text])
     if isinstance(weight, Tensor):
-        return weight[ids]
-    zeros = None if weight.zero_points is None else weight.zero_points[ids]
-    return dequantize(QuantizedWeight(weight.scheme, weight.codes[ids], weight.scales[ids], zeros))
+        rows = weight[ids]
+    else:
+        zeros = None if weight.zero_points is None else weight.zero_points[ids]
+        rows = dequantize(QuantizedWeight(weight.scheme, weight.codes[ids], weight.scales[ids], zeros))
+    return list(rows.split([len(text) for text in texts]))
 
 
 def _pair_lengths(keys: Tensor) -> Tensor:

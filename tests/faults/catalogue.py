@@ -44,7 +44,7 @@ class Fault:
         return f"{self.bundle}: {self.plant}{', static' if self.static else ''}"
 
 
-_INT4, _PORTABLE = "onnx-int4", "onnx-int4-portable"
+_INT4, _PORTABLE, _KV8 = "onnx-int4", "onnx-int4-portable", "onnx-int4-kv8"
 
 ONNX = (
     # Weights: the store knows better (L0), and the yardstick computes with the store's integers (L1).
@@ -77,6 +77,13 @@ ONNX = (
           checks=("own slots only",)),
     Fault("stale cache: rows of decode calls are lost", _INT4, "stale cache", "green red green any red"),
     Fault("stale cache: rows of decode calls are lost", _PORTABLE, "stale cache", "green red green any red"),
+    # An int8 cache: the yardstick knows its scales from the file that they were calibrated into.
+    Fault("scales of keys and values swapped", _KV8, "cache scales swapped", "red red green any red", (1, "key")),
+    Fault("the scale of one channel off by two", _KV8, "cache scale off", "red red green any any", (1, "value")),
+    Fault("cache written one slot off, by the graph", _KV8, "slot off", "green red green any red", (1, "key")),
+    Fault("cache written one slot off, by the host", _KV8, "cache one slot off", "green red green any red",
+          checks=("own slots only",)),
+    Fault("stale cache: rows of decode calls are lost", _KV8, "stale cache", "green red green any red"),
 )  # fmt: skip
 
 _XNNPACK = "xnnpack-int4"

@@ -255,6 +255,25 @@ def padding_leaks(folder: Path, layer: int) -> None:
                 user.replace_input_with(0, _insert(model, user, "Or", [seen, unseen], seen))
 
 
+def cache_scales_swapped(folder: Path, layer: int) -> None:
+    """An int8 cache reads and writes keys with the scales of values, and values with those of keys."""
+    for _, model in graphs(folder):
+        (node,) = _attention(folder, model, layer)
+        keys, values = node.inputs[12], node.inputs[13]
+        node.replace_input_with(12, values)
+        node.replace_input_with(13, keys)
+
+
+def cache_scale_off(folder: Path, layer: int) -> None:
+    """The scale of one channel of the values of an int8 cache is half of what it should be."""
+
+    def edit(array: Array) -> Array:
+        array[0, 1, 0, 5] *= np.float32(0.5)
+        return array
+
+    edit_tensor(folder, f"layers.{layer}.value_scale", edit)
+
+
 ONNX_FAULTS: dict[str, Callable[[Path, int], None]] = {
     "swapped nibbles": swapped_nibbles,
     "transposed scales": transposed_scales,
@@ -271,5 +290,8 @@ ONNX_FAULTS: dict[str, Callable[[Path, int], None]] = {
     "decode elsewhere": decode_elsewhere,
     "last index off": last_index_off,
     "padding leaks": padding_leaks,
+    "cache scales swapped": cache_scales_swapped,
+    "cache scale off": cache_scale_off,
 }
-"""By name. `slot off` is for the contrib dialect, `mask one long` and `padding leaks` are for the portable one."""
+"""By name. `slot off` is for the contrib dialect, `mask one long` and `padding leaks` are for the portable one,
+and faults of the cache's scales for an int8 cache."""

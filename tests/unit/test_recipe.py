@@ -297,6 +297,7 @@ def test_defaults() -> None:
         },
         "shapes": {"prefill_len": 128, "cache_len": 4096},
         "logits": "last",
+        "kv_cache": "float32",
         "quantization": {
             "method": "mse",
             "rules": [

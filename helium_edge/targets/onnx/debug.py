@@ -189,7 +189,8 @@ class OnnxDebug:
         """Rows of the cache as real values, (Hkv, R, D)."""
         if self._scales is None:
             return rows
-        return rows.astype(np.float32) * self._scales.side(layer, side)[:, None].numpy()
+        real: Array = rows.astype(np.float32) * self._scales.side(layer, side)[:, None].numpy()
+        return real
 
     def _to_cache(self, rows: Array, layer: int, side: Side) -> Array:
         """The inverse, as a buffer of the graph; exact for rows that came from one."""

@@ -67,7 +67,7 @@ class OnnxTarget:
             )
         if recipe.kv_cache == "int8" and _options(recipe).dialect != "contrib":
             raise RecipeError(
-                f"recipe {recipe.name}: kv_cache int8 needs the dialect contrib, no standard operator of ONNX takes "
+                f"recipe {recipe.name}: kv_cache int8 needs the dialect contrib: no standard operator takes "
                 "an int8 cache"
             )
 

@@ -161,6 +161,7 @@ public data class FileSpec(val path: String, val bytes: Long, val sha256: String
  * @property cache Null for bundles without a decoder (classifiers).
  * @property head Null for language models.
  * @property golden Null when no run was recorded.
+ * @property runtimeMinVersion The oldest version of the runtime that runs the graphs; null where any does.
  */
 public data class Manifest(
     val schemaVersion: String,
@@ -182,6 +183,7 @@ public data class Manifest(
     val golden: GoldenTrace?,
     val head: HeadSpec?,
     val files: List<FileSpec>,
+    val runtimeMinVersion: String? = null,
 ) {
     /** Whether the bundle classifies text instead of continuing it. */
     val isClassifier: Boolean get() = graphs.any { it.phase == Phase.CLASSIFY }

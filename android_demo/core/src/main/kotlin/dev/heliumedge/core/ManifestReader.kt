@@ -70,6 +70,7 @@ public object ManifestReader {
             golden = root.objOrNull("golden")?.let(::golden),
             head = root.objOrNull("head")?.let(::head),
             files = root.objects("files").map(::file),
+            runtimeMinVersion = root.textOrNull("runtime_min_version"),
         )
     }
 

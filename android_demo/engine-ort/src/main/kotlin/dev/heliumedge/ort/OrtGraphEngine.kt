@@ -50,6 +50,14 @@ public class OrtGraphEngine(
             )
         }
         environment = named("start") { OrtEnvironment.getEnvironment(OrtLoggingLevel.ORT_LOGGING_LEVEL_ERROR) }
+        manifest.runtimeMinVersion?.let { oldest ->
+            if (isOlder(environment.version, oldest)) {
+                throw WrongRuntimeException(
+                    "${manifest.name} needs ONNX Runtime $oldest or newer, this app has ${environment.version}",
+                    "Update the app, or export with a recipe without kv_cache: int8.",
+                )
+            }
+        }
         sessionOptions = named("start") { sessionOptions(options) }
         runOptions = named("start") { OrtSession.RunOptions() }
     }
@@ -101,6 +109,17 @@ public class OrtGraphEngine(
         // Weights do not go through the arena, which would round their sizes up and keep them twice at the start.
         addConfigEntry("session.use_device_allocator_for_initializers", "1")
     }
+}
+
+/** Whether a version such as 1.26.0 comes before another such as 1.27; what is no number ends it. */
+internal fun isOlder(found: String, oldest: String): Boolean {
+    fun numbers(version: String) = version.split('.').map { it.toIntOrNull() }.takeWhile { it != null }.map { it ?: 0 }
+    val have = numbers(found)
+    for ((index, need) in numbers(oldest).withIndex()) {
+        val part = have.getOrElse(index) { 0 }
+        if (part != need) return part < need
+    }
+    return false
 }
 
 /** Names what ONNX Runtime throws. */

@@ -61,7 +61,7 @@ class OrtBundleTest {
 
     @Test
     fun `the golden traces are reproduced`() {
-        for (name in listOf("in_place", "append")) {
+        for (name in listOf("in_place", "append", "int8")) {
             for (static in listOf(false, true)) {
                 val bundle = open(name)
                 running(bundle, static) { engine, decoder ->
@@ -104,6 +104,27 @@ class OrtBundleTest {
         assertEquals(case.text("prompt"), case.ints("ids"), chosen)
         assertEquals(case.text("text"), text.toString())
         assertEquals(case.text("stop"), stats.stopReason!!.name.lowercase())
+    }
+
+    @Test
+    fun `an int8 cache takes a quarter of the memory, and rows of it are codes`() {
+        val bundle = open("int8")
+        val allocator = Keeping()
+        running(bundle, allocator = allocator) { _, decoder ->
+            decoder.prefill(IntArray(5) { 300 + it })
+            val cache = allocator.buffers.filter { it.capacity().toLong() == bundle.manifest.cache!!.bufferBytes }
+            assertEquals(12, cache.size)
+            assertEquals(open("in_place").manifest.cache!!.bufferBytes, 4 * bundle.manifest.cache!!.bufferBytes)
+            val row = bundle.manifest.cache!!.headDim
+            assertTrue("five rows are written", (0 until 5 * row).count { cache[0].get(it) != 0.toByte() } > 4 * row)
+            assertTrue("and no more", (5 * row until 9 * row).all { cache[0].get(it) == 0.toByte() })
+        }
+    }
+
+    @Test
+    fun `versions are compared as numbers`() {
+        for (older in listOf("1.26.9", "1.9", "0.99.1")) assertTrue(older, isOlder(older, "1.27"))
+        for (enough in listOf("1.27", "1.27.0", "1.32.0", "2.0", "1.27.0-rc1")) assertTrue(enough, !isOlder(enough, "1.27"))
     }
 
     @Test
@@ -224,6 +245,7 @@ class OrtBundleTest {
     fun `bundles that do not fit are refused by name`() {
         val messages = listOf(
             damaged<WrongRuntimeException> { edit(it, "\"runtime\": \"onnxruntime\"", "\"runtime\": \"executorch\"") },
+            damaged<WrongRuntimeException> { edit(it, "\"runtime_min_version\": null", "\"runtime_min_version\": \"99.1\"") },
             damaged<GraphMismatchException> { edit(it, "4096\n", "2048\n") },
             damaged<GraphMismatchException> { edit(it, "\"present.0.key\"", "\"present.zero.key\"") },
             damaged<EngineException> { File(it, "decoder.onnx").writeText("no graph") },
