@@ -90,6 +90,7 @@ def test_the_fields_that_hosts_read() -> None:
     assert data["cache"] == {
         "update": "in_place", "layout": ["batch", "kv_head", "slot", "head_dim"], "shape": [1, 2, 32, 16],
         "dtype": "float32", "layers": 1, "bytes_per_token": 256, "total_bytes": 8192, "keys": "post_rope",
+        "scales": None,
     }  # fmt: skip
     assert data["model"]["rope"] == {
         "theta": 100000.0, "layout": "half_split", "checkpoint_layout": "interleaved", "in_graph": True,
