@@ -12,6 +12,7 @@ Shapes: T tokens of a text, Hkv key-value heads, D head_dim, C hidden_size.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -178,7 +179,8 @@ def _embed(store: QuantizedStore, texts: Sequence[Sequence[int]]) -> list[Tensor
     else:
         zeros = None if weight.zero_points is None else weight.zero_points[ids]
         rows = dequantize(QuantizedWeight(weight.scheme, weight.codes[ids], weight.scales[ids], zeros))
-    return list(rows.split([len(text) for text in texts]))
+    ends = list(itertools.accumulate(len(text) for text in texts))
+    return [rows[end - len(text) : end] for end, text in zip(ends, texts, strict=True)]
 
 
 def _pair_lengths(keys: Tensor) -> Tensor:
