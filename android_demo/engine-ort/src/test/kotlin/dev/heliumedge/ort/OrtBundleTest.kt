@@ -109,13 +109,14 @@ class OrtBundleTest {
     @Test
     fun `an int8 cache takes a quarter of the memory, and rows of it are codes`() {
         val bundle = open("int8")
+        val spec = bundle.manifest.cache!!
         val allocator = Keeping()
         running(bundle, allocator = allocator) { _, decoder ->
             decoder.prefill(IntArray(5) { 300 + it })
-            val cache = allocator.buffers.filter { it.capacity().toLong() == bundle.manifest.cache!!.bufferBytes }
+            val cache = allocator.buffers.filter { it.capacity().toLong() == spec.bufferBytes }
             assertEquals(12, cache.size)
-            assertEquals(open("in_place").manifest.cache!!.bufferBytes, 4 * bundle.manifest.cache!!.bufferBytes)
-            val row = bundle.manifest.cache!!.headDim
+            assertEquals(open("in_place").manifest.cache!!.bufferBytes, 4 * spec.bufferBytes)
+            val row = spec.headDim
             assertTrue("five rows are written", (0 until 5 * row).count { cache[0].get(it) != 0.toByte() } > 4 * row)
             assertTrue("and no more", (5 * row until 9 * row).all { cache[0].get(it) == 0.toByte() })
         }
