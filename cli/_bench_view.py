@@ -25,21 +25,24 @@ def show_bench(report: BenchReport) -> None:
 
 def _show_machine(report: BenchReport) -> None:
     machine, load = report.machine, report.load
-    threads = report.settings["threads"]
-    cores = f"{machine['cores']} cores" if machine["cores"] != 1 else "1 core"
+    cores = machine.get("cores")
+    known = [machine.get("device"), machine["processor"], cores and f"{cores} core{'s' * (cores > 1)}"]
+    if "governor" in machine:
+        known.append(f"governor {machine['governor'] or 'unknown'}")
+    if machine.get("android"):
+        known += [f"Android {machine['android']}", "charging" if machine.get("charging") else "on battery"]
     average, others = load.get("load_average"), load.get("others_share")
     busy = [] if average is None else [f"load average {average:.1f} at the start"]
     busy += [] if others is None else [f"others took {others:.0%} of the processors"]
     speeds = [f"{speed / 1e9:.1f} GB/s {when}" for when, speed in report.bandwidth.items()]
-    _console.fields(
-        [
-            ("machine", f"{machine['processor']}, {cores}, governor {machine['governor'] or 'unknown'}"),
-            ("threads", f"{threads}"),
-            ("load", ", ".join(busy) or "unknown"),
-            ("memory reads", f"{', '.join(speeds)}, with as many threads"),
-            ("figures", f"median [quartiles] of {report.settings['repeats']} samples"),
-        ]
-    )
+    shown: list[tuple[str, object]] = [
+        ("machine", ", ".join(str(fact) for fact in known if fact)),
+        ("threads", report.settings["threads"]),
+    ]
+    shown += [("load", ", ".join(busy))] if busy else []
+    shown += [("memory reads", f"{', '.join(speeds)}, with as many threads")] if speeds else []
+    shown.append(("figures", f"median [quartiles] of {report.settings['repeats']} samples"))
+    _console.fields(shown)
 
 
 def _show_bundle(result: BundleResult, bandwidth: float | None) -> None:
@@ -103,6 +106,9 @@ def _memory(result: BundleResult) -> list[tuple[str, object]]:
     names = {"before": "before loading", "ready": "graphs ready", "full": "cache full"}
     for point, found in result.memory.items():
         anonymous, mapped = found.get("anonymous_bytes"), found.get("mapped_bytes")
+        resident = found.get("resident_bytes")
+        if resident is not None:
+            shown.append((names.get(point, point), f"{size(resident)} resident"))
         if anonymous is not None and mapped is not None:
             shown.append((names.get(point, point), f"{size(anonymous)} anonymous, {size(mapped)} mapped"))
     parts = result.estimate

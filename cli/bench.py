@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -11,9 +11,6 @@ from helium_edge.errors import UsageError
 
 from . import _bench_view, _console
 from ._options import BundleArgument, JsonOption, StaticOption, UnverifiedOption
-
-if TYPE_CHECKING:
-    pass
 
 EPILOG = """\b
 Examples:

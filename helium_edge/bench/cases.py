@@ -112,6 +112,16 @@ def _contexts(settings: Settings, slots: int) -> list[int]:
     return sorted(set(settings.contexts))
 
 
+def depths(cases: Sequence[Case]) -> list[int]:
+    """Context depths of decode cases."""
+    return sorted({case.context for case in cases if case.phase == "decode"})
+
+
+def lengths(cases: Sequence[Case]) -> list[int]:
+    """Lengths of prompts."""
+    return sorted({case.tokens for case in cases if case.phase == "prefill"})
+
+
 def step_bytes(manifest: Manifest, case: Case) -> int:
     """Bytes that one decode step reads: the weights as the kernels hold them, and the cache.
 

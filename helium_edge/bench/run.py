@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from importlib import metadata
 from typing import Any, Protocol
 
 import helium_edge
 from helium_edge.bench import machine
-from helium_edge.bench.cases import Case, Settings, plan_cases, step_bytes
+from helium_edge.bench.bandwidth import read_test
+from helium_edge.bench.cases import Case, Settings, depths, lengths, plan_cases, step_bytes
 from helium_edge.bench.engine import BundleEngine, WorkerProcess
 from helium_edge.bench.report import BenchReport, BundleResult, Timing
 from helium_edge.bench.schedule import Samples, take_samples
 from helium_edge.bench.stats import Summary, ratio
+from helium_edge.bench.subject import describe, estimate
 from helium_edge.bundle import Bundle
 from helium_edge.errors import UsageError
 from helium_edge.runtime.executorch_library import require_executorch
@@ -77,7 +79,7 @@ def run_bench(bundles: Sequence[Bundle], settings: Settings, progress: Progress)
     shown = dataclasses.asdict(settings) | {"threads": threads}
     return BenchReport(
         machine={"helium_edge": helium_edge.__version__, **facts},
-        settings=shown | {"contexts": _depths(cases), "prefill": _lengths(cases)},
+        settings=shown | {"contexts": depths(cases), "prefill": lengths(cases)},
         bandwidth=bandwidth,
         load=load,
         bundles=[
@@ -108,8 +110,7 @@ def check_can_time(bundle: Bundle) -> None:
 
 def _read_test(threads: int, progress: Progress) -> float:
     progress.stage("read test")
-    with closing(WorkerProcess()) as worker:
-        return float(worker.ask("read_test", threads=threads)["bytes_per_second"])
+    return read_test(threads)
 
 
 def _load_all(
@@ -161,24 +162,11 @@ def _result(bundle: Bundle, loads: _Loads, cases: Sequence[Case], samples: Sampl
     manifest = bundle.manifest
     return BundleResult(
         bundle=str(bundle.folder),
-        facts={
-            "name": manifest.name,
-            "recipe": manifest.quantization.recipe_name,
-            "target": manifest.target.name,
-            "runtime": manifest.runtime,
-            "runtime_version": metadata.version(manifest.runtime),
-            "parameters": manifest.model.parameters,
-            "cache_len": manifest.cache_len if manifest.cache is not None else None,
-        },
+        facts=describe(manifest, metadata.version(manifest.runtime)),
         load_seconds=Summary(tuple(ns / 1e9 for ns in loads.load_ns)),
         first_seconds=Summary(tuple(ns / 1e9 for ns in loads.first_ns)),
         memory=loads.memory,
-        estimate={
-            "weights": manifest.memory.weights_bytes,
-            "packed": manifest.memory.packed_bytes,
-            "cache": manifest.memory.cache_bytes,
-            "activations": manifest.memory.activations_bytes,
-        },
+        estimate=estimate(manifest),
         timings=[
             Timing(
                 case,
@@ -206,11 +194,3 @@ def notes(load: dict[str, float | None], bandwidth: dict[str, float]) -> list[st
             "measure again"
         )
     return found
-
-
-def _depths(cases: Sequence[Case]) -> list[int]:
-    return sorted({case.context for case in cases if case.phase == "decode"})
-
-
-def _lengths(cases: Sequence[Case]) -> list[int]:
-    return sorted({case.tokens for case in cases if case.phase == "prefill"})

@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 
 from helium_edge.bench import machine
-from helium_edge.bench.bandwidth import read_test
 from helium_edge.bench.cases import first_positions
 from helium_edge.bundle import Bundle, open_bundle, open_head, open_runner
 from helium_edge.errors import BundleError, HeliumEdgeError, UsageError
@@ -46,10 +45,6 @@ class Worker:
         except HeliumEdgeError as error:
             details = {"type": type(error).__name__, "message": error.message, "hint": error.hint}
             return {"error": details}
-
-    def do_read_test(self, threads: int) -> dict[str, Any]:
-        """Bandwidth of memory."""
-        return {"bytes_per_second": read_test(threads)}
 
     def do_load(self, bundle: str, threads: int, static: bool) -> dict[str, Any]:
         """Load the graphs of a bundle; its checksums are not looked at again."""

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import shutil
+import signal
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -17,11 +20,12 @@ from helium_edge.bench.engine import WorkerProcess
 from helium_edge.bench.report import schema_text
 from helium_edge.bench.worker import Worker
 from helium_edge.bundle import open_bundle, open_runner
-from helium_edge.errors import BundleError, CacheFullError
+from helium_edge.errors import BundleError, CacheFullError, ResourceError
 from helium_edge.runtime.runner import SeekableRunner
 from tests.helpers.bundles import CACHE_LEN, PREFILL_LEN, bundle_recipe, export_bundle
 from tests.helpers.checkpoints import make_checkpoint
 from tests.helpers.exports import random_tokens
+from tests.helpers.heads import make_head
 
 QUICK = ("--repeats", "2", "--steps", "2", "--loads", "1", "--threads", "1")
 
@@ -104,6 +108,21 @@ def test_xnnpack_is_measured_with_its_shorter_caches(program: Path, capsys: pyte
     assert rows == [16, CACHE_LEN]
 
 
+@pytest.mark.parametrize("target", ["onnx", pytest.param("xnnpack", marks=pytest.mark.slow)])
+def test_a_head_has_one_figure(target: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if target == "xnnpack" and importlib.util.find_spec("executorch") is None:
+        pytest.skip("executorch is not installed")
+    source = make_head(tmp_path / "head", "HeliumForSequenceClassification")
+    folder = export_bundle(source, bundle_recipe(f"{target}-int8"), tmp_path / "topics").folder
+    assert run(["bench", str(folder), *QUICK, "--json"]) == 0
+    data = document(capsys)
+    (result,) = data["bundles"][0]["results"]
+    assert (result["phase"], result["tokens"]) == ("classify", PREFILL_LEN)
+    assert "tokens_per_second" not in result
+    assert data["settings"]["contexts"] == []
+    assert run(["bench", str(folder), "--context", "0"]) == 2
+
+
 # -- the depth is real
 
 
@@ -160,6 +179,71 @@ def test_logits_that_are_not_finite_are_refused(bundle: Path) -> None:
 
 
 # -- what goes wrong
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--context", "47"), "--context 47: the KV cache has 48 slots"),
+        (("--context", "1,-2"), "not whole numbers from 0 on"),
+        (("--prefill", "0"), "not whole numbers from 1 on"),
+        (("--prefill", "eight"), "not whole numbers"),
+        (("--repeats", "1"), "--repeats"),
+    ],
+)
+def test_usage_is_checked_before_anything_is_loaded(
+    bundle: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], message: str
+) -> None:
+    assert run(["bench", str(bundle), *arguments]) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.out == ""
+
+
+def test_a_damaged_bundle_is_measured_only_unverified(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damaged = tmp_path / "damaged"
+    shutil.copytree(bundle, damaged)
+    (damaged / "config.json").write_text("{}")
+    assert run(["bench", str(damaged), *QUICK, "--context", "0"]) == 3
+    assert "config.json" in capsys.readouterr().err
+    assert run(["bench", str(damaged), *QUICK, "--context", "0", "--unverified", "--json"]) == 0
+    assert document(capsys)["bundles"][0]["bundle"] == str(damaged)
+
+
+def renamed(bundle: Path, folder: Path, target: str, runtime: str) -> Path:
+    """A copy that says it was made for another target; only the manifest is looked at before it is refused."""
+    shutil.copytree(bundle, folder)
+    path = folder / "helium-edge.json"
+    data = json.loads(path.read_text())
+    data["target"]["name"], data["runtime"] = target, runtime
+    path.write_text(json.dumps(data))
+    return folder
+
+
+def test_coreml_is_refused_in_one_line(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = renamed(bundle, tmp_path / "coreml", "coreml", "executorch")
+    assert run(["bench", str(folder), "--unverified"]) == 2
+    error, hint = capsys.readouterr().err.splitlines()
+    assert "interpreter" in error
+    assert hint.startswith("hint: ")
+
+
+def test_a_missing_runtime_is_exit_code_5(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = renamed(bundle, tmp_path / "xnnpack", "xnnpack", "executorch")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
+    assert run(["bench", str(folder), "--unverified"]) == 5
+    assert "executorch" in capsys.readouterr().err
+
+
+def test_a_killed_worker_is_memory_that_ran_out() -> None:
+    with closing(WorkerProcess()) as worker:
+        os.kill(worker.pid, signal.SIGKILL)
+        with pytest.raises(ResourceError, match="memory ran out"):
+            worker.ask("memory")
 
 
 def test_errors_of_the_worker_are_those_of_the_command(tmp_path: Path) -> None:
