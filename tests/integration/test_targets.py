@@ -48,14 +48,16 @@ def both() -> Recipe:
 def exports(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, ExportResult], Counter[str]]:
     """The bundles by target, compared with the original on the way, and how often each shape was quantized."""
     counts: Counter[str] = Counter()
-    original = METHODS["mse"]
 
-    def counting(weight: torch.Tensor, scheme: Scheme, importance: torch.Tensor | None = None) -> QuantizedWeight:
-        counts[f"{tuple(weight.shape)}"] += 1
-        return original(weight, scheme, importance)
+    class Counting:
+        searches = True
+
+        def measure(self, weight: torch.Tensor, scheme: Scheme) -> tuple[QuantizedWeight, float]:
+            counts[f"{tuple(weight.shape)}"] += 1
+            return METHODS["mse"].measure(weight, scheme)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("helium_edge.quant.store.find_method", lambda name: counting)
+        patch.setattr("helium_edge.quant.store.find_method", lambda name: Counting())
         results = export_all("helium-tiny", both(), tmp_path_factory.mktemp("both") / "tiny", threads=2)
     return {result.manifest.target.name: result for result in results}, counts
 
