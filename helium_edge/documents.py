@@ -113,11 +113,12 @@ def shorten(name: str) -> str:
 def first_line(error: BaseException) -> str:
     """Return the first line of a foreign error's message, or its class when it has none.
 
-    A library may quote what it was given: of a line longer than `MAX_LINE` both ends are kept, the last of which
-    usually says where.
+    A library may quote what it was given: characters that are not printable become escapes, and of a line longer
+    than `MAX_LINE` both ends are kept, the last of which usually says where.
     """
     lines = str(error).strip().splitlines()
     line = lines[0] if lines else type(error).__name__
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in line)
     return line if len(line) <= MAX_LINE else f"{line[: MAX_LINE // 2]} ... {line[-MAX_LINE // 2 :]}"
 
 

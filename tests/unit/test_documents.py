@@ -96,3 +96,8 @@ def test_a_foreign_message_is_cut_to_a_line_that_can_be_read() -> None:
     assert len(long) <= MAX_LINE + 5
     assert long.startswith("invalid type: xxx")
     assert long.endswith("xxx at column 7")
+
+
+def test_a_foreign_message_can_be_printed() -> None:
+    """safetensors quotes the name of a tensor as it stands in the file."""
+    assert first_line(ValueError("tensor `\ud7a4\x1b[2J\udc80 é`")) == r"tensor `\ud7a4\x1b[2J\udc80 é`"
