@@ -28,7 +28,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Options of tests/hostile; docs/hostile_input.md has the commands of the long runs."""
+    """Options for more than a sample; docs/hostile_input.md has the commands of the long runs."""
+    parser.getgroup("heads").addoption(
+        "--all-heads", action="store_true", help="every head, target and scheme on helium-tiny (docs/parity.md)"
+    )
     group = parser.getgroup("hostile input")
     group.addoption("--hostile-inputs", type=int, default=60, metavar="N", help="mutated inputs, over all kinds")
     group.addoption("--hostile-seed", type=int, default=0, metavar="N", help="of the mutations")
