@@ -26,7 +26,10 @@ different runs: compare the ratios. "Others" is the largest share of the process
 took while a row was measured; it slows both sides."""
 
 SAME_MODEL = """All are given the same model: logits of helium-tiny, unquantized, after a prompt and after six
-steps from it, against the float32 decoder of helium-edge, as the largest difference by the rms of all logits."""
+steps from it, against the float32 decoder of helium-edge, as the largest difference by the rms of all logits.
+llama.cpp keeps keys and values in float16, its default; transformers computes in bfloat16."""
+
+COSTS = """A process each; processor seconds are user and system time, which other programs lengthen least."""
 
 
 def render(results: Results, chart: str) -> str:
@@ -43,7 +46,7 @@ def render(results: Results, chart: str) -> str:
         if model.get("engines"):
             lines += ["", "### Engines", "", *_engines(model["engines"])]
         if model.get("exports"):
-            lines += ["", "### Cost of exporting", "", *_exports(model["exports"])]
+            lines += ["", "### Cost of exporting", "", COSTS, "", *_exports(model["exports"])]
         if model.get("not_run"):
             lines += ["", "### Not run", "", *(f"- {peer}: {why}" for peer, why in model["not_run"].items())]
     if any(model.get("pairs") for model in results["models"].values()):
