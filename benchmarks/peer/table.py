@@ -29,6 +29,8 @@ SAME_MODEL = """All are given the same model: logits of helium-tiny, unquantized
 steps from it, against the float32 decoder of helium-edge, as the largest difference by the rms of all logits.
 llama.cpp keeps keys and values in float16, its default; transformers computes in bfloat16."""
 
+NOT_TIMED = """Speed has not been measured on this model yet: `peers.py run` does it, on a machine that is idle."""
+
 COSTS = """A process each; processor seconds are user and system time, which other programs lengthen least."""
 
 
@@ -43,6 +45,8 @@ def render(results: Results, chart: str) -> str:
             for bundle, peers in model["pairs"].items():
                 lines += ["", f"### {bundle} against each", "", *_ratios(peers), "", *_rates(peers)]
                 lines += _goals(bundle, peers)
+        else:
+            lines += ["", NOT_TIMED]
         if model.get("engines"):
             lines += ["", "### Engines", "", *_engines(model["engines"])]
         if model.get("exports"):

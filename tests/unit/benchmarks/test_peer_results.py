@@ -86,6 +86,13 @@ def test_goals_are_those_of_the_onnx_bundle() -> None:
     assert "Goals" not in page
 
 
+def test_table_says_where_speed_is_missing() -> None:
+    merged = results.merge(two_runs(), {"models": {"4 layers": {"exports": {}}}})
+    page = table.render(merged, "results.svg")
+    assert page.count(table.NOT_TIMED) == 1
+    assert page.index(table.NOT_TIMED) > page.index("## 4 layers")
+
+
 def test_table_names_what_did_not_run_and_what_exports_cost() -> None:
     cost = {
         "wall_seconds": 61.4, "cpu_seconds": 60.2, "resident_bytes": 5_400_000_000, "anonymous_bytes": None,
