@@ -321,7 +321,8 @@ def plan(source: str, recipe: Recipe, *, revision: str | None = None) -> ExportP
     largest = max(math.prod(weight.shape) for weight in weights)
     # One weight at a time: the original's pages, codes as int8, and their packed form. Then all of them as the
     # runtime holds them; of the cache, only the slots of the golden trace are touched.
-    host = _BASE_BYTES + max(4 * largest, phone["weights"] + phone["activations"])
+    building = 4 * largest + target.build_memory(config, recipe, weights)
+    host = _BASE_BYTES + max(building, phone["weights"] + phone["activations"])
     return ExportPlan(
         weights=weights,
         files=target.plan(config, recipe, weights),

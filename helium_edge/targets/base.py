@@ -67,6 +67,10 @@ class Target(Protocol):
         """Estimated bytes on the device, by part: `weights` as kernels hold them, `cache`, `activations`."""
         ...
 
+    def build_memory(self, config: ModelConfig, recipe: Recipe, weights: list[PlannedWeight]) -> int:
+        """Estimated bytes that `build` holds on the host at its peak, beside one weight at a time."""
+        ...
+
     def build(
         self,
         store: QuantizedStore,

@@ -7,6 +7,7 @@ One file, `decoder.pte`, with the methods `prefill` and `decode`. A model that i
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -106,6 +107,11 @@ class CoremlTarget:
             "cache": self.cache(config, recipe).total_bytes,
             "activations": 2 * rows * (width + 2 * scores) + 4 * head_rows * config.vocab_size,
         }
+
+    def build_memory(self, config: ModelConfig, recipe: Recipe, weights: list[PlannedWeight]) -> int:
+        """See `Target.build_memory`: the codes, a byte each, or float16; the converter's copies come on top."""
+        del config, recipe
+        return sum((1 if weight.scheme else 2) * math.prod(weight.shape) for weight in weights)
 
     def build(
         self,

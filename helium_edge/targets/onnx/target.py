@@ -117,6 +117,11 @@ class OnnxTarget:
             "activations": 4 * (rows * width + head_rows * config.vocab_size),
         }
 
+    def build_memory(self, config: ModelConfig, recipe: Recipe, weights: list[PlannedWeight]) -> int:
+        """See `Target.build_memory`: weights are written one by one."""
+        del config, recipe, weights
+        return 0
+
     def build(
         self,
         store: QuantizedStore,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils._pytree import tree_map_only
 
 from helium_edge.errors import HeliumEdgeError
 from helium_edge.runtime.executorch_library import load_modules
@@ -95,7 +96,14 @@ def write_program(program: Any, path: Path) -> None:
 
 def _export(method: Method) -> Any:
     with torch.no_grad():
-        return torch.export.export(method.eval(), method.example_inputs(), strict=False)
+        program = torch.export.export(method.eval(), method.example_inputs(), strict=False)
+    # Copied with the program, many times, though only their shapes are looked at; a cache may be a gigabyte.
+    program._example_inputs = tree_map_only(torch.Tensor, _without_memory, program.example_inputs)
+    return program
+
+
+def _without_memory(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.zeros((), dtype=tensor.dtype).expand(tensor.shape)
 
 
 def _partitioner() -> Any:

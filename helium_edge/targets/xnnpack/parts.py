@@ -81,6 +81,8 @@ def stack_matrices(weights: Sequence[Matrix]) -> Matrix:
         return torch.cat([weight for weight in weights if isinstance(weight, Tensor)])
     for weight in quantized:
         check_weight(weight)
+    if len(quantized) == 1:
+        return quantized[0]  # a head is hundreds of megabytes
     return QuantizedWeight(
         quantized[0].scheme,
         torch.cat([part.codes for part in quantized]),
@@ -134,7 +136,7 @@ def _same_values(bias: Tensor | None, rows: int, variant: int) -> Tensor | None:
 
 
 def _digest(tensor: Tensor) -> str:
-    return hashlib.sha256(tensor.contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
+    return hashlib.sha256(tensor.contiguous().view(-1).view(torch.uint8).numpy().data).hexdigest()
 
 
 def _format(weight: Matrix) -> str:

@@ -34,6 +34,11 @@ HEAD_FILE = f"{HEAD_STEM}.pte"
 _GRAPH_BYTES_PER_LAYER = 10_000
 _GRAPH_BYTES = 12_000
 
+# Measured (docs/adr/0012): the exporter's libraries, its copies of the embedding, and a layer in one method.
+_EXPORTER_BYTES = 150 << 20
+_TABLE_COPIES = 3
+_LOWERED_BYTES_PER_LAYER = 3 << 20
+
 
 class XnnpackTarget:
     """Writes one `.pte` for ExecuTorch on CPUs: int4 and int8 weights with int8 activations, or float32."""
@@ -109,6 +114,13 @@ class XnnpackTarget:
             "activations": 4 * (rows * width + attention + head_rows * config.vocab_size),
         }
 
+    def build_memory(self, config: ModelConfig, recipe: Recipe, weights: list[PlannedWeight]) -> int:
+        """See `Target.build_memory`; products are streamed, but ExecuTorch copies the embedding around."""
+        methods = 1 + len(cache_buckets(recipe)) if config.head == "language_model" else 1
+        table = sum(_stored_bytes(weight) for weight in weights if weight.name == EMBEDDING)
+        layers = methods * config.num_hidden_layers * _LOWERED_BYTES_PER_LAYER
+        return _EXPORTER_BYTES + _TABLE_COPIES * table + layers
+
     def build(
         self,
         store: QuantizedStore,
@@ -123,7 +135,7 @@ class XnnpackTarget:
             HeliumEdgeError: The exporter stopped, or left an operator of the layers outside XNNPACK.
         """
         load_exporter()
-        from helium_edge.targets.xnnpack.streamed import StreamedParts, streaming
+        from helium_edge.targets.xnnpack.streamed import StreamedParts, give_back_memory, streaming
 
         config = store.config
         parts = StreamedParts(store, on_weight)
@@ -139,8 +151,10 @@ class XnnpackTarget:
             head = head_signature(config, recipe.shapes.prefill_len)
             file, constants = HEAD_FILE, head_metadata(config, head.tokens)
             signatures, methods = {CLASSIFY: head}, {CLASSIFY: HeadModule(stack, head)}
+        give_back_memory()
         with streaming(parts.weights, list(methods.values())):
             program = lower(methods, constants)
+        give_back_memory()
         write_program(program, folder / file)
         return [BuiltGraph(file, name, signature) for name, signature in signatures.items()]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -118,3 +119,16 @@ def test_metadata_says_what_a_host_needs(config: ModelConfig) -> None:
     assert constants["get_bos_id"] == 1
     assert constants["helium_edge_cache_buckets"] == [16, 48]
     assert constants["helium_edge_logits_all"] is True
+
+
+def test_memory_of_a_build_grows_with_nodes_and_not_with_weights(
+    target: XnnpackTarget, config: ModelConfig
+) -> None:
+    few, many = recipe("xnnpack-int4"), recipe("xnnpack-int4", cache_buckets=[16, 32])
+
+    def estimate(config: ModelConfig, recipe: Recipe) -> int:
+        return target.build_memory(config, recipe, plan_weights(config, recipe.quantization))
+
+    deep = dataclasses.replace(config, num_hidden_layers=64)
+    wide = dataclasses.replace(config, intermediate_size=64 * config.intermediate_size)
+    assert estimate(config, few) == estimate(wide, few) < estimate(deep, few) < estimate(deep, many)
