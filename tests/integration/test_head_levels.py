@@ -1,7 +1,7 @@
 """Levels L1 and L3 of heads: green for every head on every target with every scheme, red for planted faults.
 
-`--all-heads` runs every combination on helium-tiny, where a plain run takes each head and each scheme once on each
-target, and holds L3 there to the gates of its recipe; `-rP` shows what each combination measured.
+A plain run takes each head and each scheme once on each target for helium-tiny, and holds L1. `--all-heads` takes
+every combination, and holds L3 to the gates of the recipe, too. `-rP` shows what each combination measured.
 """
 
 from __future__ import annotations
