@@ -51,7 +51,7 @@ def calls(monkeypatch: pytest.MonkeyPatch, results: int) -> list[dict[str, Any]]
         found.append({"source": source, "recipe": recipe, "out": out, **options})
         report = make_report(0.02) if options["verify"] else None
         result = SimpleNamespace(
-            bundle=Path("/abs") / out, manifest=make_manifest(), parity=report, seconds=3.2,
+            warnings=(), bundle=Path("/abs") / out, manifest=make_manifest(), parity=report, seconds=3.2,
             peak_rss_bytes=700_000_000, peak_anonymous_bytes=500_000_000, peak_mapped_bytes=250_000_000,
             bundle_bytes=5_570_000,
         )  # fmt: skip
@@ -67,7 +67,7 @@ def test_options_have_their_defaults(cli: Cli, calls: list[dict[str, Any]]) -> N
     assert calls == [
         {
             "source": "helium-tiny", "recipe": load_recipe("onnx-int4"), "out": Path("tiny"), "revision": None,
-            "force": False, "verify": True, "store": None, "threads": 0,
+            "force": False, "verify": True, "store": None, "calibration": None, "threads": 0,
         }
     ]  # fmt: skip
     assert "bundle:  tiny, 5.57 MB in" in out
@@ -82,14 +82,15 @@ def test_options_reach_the_pipeline(cli: Cli, calls: list[dict[str, Any]], tmp_p
     file.write_text(recipe_text("onnx-int4-portable"), encoding="utf-8")
     code, out, _ = cli(
         "export", "org/name", "--recipe", str(file), "--output", "x", "--revision", "v1", "--force", "--no-verify",
-        "--store", "s", "--threads", "2", "--cache-len", "512", "--prefill-len", "64", "--target", "onnx",
+        "--store", "s", "--calibration", "c.txt", "--threads", "2", "--cache-len", "512",
+        "--prefill-len", "64", "--target", "onnx",
     )  # fmt: skip
     assert code == 0
     (call,) = calls
     recipe = call.pop("recipe")
     assert call == {
         "source": "org/name", "out": Path("x"), "revision": "v1", "force": True, "verify": False,
-        "store": Path("s"), "threads": 2,
+        "store": Path("s"), "calibration": Path("c.txt"), "threads": 2,
     }  # fmt: skip
     assert (recipe.shapes.prefill_len, recipe.shapes.cache_len) == (64, 512)
     assert recipe.model_copy(update={"shapes": load_recipe("onnx-int4-portable").shapes}) == load_recipe(
