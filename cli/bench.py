@@ -17,6 +17,7 @@ Examples:
   helium-edge bench tiny
   helium-edge bench tiny --context 0,256 --prefill 64,128 --threads 2 --json
   helium-edge bench tiny --compare tiny-int8
+  helium-edge bench tiny --adb
 """
 
 
@@ -57,6 +58,15 @@ def bench(
     steps: Annotated[int, typer.Option(min=1, metavar="N", help="Decode steps of one sample.")] = 8,
     loads: Annotated[int, typer.Option(min=1, metavar="N", help="Times to load it, each in a new process.")] = 3,
     static: StaticOption = False,
+    adb: Annotated[
+        bool, typer.Option("--adb", help="Push it to a connected phone and measure there, with the demo app.")
+    ] = False,
+    serial: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SERIAL", help="The device, when there are several: see `adb devices`.", show_default=False
+        ),
+    ] = None,
     unverified: UnverifiedOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -65,7 +75,7 @@ def bench(
     Each bundle runs in a process of its own. A figure is the median of its samples, with the quartiles; with
     --compare the samples of both stand next to each other in time. docs/bench.md explains the figures.
     """
-    from helium_edge.bench import Settings, run_bench
+    from helium_edge.bench import Settings, run_bench, run_on_phone
     from helium_edge.bundle import open_bundle
 
     settings = Settings(
@@ -78,10 +88,15 @@ def bench(
         loads=loads,
         static=static,
     )
+    if adb and compare is not None:
+        raise UsageError("--compare: bundles are compared on one machine; measure each with --adb, and --json")
     folders = [bundle] if compare is None else [bundle, compare]
     opened = [open_bundle(folder, unverified=unverified) for folder in folders]
     with _console.progress() as progress:
-        report = run_bench(opened, settings, progress)
+        if adb:
+            report = run_on_phone(opened[0], settings, serial, progress)
+        else:
+            report = run_bench(opened, settings, progress)
     if as_json:
         _console.document(report.to_json())
     else:

@@ -16,15 +16,19 @@ import android.widget.ScrollView
 import android.widget.TextView
 import dev.heliumedge.core.Benchmark
 import dev.heliumedge.core.BenchmarkPlan
+import dev.heliumedge.core.BenchmarkRequest
 import dev.heliumedge.core.BundleImporter
 import dev.heliumedge.core.BundleLoader
 import dev.heliumedge.core.CrashGuard
 import dev.heliumedge.core.GenerationStats
 import dev.heliumedge.core.HeliumException
+import dev.heliumedge.core.InvalidRequestException
 import dev.heliumedge.core.LoadedBundle
 import dev.heliumedge.core.MANIFEST_NAME
 import dev.heliumedge.core.MemoryEstimate
+import dev.heliumedge.core.RemoteBenchmark
 import dev.heliumedge.core.SelfTest
+import dev.heliumedge.core.Settings
 import dev.heliumedge.core.StopSignal
 import dev.heliumedge.core.VerificationLog
 import java.io.File
@@ -32,6 +36,7 @@ import java.util.Locale
 
 private const val PICK_FOLDER = 1
 private const val EXTRA_BUNDLE = "bundle"
+private const val EXTRA_BENCHMARK = "benchmark"
 
 /** The one screen: a bundle, a text, what the model makes of it, and how fast. */
 class MainActivity : Activity() {
@@ -102,8 +107,31 @@ class MainActivity : Activity() {
     private fun openFrom(intent: Intent) {
         val name = intent.getStringExtra(EXTRA_BUNDLE) ?: return
         // From another app it could be any text: only a folder of ours is opened.
-        bundles.listFiles()?.firstOrNull { it.name == name }?.let(::open)
+        val folder = bundles.listFiles()?.firstOrNull { it.name == name } ?: return
+        val id = intent.getStringExtra(EXTRA_BENCHMARK)
+        if (id == null) open(folder) else if (RemoteBenchmark.isId(id)) measure(folder, intent, id)
     }
+
+    /** What `helium-edge bench --adb` asks for; the host waits for the document, so that a failure is one too. */
+    private fun measure(folder: File, intent: Intent, id: String) = engine.start { stop ->
+        val document = try {
+            val request = BenchmarkRequest.parse { intent.getStringExtra(it) }
+            val stored = settings.load()
+            val chosen = if (request.threads == 0) stored else stored.copy(threads = request.threads)
+            load(folder, stop, chosen)
+            loaded?.let { ready ->
+                RemoteBenchmark(residentBytes = device::residentBytes).run(ready, request, device.facts(chosen.threads), stop) { round ->
+                    engine.show { stats("round ${round + 1} of ${request.warmup + request.repeats}") }
+                }
+            } ?: RemoteBenchmark.failure(stopped())
+        } catch (error: HeliumException) {
+            RemoteBenchmark.failure(error)
+        }
+        RemoteBenchmark.publish(document, File(getExternalFilesDir(null) ?: filesDir, "bench"), id)
+        engine.show { output(document) }
+    }
+
+    private fun stopped() = InvalidRequestException("the benchmark was stopped on the phone", "Leave the app in front, with the screen on.")
 
     private fun chooseBundle() {
         val found = bundles.listFiles().orEmpty().filter { File(it, MANIFEST_NAME).isFile }.sortedBy { it.name }
@@ -131,10 +159,9 @@ class MainActivity : Activity() {
             .show()
     }
 
-    private fun load(folder: File, stop: StopSignal) {
+    private fun load(folder: File, stop: StopSignal, chosen: Settings = settings.load()) {
         loaded?.close()
         loaded = null
-        val chosen = settings.load()
         val (bundle, estimate) = loader.inspect(folder, chosen)
         val name = bundle.manifest.name
         engine.show { facts("$name: needs ${estimate.describe()}, ${MemoryEstimate.megabytes(device.availableMemory())} are free") }

@@ -9,7 +9,7 @@ private const val MAX_MANIFEST_BYTES = 1L shl 20
 private const val READ_BYTES = 1 shl 20
 
 /** A bundle on this device's storage. Opening reads the manifest and the sizes; [verify] reads every byte. */
-public class BundleFolder private constructor(
+public class BundleFolder internal constructor(
     public val folder: File,
     public val manifest: Manifest,
 ) {

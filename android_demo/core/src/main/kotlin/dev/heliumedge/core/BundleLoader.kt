@@ -30,13 +30,18 @@ public data class Settings(
         if (contextTokens in 1 until manifest.cacheLen) contextTokens else manifest.cacheLen
 }
 
-/** A bundle that is ready to run: a [decoder] or, for head bundles, a [classifier]. */
+/**
+ * A bundle that is ready to run: a [decoder] or, for head bundles, a [classifier].
+ *
+ * @property loadNanos What the runtime took to load its graphs.
+ */
 public class LoadedBundle internal constructor(
     public val bundle: BundleFolder,
     public val tokenizer: Tokenizer,
     public val engineName: String,
     public val decoder: Decoder?,
     public val classifier: Classifier?,
+    public val loadNanos: Long,
 ) : AutoCloseable {
     /** The manifest. */
     public val manifest: Manifest get() = bundle.manifest
@@ -106,13 +111,14 @@ public class BundleLoader(
     }
 
     private fun open(bundle: BundleFolder, tokenizer: Tokenizer, settings: Settings): LoadedBundle {
+        val start = Clock.System.nanos()
         val engine = factoryOf(bundle.manifest, settings).open(bundle, settings.threads, allocator)
         try {
             val classifier = if (bundle.manifest.isClassifier) Classifier(bundle.manifest, engine) else null
             val decoder = if (classifier == null) Decoder(bundle.manifest, engine, allocator) else null
             // Loads the graph now, so that the first text does not wait for it.
             decoder?.warmUp()
-            return LoadedBundle(bundle, tokenizer, engine.name, decoder, classifier)
+            return LoadedBundle(bundle, tokenizer, engine.name, decoder, classifier, Clock.System.nanos() - start)
         } catch (error: HeliumException) {
             engine.close()
             throw error

@@ -1,6 +1,7 @@
 package dev.heliumedge.core
 
 import java.nio.FloatBuffer
+import java.util.Random
 
 /** One row of logits, valid until the next call of the decoder that gave it: V floats from [offset] on. */
 public class Logits internal constructor(public val buffer: FloatBuffer, public val offset: Int)
@@ -55,6 +56,12 @@ public class Decoder(
 
     /** Starts a new conversation, or goes back to an earlier position; the buffers stay. */
     public fun rewind(to: Int = 0): Unit = cache.rewind(to)
+
+    /** Takes the first [to] slots for tokens, whatever they hold, to measure speed at that depth. */
+    internal fun seek(to: Int): Unit = cache.seek(to)
+
+    /** Fills every slot of the cache, for the same purpose. */
+    internal fun fillCache(): Unit = cache.full.fill(Random(0))
 
     /**
      * Appends tokens in chunks.

@@ -1,6 +1,8 @@
 package dev.heliumedge.core
 
 import java.nio.ByteBuffer
+import java.nio.ByteOrder
+import java.util.Random
 
 /**
  * Key and value buffers of every layer over [slots] tokens, allocated once and zeroed.
@@ -30,6 +32,23 @@ public class KvBuffers internal constructor(private val spec: CacheSpec, public 
             for (head in 0 until spec.kvHeads) {
                 copy(rows[index], head * width, writers[index], head * slots + position, count)
             }
+        }
+    }
+
+    /** Writes every slot with small numbers, so that each page is there and none of them is NaN. */
+    internal fun fill(random: Random) {
+        val block = ByteArray(1 shl 16)
+        val values = ByteBuffer.wrap(block).order(ByteOrder.nativeOrder())
+        while (values.remaining() >= Float.SIZE_BYTES) {
+            when (spec.dtype) {
+                Dtype.FLOAT32 -> values.putFloat(random.nextFloat() - 0.5f)
+                // Bytes below 0x38: small positive numbers in float16, and plain ones in int8.
+                else -> values.put(random.nextInt(0x38).toByte())
+            }
+        }
+        for (writer in writers) {
+            writer.clear()
+            while (writer.hasRemaining()) writer.put(block, 0, minOf(block.size, writer.remaining()))
         }
     }
 
@@ -111,6 +130,13 @@ public class KvCache(
         check(position + count <= spec.slots) { "the caller checks for room" }
         if (rows.isNotEmpty()) full.write(rows, width, count, position)
         position += count
+    }
+
+    /** Takes the first [to] slots for tokens, whatever they hold: speed does not depend on it. */
+    internal fun seek(to: Int) {
+        if (to !in 0..spec.slots) throw InvalidRequestException("position $to is outside a cache of ${spec.slots} slots", "Allowed: 0 to ${spec.slots}.")
+        position = to
+        synced = minOf(synced, to)
     }
 
     /** Starts a new conversation, or goes back to an earlier [to]; slots from there on have no effect. */

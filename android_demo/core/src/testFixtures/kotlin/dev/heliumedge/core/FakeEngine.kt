@@ -20,6 +20,7 @@ class FakeEngine(private val vocabSize: Int, private val choose: (FakeCall) -> I
     var resumes = 0
     var closed = false
     var beforeRun: () -> Unit = {}
+    var afterRun: (FloatBuffer) -> Unit = {}
     var recordsCache = true
     var failsToBind = false
 
@@ -62,6 +63,7 @@ class FakeEngine(private val vocabSize: Int, private val choose: (FakeCall) -> I
             }
             for (index in 0 until logits.capacity()) logits.put(index, -1f)
             logits.put(if (logits.capacity() > vocabSize) lastIndex * vocabSize + choose(call) else choose(call), 5f)
+            afterRun(logits)
         }
 
         override fun close() {
