@@ -12,11 +12,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal, Protocol
 
-from helium_edge.bundle import Bundle, Manifest, open_bundle, open_head, open_runner
+from helium_edge.bundle import Bundle, open_bundle, open_head, open_runner
 from helium_edge.bundle.kv_scales import read_kv_scales
 from helium_edge.checkpoint import Checkpoint
 from helium_edge.errors import HeliumEdgeError, UsageError
-from helium_edge.model.kv_cache import KvScales
 from helium_edge.original import original_of
 from helium_edge.parity import (
     LANGUAGES,
@@ -54,10 +53,13 @@ from helium_edge.parity.localise import localise
 from helium_edge.parity.oracle import OracleReport
 from helium_edge.parity.oracle_optimum import AgreementMeter, optimum_runner, require_optimum
 from helium_edge.parity.text import MIN_WINDOW_LEN
+from helium_edge.parity.trace import Tracer
+from helium_edge.parity.yardstick import has_few_ties
 from helium_edge.quant import QuantizedStore
 from helium_edge.recipe import Recipe
 from helium_edge.runtime.runner import Runner
 from helium_edge.runtime.tokenizer import Tokenizer
+from helium_edge.targets import load_target
 
 FULL_WINDOW = 256
 """Tokens of one conversation."""
@@ -173,7 +175,7 @@ def check(  # noqa: PLR0913 - an argument per option of the command
     windows = text.windows(tokenizer, min(FULL_WINDOW, runner.cache_len))
     with tempfile.TemporaryDirectory(prefix="helium-edge-") as scratch:
         weights = QuantizedStore(original, recipe.quantization, store or Path(scratch))
-        run = _Run(bundle.manifest, runner, original, weights, recipe, tell, read_kv_scales(bundle))
+        run = _Run(bundle, runner, original, weights, recipe, tell, static=static)
         exact = run.level0(bundle)
         report = run.compare(windows, cache=cache_folder(), prompts=first_words(windows, tokenizer))
         checks = tuple(run.cache_checks(windows[0].tokens))
@@ -249,7 +251,7 @@ def quick_check(  # noqa: PLR0913 - what an export has at hand
     windows = evaluation_windows(
         tokenizer, window_len=min(window_len, runner.cache_len), max_windows_per_language=1
     )
-    run = _Run(bundle.manifest, runner, original, weights, recipe, tell, read_kv_scales(bundle))
+    run = _Run(bundle, runner, original, weights, recipe, tell)
     report = run.compare(windows, cache=None)
     return dataclasses.replace(
         report, text=facts.text(BUILT_IN, windows), cost=run.cost(time.perf_counter() - started)
@@ -261,16 +263,18 @@ class _Run:
 
     def __init__(
         self,
-        manifest: Manifest,
+        bundle: Bundle,
         runner: Runner,
         original: Checkpoint,
         weights: QuantizedStore,
         recipe: Recipe,
         tell: Progress,
-        scales: KvScales | None,
+        *,
+        static: bool = False,
     ) -> None:
-        self._manifest = manifest
-        self._scales = scales
+        self._bundle = bundle
+        self._static = static
+        self._scales = read_kv_scales(bundle)
         self._runner = runner
         self._original = original
         self._weights = weights
@@ -298,7 +302,7 @@ class _Run:
         self._prompts = prompts
         tell, runner = self._tell, self._runner
         identity = {
-            "checkpoint": self._manifest.source.files,
+            "checkpoint": self._bundle.manifest.source.files,
             "transformers": metadata.version("transformers"),
             "torch": metadata.version("torch"),
         }
@@ -313,11 +317,13 @@ class _Run:
         self._cached = not reference.loaded
         tell.stage("dequantize")
         with self._clock.running("loading"):
-            arithmetic = arithmetic_of(self._manifest.target.name, self._recipe, self._weights.plan)
-            self._yardstick = Yardstick(self._weights, arithmetic, runner.cache_len, self._scales)
+            arithmetic = arithmetic_of(self._bundle.manifest.target.name, self._recipe, self._weights.plan)
+            self._yardstick = Yardstick(
+                self._weights, arithmetic, runner.cache_len, self._scales, self._tracer()
+            )
         tell.stage("compare", tokens, "tokens")
         self._comparison = Comparison(
-            runner, reference, windows, self._recipe.gates, self._manifest.prefill_len,
+            runner, reference, windows, self._recipe.gates, self._bundle.manifest.prefill_len,
             self._yardstick, self._limits(), bool(prompts), self._clock,
         )  # fmt: skip
         return ParityReport(tuple(self._comparison.run(tell.advance)))
@@ -326,11 +332,11 @@ class _Run:
         """The cache contract."""
         assert self._yardstick is not None
         assert isinstance(self._runner, CachedRunner)
-        graphs = self._manifest.graphs
+        graphs = self._bundle.manifest.graphs
         buckets = sorted({graph.cache_len for graph in graphs if graph.phase == "decode" and graph.cache_len})
         checks = CacheChecks(
-            self._runner, self._yardstick, self._limits(), self._manifest.prefill_len,
-            buckets if self._manifest.runtime == "executorch" else (),
+            self._runner, self._yardstick, self._limits(), self._bundle.manifest.prefill_len,
+            buckets if self._bundle.manifest.runtime == "executorch" else (),
         )  # fmt: skip
         self._tell.stage("check cache", checks.count, "checks")
         results = []
@@ -344,7 +350,7 @@ class _Run:
         """Continuations side by side, one a language."""
         assert self._comparison is not None
         self._tell.stage("generate")
-        return self._comparison.greedy(self._prompts, tokenizer, self._manifest.tokens.eos)
+        return self._comparison.greedy(self._prompts, tokenizer, self._bundle.manifest.tokens.eos)
 
     def localise(
         self, bundle: Bundle, report: ParityReport, tokens: tuple[int, ...], *, static: bool, asked: bool
@@ -352,7 +358,7 @@ class _Run:
         """Operation by operation: when asked, when L1 fails, and where L1 alone is loose."""
         assert self._yardstick is not None
         graph = report.level("L1")
-        loose = self._yardstick.arithmetic.rounds and not self._yardstick.searches
+        loose = self._yardstick.arithmetic.rounds and not self._yardstick.traces
         failed = graph is not None and not graph.passed
         if not (asked or failed or loose) or (bundle.manifest.target.name not in LOCALISED and not asked):
             return None
@@ -369,7 +375,7 @@ class _Run:
         """Optimum's stock export of the same checkpoint against the reference, and the candidate against it."""
         assert self._comparison is not None
         version = metadata.version("optimum-onnx")
-        identity = {"checkpoint": self._manifest.source.files, "oracle": "optimum", "version": version}
+        identity = {"checkpoint": self._bundle.manifest.source.files, "oracle": "optimum", "version": version}
         tokens = sum(len(window.tokens) - 1 for window in windows)
         self._tell.stage("run optimum", tokens, "tokens")
 
@@ -390,7 +396,18 @@ class _Run:
         """Where the time went."""
         return Cost(wall, dict(self._clock.seconds), self._cached)
 
+    def _tracer(self) -> Tracer | None:
+        """Tells what the runtime rounds, where the graphs can be run in pieces, and few rows need it."""
+        manifest = self._bundle.manifest
+        target = manifest.target.name
+        if target not in LOCALISED or not has_few_ties(self._weights.config):
+            return None
+        return Tracer(
+            lambda: load_target(target).debug(self._bundle, static=self._static),
+            self._weights.config, manifest.prefill_len, manifest.cache_len, self._scales,
+        )  # fmt: skip
+
     def _limits(self) -> GraphLimits:
         assert self._yardstick is not None
         layers = self._original.config.num_hidden_layers
-        return graph_limits(self._yardstick.arithmetic, layers, searched=self._yardstick.searches)
+        return graph_limits(self._yardstick.arithmetic, layers, traced=self._yardstick.traces)

@@ -6,13 +6,13 @@ left in float32 by the dequantized weights: whole models then agree to 2e-7 of r
 
 At the others an activation lies so near the middle between two codes that float32 noise rounds it to the other
 side: it *flips*, which moves a product by about a thousandth and the logits of that token by up to a few per cent.
-A `Ledger` records such ties and can round them the other way, so that a flip can be told from a bug
-(`yardstick.py`).
+A `Ledger` holds what the runtime itself rounded (`trace.py`), and at such *ties*, and at nothing else, the side is
+taken that it took: so a flip is told from a bug.
 
 Shapes: T tokens, K / N input and output channels.
 
 Source: onnxruntime mlas sqnbitgemm (CompInt8: blocks of the weight's group size, symmetric, absmax / 127);
-XNNPACK qd8 (per token, asymmetric), as torchao choose_qparams_affine states it.
+XNNPACK qd8 (per token, asymmetric), xnn_f32_qd8_asymmetric_quantization_params.
 """
 
 from __future__ import annotations
@@ -32,64 +32,51 @@ from helium_edge.model.weights import HEAD, SCORE
 from helium_edge.quant import PlannedWeight, QuantizedStore
 from helium_edge.recipe import Recipe
 
-TIE = 6e-5
-"""Distance in codes from the middle between two codes, below which float32 noise decides: noise of 3e-7 of a
-token's rms, where the largest of a block, some two rms, is code 127, is 2e-5 codes."""
-
-
-@dataclass(frozen=True)
-class Tie:
-    """An activation that float32 noise may round to either side.
-
-    Attributes:
-        product: Index of the product in the order of the forward pass: qkv, o, gate_up, down of each layer, head.
-        part: Index of the projection within the product, where they are quantized apart.
-        column: Input channel.
-    """
-
-    product: int
-    part: int
-    column: int
-
-
-@dataclass(frozen=True)
-class Sides:
-    """The two codes that a tie lies between: the one that was taken, the other one, and the distance in codes."""
-
-    taken: float
-    other: float
-    distance: float
+TIE = 1e-3
+"""Distance in codes from the middle between two codes, up to which float32 noise may decide: three times the most
+that was measured. An activation that is wrong by this much is wrong by 8e-6 of the largest of its block, a tenth
+of what level L1 lets pass anyway."""
 
 
 @dataclass
 class Ledger:
-    """Ties of the last forward pass, and the codes that ties of the next one are to take.
+    """What the runtime rounded, for the next forward pass.
 
     Attributes:
         enabled: Activations are quantized at all; False gives the plain float32 decoder with the same weights.
-        watch: Whether ties are recorded; costs a pass over the activations.
         round_cache: New rows of an int8 cache are rounded; False leaves them for whoever compares them with codes.
-        found: Ties by row.
-        pinned: Codes to take, by row: a pass over other rows has other noise, and would choose anew.
+        traced: The runtime's own inputs of products, each (T, K), by the index of the product in the order of the
+            forward pass: qkv, o, gate_up, down of each layer, head. Where an activation lies between two codes,
+            the one is taken that the runtime took. NaN where the runtime has no such row.
+        ties: (T,) activations that were rounded to the other side for that reason.
     """
 
     enabled: bool = True
-    watch: bool = False
     round_cache: bool = True
-    found: dict[int, dict[Tie, Sides]] = field(default_factory=dict)
-    pinned: Mapping[int, Mapping[Tie, float]] = field(default_factory=dict)
+    traced: Mapping[int, Tensor] = field(default_factory=dict)
+    ties: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Codes:
+    """Activations in codes, less the zero point.
+
+    Attributes:
+        exact: (T, K) before rounding.
+        rounded: (T, K) as the kernel multiplies them.
+        scale: Of a code, broadcastable to (T, K).
+    """
+
+    exact: Tensor
+    rounded: Tensor
+    scale: Tensor
 
 
 class ActivationRule(Protocol):
-    """How a kernel turns float activations into codes: codes = activations * inverse + zero, rounded."""
+    """How a kernel turns float activations into codes."""
 
-    @property
-    def limits(self) -> tuple[int, int]:
-        """Smallest and largest code."""
-        ...
-
-    def scales(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | float]:
-        """(T, K) -> scale, its inverse and the zero point, each broadcastable to (T, K)."""
+    def codes(self, x: Tensor) -> Codes:
+        """(T, K) activations in codes, bit for bit what the kernel makes of them."""
         ...
 
 
@@ -98,35 +85,40 @@ class PerBlock:
     """Symmetric int8, one scale (absmax / 127) for each `block` activations of a token: MatMulNBits at level 4."""
 
     block: int
-    limits: tuple[int, int] = (-127, 127)
 
-    def scales(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | float]:
-        """See `ActivationRule.scales`."""
-        absmax = x.view(x.shape[0], -1, self.block).abs().amax(dim=-1)
-        scale = (absmax / 127.0).repeat_interleave(self.block, dim=1)
-        return scale, torch.where(scale > 0, 1.0 / scale, 0.0), 0.0
+    def codes(self, x: Tensor) -> Codes:
+        """See `ActivationRule.codes`."""
+        absmax = x.view(x.shape[0], -1, self.block).abs().amax(dim=-1).repeat_interleave(self.block, dim=1)
+        exact = x * torch.where(absmax > 0, _over(127.0, absmax), 0.0)
+        return Codes(exact, exact.round(), absmax / 127.0)
 
 
 @dataclass(frozen=True)
 class PerToken:
     """Asymmetric int8, one scale and zero point per token: XNNPACK's qd8."""
 
-    limits: tuple[int, int] = (-128, 127)
-
-    def scales(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | float]:
-        """See `ActivationRule.scales`."""
+    def codes(self, x: Tensor) -> Codes:
+        """See `ActivationRule.codes`."""
         low, high = x.aminmax(dim=-1, keepdim=True)
         low, high = low.clamp(max=0.0), high.clamp(min=0.0)
-        scale = ((high - low) / 255.0).clamp(min=torch.finfo(torch.float32).eps)
-        zero = (-128.0 - (low / scale).round()).clamp(-128, 127)
-        return scale, 1.0 / scale, zero
+        inverse = torch.where(high > low, _over(255.0, high - low), 1.0)
+        low, high = low * inverse, high * inverse
+        # Equal but for rounding; the kernel takes the one that has lost less.
+        zero = torch.where((-128.0 + low) + (127.0 + high) > 0, -128.0 - low, 127.0 - high)
+        zero = zero.clamp(-128, 127).round()
+        exact = x * inverse
+        return Codes(exact, (exact.round() + zero).clamp(-128, 127) - zero, _over(1.0, inverse))
+
+
+def _over(number: float, x: Tensor) -> Tensor:
+    """The quotient, rounded once as in kernels: torch's `/` multiplies by the reciprocal, and rounds twice."""
+    return torch.div(torch.full_like(x, number), x)
 
 
 def quantize_activations(x: Tensor, rule: ActivationRule) -> Tensor:
     """(T, K) activations as the kernel multiplies them."""
-    scale, inverse, zero = rule.scales(x)
-    codes = ((x * inverse).round() + zero).clamp(*rule.limits)
-    return (codes - zero) * scale
+    codes = rule.codes(x)
+    return codes.rounded * codes.scale
 
 
 @dataclass(frozen=True)
@@ -211,11 +203,10 @@ class EmulatedParts(DenseParts):
             else:
                 groups.append((rule, [name]))
         parts = []
-        for part, (rule, group) in enumerate(groups):
+        for rule, group in groups:
             weight = torch.cat([self._store.dense(name) for name in group])
             bias = stacked_bias(self._store.config, self._store, group)
-            place = (self._products, part)
-            parts.append(EmulatedLinear(weight, bias, rule, self._ledger, place))
+            parts.append(EmulatedLinear(weight, bias, rule, self._ledger, self._products))
         self._products += 1
         return parts[0] if len(parts) == 1 else _SideBySide(parts)
 
@@ -251,14 +242,14 @@ class EmulatedLinear(torch.nn.Module):
         bias: Tensor | None,
         rule: ActivationRule | None,
         ledger: Ledger,
-        place: tuple[int, int],
+        product: int,
     ) -> None:
         super().__init__()
         self.register_buffer("weight", weight)
         self.register_buffer("bias", bias)
         self._rule = rule
         self._ledger = ledger
-        self._product, self._part = place
+        self._product = product
 
     def forward(self, x: Tensor) -> Tensor:
         """(T, K) -> (T, N)."""
@@ -267,24 +258,17 @@ class EmulatedLinear(torch.nn.Module):
         return F.linear(x, self.weight, self.bias)
 
     def _round(self, x: Tensor, rule: ActivationRule) -> Tensor:
-        scale, inverse, zero = rule.scales(x)
-        exact = x * inverse
-        codes = exact.round()
-        for row, ties in self._ledger.pinned.items():
-            for tie, code in ties.items():
-                if (tie.product, tie.part) == (self._product, self._part):
-                    codes[row, tie.column] = code
-        if self._ledger.watch:
-            self._record(exact, codes)
-        return ((codes + zero).clamp_(*rule.limits) - zero) * scale
-
-    def _record(self, exact: Tensor, codes: Tensor) -> None:
-        low = exact.floor()
-        distance = (exact - low - 0.5).abs_()
-        for row, column in (distance < TIE).nonzero().tolist():
-            taken, below = float(codes[row, column]), float(low[row, column])
-            sides = Sides(taken, 2 * below + 1 - taken, float(distance[row, column]))
-            self._ledger.found.setdefault(row, {})[Tie(self._product, self._part, column)] = sides
+        codes, ledger = rule.codes(x), self._ledger
+        traced = ledger.traced.get(self._product)
+        if traced is None:
+            return codes.rounded * codes.scale
+        theirs = rule.codes(traced).rounded
+        below = codes.exact.floor()
+        near = (codes.exact - below - 0.5).abs() < TIE
+        ties = near & (theirs == 2 * below + 1 - codes.rounded)
+        if ledger.ties is not None:
+            ledger.ties += ties.sum(dim=1)
+        return torch.where(ties, theirs, codes.rounded) * codes.scale
 
 
 class _SideBySide(torch.nn.Module):

@@ -290,7 +290,7 @@ class Comparison:
                 "rows": len(errors),
                 "ties_turned": tally.ties,
                 "within_noise": float((errors <= NOISE).mean()),
-                "searched": self.yardstick.searches,
+                "traced": self.yardstick.traces,
             }
             level = tally.graph.report("L1", near_tie, windows, caveat, notes)
             reports.append(replace(level, gates=judge_graph(self.limits, errors, level.overall)))

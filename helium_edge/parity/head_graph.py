@@ -11,6 +11,7 @@ Shapes: L labels, C hidden_size.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,8 +20,8 @@ import numpy as np
 
 from helium_edge.model.head import HeliumHead
 from helium_edge.parity.emulation import Arithmetic, EmulatedParts, Ledger
-from helium_edge.parity.verdict import FLIPPED, NOISE, GateResult, GraphLimits, graph_limits
-from helium_edge.parity.yardstick import affords_search
+from helium_edge.parity.verdict import NOISE, GateResult, GraphLimits, graph_limits
+from helium_edge.parity.yardstick import has_few_ties
 from helium_edge.quant import QuantizedStore
 from helium_edge.runtime.heads import Array, HeadRunner
 from helium_edge.runtime.torch_head import TorchHead
@@ -111,9 +112,9 @@ def compare_graph(
 def head_limits(arithmetic: Arithmetic, store: QuantizedStore) -> GraphLimits:
     """As for decoders, but the worst row may have met several roundings, since no cache keeps them out."""
     layers = store.config.num_hidden_layers
-    limits = graph_limits(arithmetic, layers, searched=affords_search(store.config))
-    if arithmetic.rounds and limits.median == NOISE:
-        return GraphLimits(NOISE, 2 * FLIPPED * math.sqrt(layers))
+    limits = graph_limits(arithmetic, layers, traced=False)
+    if arithmetic.rounds and arithmetic.exact and has_few_ties(store.config):
+        return dataclasses.replace(limits, median=NOISE)
     return limits
 
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from helium_edge.errors import ParityError, UsageError
 from helium_edge.runtime.runner import Logits, Runner
+from helium_edge.signature import Phase
 
 MIN_WINDOW = 3
 """Shortest window: one token to prefill, one to decode, one to predict."""
@@ -42,12 +43,14 @@ class Step:
         logits: (R, V) of the last R tokens.
         cache: Key and value of each layer in turn, each (Hkv, S, D) as the runner holds it after the call; empty
             where it shows none.
+        phase: `prefill` of all tokens, or `decode` of one after the other.
     """
 
     start: int
     tokens: tuple[int, ...]
     logits: Logits
     cache: Sequence[npt.NDArray[Any]] = ()
+    phase: Phase = "decode"
 
     @property
     def end(self) -> int:
@@ -102,7 +105,7 @@ def prefill_step(runner: Runner, tokens: Sequence[int], start: int) -> Step:
             f"the candidate returned logits {logits.shape} for {len(tokens)} tokens; (1, {runner.vocab_size}) or "
             f"({len(tokens)}, {runner.vocab_size}) is right"
         )
-    return Step(start, tuple(tokens), logits, _cache(runner))
+    return Step(start, tuple(tokens), logits, _cache(runner), "prefill")
 
 
 def decode_step(runner: Runner, tokens: Sequence[int], start: int) -> Step:

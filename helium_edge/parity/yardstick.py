@@ -4,10 +4,9 @@ Each row is computed over the cache that the runtime itself has written, so that
 belongs to the call in which it arose, and the rows that the call wrote are compared on their own. Many calls are
 computed at once, each seeing no more of the cache than it had.
 
-Where rows differ because of a tie in the rounding of an activation (`emulation.py`), the yardstick looks for that
-tie: it rounds candidates the other way until the rows agree. A difference that some choice of ties explains to
-float32 noise is no bug; one that none explains may be. The first layer whose cache rows differ tells where to
-look.
+Where an activation lies between two codes, to within float32 noise, it is rounded to either side (a *tie*,
+`emulation.py`). Rows that differ are therefore traced (`trace.py`): the yardstick takes, at ties and at nothing
+else, the codes that the runtime took, and is computed anew. What then still differs is no matter of rounding.
 
 An int8 cache is read as the runtime has written it, the row's own slot included, so that a code that noise tips
 to the other side of a tie moves nothing; the rows that a call wrote are compared by codes: right is what rounding
@@ -18,7 +17,7 @@ Shapes: T tokens, L layers, Hkv key-value heads, S slots, D head_dim, V vocabula
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,28 +27,23 @@ import torch
 from torch import Tensor
 
 from helium_edge.config import ModelConfig
+from helium_edge.errors import HeliumEdgeError
 from helium_edge.model.decoder import MASKED, DecoderStack
 from helium_edge.model.kv_cache import KvScales, beyond_rounding
 from helium_edge.model.rope import rope_tables
-from helium_edge.parity.emulation import Arithmetic, EmulatedParts, Ledger, Sides, Tie
+from helium_edge.parity.emulation import Arithmetic, EmulatedParts, Ledger
 from helium_edge.parity.rollout import Step
 from helium_edge.parity.saturation import SaturationMeter
+from helium_edge.parity.trace import Tracer
 from helium_edge.parity.verdict import NOISE
 from helium_edge.quant import QuantizedStore
 from helium_edge.runtime.runner import Logits
 
-_ROUNDS = 16
-"""Choices of ties tried for one row at most."""
+_SUSPECT = NOISE / 10
+"""Error from which a row is traced: most ties cost more, float32 noise less."""
 
-_NEARER = 0.95
-"""Largest share of the error that is left when a tie was one of those to turn: of two ties of equal weight 0.71,
-of four 0.87. A tie that was not rounded the other way adds to the error."""
-
-_PRODUCTS = 4
-"""Products of a layer: qkv, o, gate_up, down."""
-
-_SEARCHED = 200_000_000
-"""Parameters up to which ties are searched for: beyond, each try takes seconds, and every token has several."""
+_FEW_TIES = 200_000_000
+"""Parameters up to which ties are rare: beyond, every token has several, and to trace it costs a forward pass."""
 
 Array = npt.NDArray[np.float64]
 
@@ -76,9 +70,9 @@ class Agreement:
         return np.fmax(self.logits, self.rows)
 
 
-def affords_search(config: ModelConfig) -> bool:
-    """Whether a model is small enough that most of its tokens have no tie, or one that can be found."""
-    return config.num_parameters <= _SEARCHED
+def has_few_ties(config: ModelConfig) -> bool:
+    """Whether a model is small enough that most tokens have no tie."""
+    return config.num_parameters <= _FEW_TIES
 
 
 class Yardstick:
@@ -89,14 +83,20 @@ class Yardstick:
         arithmetic: How the kernels treat activations.
         cache_len: S.
         scales: Of an int8 cache; None where the cache is not quantized.
+        tracer: Tells what the runtime rounded; None where that cannot be told.
 
     Attributes:
         saturation: Values of the compared rows that an int8 cache clips; None where it is not quantized.
-        searches: Ties are looked for: activations are rounded, and the model is small enough.
+        traces: Ties are told from bugs: activations are rounded, by a rule that is known, and there is a tracer.
     """
 
     def __init__(
-        self, store: QuantizedStore, arithmetic: Arithmetic, cache_len: int, scales: KvScales | None = None
+        self,
+        store: QuantizedStore,
+        arithmetic: Arithmetic,
+        cache_len: int,
+        scales: KvScales | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
         self.config: ModelConfig = store.config
         self.cache_len = cache_len
@@ -106,7 +106,12 @@ class Yardstick:
         self.saturation = None if scales is None else SaturationMeter(scales)
         self._stack = DecoderStack(self.config, EmulatedParts(store, arithmetic, self._ledger, scales))
         self._tables = rope_tables(self.config.rope_theta, self.config.head_dim, cache_len)
-        self.searches = arithmetic.rounds and affords_search(self.config)
+        self._tracer = tracer if arithmetic.rounds and arithmetic.exact else None
+
+    @property
+    def traces(self) -> bool:
+        """See the class."""
+        return self._tracer is not None
 
     def plain_logits(self, tokens: Sequence[int], *, int8_cache: bool = True) -> Logits:
         """(T, V) logits of a whole conversation, activations as they are: what level L2 compares.
@@ -127,23 +132,39 @@ class Yardstick:
             self._ledger.enabled = True
 
     def compare(self, step: Step) -> Agreement:
-        """Compare a step, ties in rounding resolved where that is affordable."""
+        """Compare a step, ties in rounding taken as the runtime took them where that can be told."""
         count, returned = len(step.tokens), len(step.logits)
         cache = self._cache(step)
-        self._ledger.found, self._ledger.pinned = {}, {}
-        self._ledger.watch, self._ledger.round_cache = self.searches, False
+        self._ledger.round_cache = False
         expected, new = self._rows(step, range(count), cache)
         if self.saturation is not None:
             self.saturation.add(new)
-        search = Search(self._errors(step, range(count), expected, new), self._ledger.found)
-        while self.searches and (rows := search.open_rows()):
-            self._ledger.found = {}
-            self._ledger.pinned = {index: search.trial(row) for index, row in enumerate(rows)}
-            again, new = self._rows(step, rows, cache)
-            for row in search.judge(rows, self._errors(step, rows, again, new), self._ledger.found):
-                expected[row] = again[rows.index(row)]
-        errors = search.errors
-        return Agreement(errors[:, -1], errors[:, :-1].max(axis=1), search.ties, expected[count - returned :])
+        errors = self._errors(step, range(count), expected, new)
+        ties = np.zeros(count, np.int64)
+        rows = np.flatnonzero((errors > _SUSPECT).any(axis=1)).tolist()
+        if rows and self._tracer is not None:
+            again, turned, new = self._traced(step, rows, cache, self._tracer)
+            traced = self._errors(step, rows, again, new)
+            nearer = np.nanmax(traced, axis=1) < np.nanmax(errors[rows], axis=1)
+            kept = np.asarray(rows)[nearer]
+            expected[kept], errors[kept], ties[kept] = again[nearer], traced[nearer], turned[nearer]
+        return Agreement(errors[:, -1], errors[:, :-1].max(axis=1), ties, expected[count - returned :])
+
+    def _traced(
+        self, step: Step, rows: Sequence[int], cache: Sequence[Tensor], tracer: Tracer
+    ) -> tuple[Logits, npt.NDArray[np.int64], list[Logits]]:
+        """As `_rows`, with ties as the runtime took them, and how many there were in each row."""
+        try:
+            self._ledger.traced = tracer.inputs(step, rows)
+        except HeliumEdgeError:
+            # What cannot be traced differs all the same.
+            self._ledger.traced = {}
+        self._ledger.ties = torch.zeros(len(rows), dtype=torch.int64)
+        try:
+            logits, new = self._rows(step, rows, cache)
+            return logits, self._ledger.ties.numpy(), new
+        finally:
+            self._ledger.traced, self._ledger.ties = {}, None
 
     def _cache(self, step: Step) -> list[Tensor]:
         """Views of the slots that hold tokens; those after them may hold anything, NaN included."""
@@ -200,80 +221,6 @@ class Yardstick:
         last = np.full(len(rows), np.nan)
         last[given] = _relative(step.logits[[rows[index] - first for index in given]], logits[given])
         return np.stack([*layers, last], axis=1)
-
-
-class Search:
-    """Finds, row by row, the ties that explain why a row is not what was expected.
-
-    Args:
-        errors: (T, L + 1) as found with no tie turned.
-        ties: Ties of each row.
-
-    Attributes:
-        errors: The same with the ties turned that were kept.
-        ties: (T,) how many were kept.
-    """
-
-    def __init__(self, errors: Array, ties: Mapping[int, Mapping[Tie, Sides]]) -> None:
-        self.errors = errors.copy()
-        self.ties = np.zeros(len(errors), np.int64)
-        self._left = [_ROUNDS] * len(errors)
-        self._known: list[dict[Tie, Sides]] = [{} for _ in errors]
-        self._turned: list[dict[Tie, float]] = [{} for _ in errors]
-        self._queues: list[list[tuple[Tie, float]]] = [[] for _ in errors]
-        for row in range(len(errors)):
-            self._learn(row, ties.get(row, {}))
-
-    def open_rows(self) -> list[int]:
-        """Rows that are not explained yet and have ties left to try."""
-        return [
-            row
-            for row, queue in enumerate(self._queues)
-            if queue and self._left[row] and self._first(self.errors[row]) is not None
-        ]
-
-    def trial(self, row: int) -> dict[Tie, float]:
-        """The codes to take next: the known ones, and the other side of one tie."""
-        taken = {tie: sides.taken for tie, sides in self._known[row].items()}
-        return taken | self._turned[row] | dict(self._queues[row][:1])
-
-    def judge(self, rows: Sequence[int], errors: Array, ties: Mapping[int, Mapping[Tie, Sides]]) -> list[int]:
-        """Keep what brought a row nearer; returns the rows for which something was kept."""
-        better = []
-        for index, row in enumerate(rows):
-            self._left[row] -= 1
-            tie, code = self._queues[row].pop(0)
-            if self._is_nearer(errors[index], self.errors[row]):
-                self._turned[row][tie] = code
-                self.ties[row] += 1
-                self.errors[row] = errors[index]
-                self._learn(row, ties.get(index, {}))
-                better.append(row)
-        return better
-
-    def _learn(self, row: int, ties: Mapping[Tie, Sides]) -> None:
-        """Pin new ties to the side they took, and queue all: those just before the first difference come first."""
-        first = self._first(self.errors[row])
-        if first is None:
-            return
-        last = _PRODUCTS * first
-        known = self._known[row] = {**ties, **self._known[row]}
-        # A product is quantized before it is computed: the cache rows of a layer come from its first product.
-        usable = [tie for tie in known if tie.product <= last and tie not in self._turned[row]]
-        usable.sort(key=lambda tie: (tie.product <= last - _PRODUCTS, known[tie].distance))
-        self._queues[row] = [(tie, known[tie].other) for tie in usable]
-
-    def _is_nearer(self, new: Array, old: Array) -> bool:
-        """The first difference lies in a later layer, or is smaller than chance makes it."""
-        first, before = self._first(new), self._first(old)
-        assert before is not None
-        return first is None or first > before or (first == before and new[first] < _NEARER * old[first])
-
-    @staticmethod
-    def _first(errors: Array) -> int | None:
-        """Index of the first layer (L: the logits) that differs by more than noise; NaN logits were not given."""
-        differs = np.flatnonzero(errors > NOISE)
-        return int(differs[0]) if len(differs) else None
 
 
 def _by_token(rows: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -23,6 +23,9 @@ from helium_edge.targets.xnnpack.surgery import Piecework, piece_program, prolog
 
 Piece = tuple[dict[str, int], dict[str, int]]
 
+_HELD = 128
+"""Calls whose prologue is kept while they go from layer to layer; no caller takes more through at once."""
+
 
 class XnnpackDebug:
     """See `DebugProgram`.
@@ -142,6 +145,8 @@ class XnnpackDebug:
         key = tuple(call.tokens.tolist()), call.past_length
         if key in self._prologues:
             return self._prologues[key]
+        if len(self._prologues) >= _HELD:
+            self._prologues.clear()
         wanted = self._computed()
         if self._prologue is None:
             with tempfile.TemporaryDirectory(prefix="helium-edge-") as folder:
