@@ -318,9 +318,7 @@ class _Run:
         tell.stage("dequantize")
         with self._clock.running("loading"):
             arithmetic = arithmetic_of(self._bundle.manifest.target.name, self._recipe, self._weights.plan)
-            self._yardstick = Yardstick(
-                self._weights, arithmetic, runner.cache_len, self._scales, self._tracer()
-            )
+            self._yardstick = Yardstick(self._weights, arithmetic, runner.cache_len, self._scales, self._tracer())
         tell.stage("compare", tokens, "tokens")
         self._comparison = Comparison(
             runner, reference, windows, self._recipe.gates, self._bundle.manifest.prefill_len,

@@ -119,7 +119,8 @@ class Tracer:
         heads = buffer.reshape(self._config.num_key_value_heads, -1, self._config.head_dim)
         if self._scales is None:
             return heads
-        return heads.astype(np.float32) * self._scales.side(layer, side)[:, None].numpy()
+        real: Array = heads.astype(np.float32) * self._scales.side(layer, side)[:, None].numpy()
+        return real
 
 
 def _keep(found: dict[int, Tensor], number: int, rows: int, values: Array, chain: _Chain) -> None:

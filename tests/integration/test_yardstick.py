@@ -89,8 +89,8 @@ def test_ties_are_why_rows_differ(int4: Exported) -> None:
     plain = compare(Yardstick(int4.store, arithmetic(int4), CACHE_LEN), found)
     off = plain.worst > NOISE
     assert 0 < off.mean() < 0.2
-    assert np.all(traced.ties[off] > 0)
-    assert traced.ties.max() <= 3
+    assert traced.worst[off].max() <= NOISE
+    assert 0 < traced.ties.max() <= 3
 
 
 def test_the_trace_is_what_the_runtime_had(int4: Exported) -> None:
@@ -160,7 +160,9 @@ def test_a_flip_is_followed_at_a_tie_alone(int4: Exported, distance: float, expl
     """The yardstick stands `distance` past the middle, the runtime has rounded down all the same."""
     ledger = Ledger()
     layer = EmulatedLinear(torch.eye(2 * BLOCK), None, PerBlock(BLOCK), ledger, PRODUCT)
-    own = planted(torch.randn((4, 2 * BLOCK), generator=torch.Generator().manual_seed(0)), distance)
+    own = torch.randn((4, 2 * BLOCK), generator=torch.Generator().manual_seed(0))
+    own[:, 0] = 9.0  # what sets the scale is no tie
+    own = planted(own, distance)
     before = layer(own)
     ledger.traced = {PRODUCT: planted(own, -TIE / 4)}
     ledger.ties = torch.zeros(4, dtype=torch.int64)
