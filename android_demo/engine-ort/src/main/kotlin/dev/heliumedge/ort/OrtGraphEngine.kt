@@ -27,11 +27,14 @@ public data class OrtOptions(val threads: Int = 0, val spinning: Boolean = false
  *
  * Sessions are opened from the path, never from bytes, so that the weights are mapped and not copied to the heap; each
  * graph's session is opened at its first use, because every session packs the weights in memory once more.
+ *
+ * @param version Of the library. The binding tells its own, which in an app is the same.
  */
 public class OrtGraphEngine(
     private val bundle: BundleFolder,
     options: OrtOptions = OrtOptions(),
     private val allocator: BufferAllocator = BufferAllocator.Direct,
+    version: (OrtEnvironment) -> String = { it.version },
 ) : GraphEngine {
     private val environment: OrtEnvironment
     private val sessionOptions: OrtSession.SessionOptions
@@ -51,9 +54,10 @@ public class OrtGraphEngine(
         }
         environment = named("start") { OrtEnvironment.getEnvironment(OrtLoggingLevel.ORT_LOGGING_LEVEL_ERROR) }
         manifest.runtimeMinVersion?.let { oldest ->
-            if (isOlder(environment.version, oldest)) {
+            val found = version(environment)
+            if (isOlder(found, oldest)) {
                 throw WrongRuntimeException(
-                    "${manifest.name} needs ONNX Runtime $oldest or newer, this app has ${environment.version}",
+                    "${manifest.name} needs ONNX Runtime $oldest or newer, this app has $found",
                     "Update the app, or export with a recipe without kv_cache: int8.",
                 )
             }
