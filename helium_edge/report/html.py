@@ -38,10 +38,9 @@ _GATES = {
     "max_logit_error": "Largest logit error",
     "median_error": "Error of the median token",
     "worst_error": "Error of the worst token",
-    "unexplained": "Tokens off without a rounding tie",
     "kld_beyond_l2": "Mean KLD beyond that of L2",
 }
-_SHARES = ("top1", "unexplained")
+_SHARES = ("top1",)
 
 
 def require_html() -> None:
