@@ -35,8 +35,15 @@ def map_rows(work: Callable[[slice], Result], rows: int, columns: int) -> list[R
         if min(threads, len(chunks)) < 2:
             return [work(chunk) for chunk in chunks]
         pool = ThreadPoolExecutor(threads, thread_name_prefix="rows")
+        # The mode belongs to a thread, and outside it a tensor that was made inside cannot be written.
+        inference = torch.is_inference_mode_enabled()
+
+        def work_alike(chunk: slice) -> Result:
+            with torch.inference_mode(inference):
+                return work(chunk)
+
         try:
-            return list(pool.map(work, chunks))
+            return list(pool.map(work_alike, chunks))
         finally:
             pool.shutdown(cancel_futures=True)
     finally:

@@ -109,3 +109,19 @@ def test_unknown_method_suggests_the_closest() -> None:
     with pytest.raises(RecipeError) as caught:
         find_method("gguf")
     assert caught.value.hint == "allowed: mse, rtn"
+
+
+@pytest.mark.parametrize("inference", [False, True])
+@pytest.mark.parametrize("method", METHODS)
+def test_neither_threads_nor_inference_mode_matter(method: str, inference: bool) -> None:
+    weight = (torch.randn(700, 2560) * 0.3).bfloat16()
+    threads, found = torch.get_num_threads(), []
+    try:
+        for count in (1, 3):
+            torch.set_num_threads(count)
+            with torch.inference_mode(inference):
+                found.append(METHODS[method](weight, G32))
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(found[0].codes, found[1].codes)
+    assert torch.equal(found[0].scales, found[1].scales)
