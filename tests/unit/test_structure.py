@@ -172,7 +172,7 @@ def test_exit_codes_are_those_of_the_readme() -> None:
         for _, found in inspect.getmembers(errors, inspect.isclass)
         if issubclass(found, errors.HeliumEdgeError)
     }
-    assert listed == codes | {errors.EXIT_OK, errors.EXIT_INTERRUPTED}
+    assert listed == codes | {errors.EXIT_OK, errors.EXIT_INTERRUPTED, errors.EXIT_TERMINATED}
 
 
 # -- what is under version control
