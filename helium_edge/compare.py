@@ -49,25 +49,21 @@ from helium_edge.parity.greedy import Prompt, first_words
 from helium_edge.parity.head_graph import SHORT_TEXTS, compare_graph
 from helium_edge.parity.heads import HeadReport, ReferenceHead, compare_heads, text_lengths
 from helium_edge.parity.layer_table import LayerTable
-from helium_edge.parity.localise import localise
+from helium_edge.parity.localise import LOCALISED, localise
 from helium_edge.parity.oracle import OracleReport
 from helium_edge.parity.oracle_optimum import AgreementMeter, optimum_runner, require_optimum
 from helium_edge.parity.text import MIN_WINDOW_LEN
-from helium_edge.parity.trace import Tracer
+from helium_edge.parity.trace import Tracer, open_tracer
 from helium_edge.parity.yardstick import has_few_ties
 from helium_edge.quant import QuantizedStore
 from helium_edge.recipe import Recipe
 from helium_edge.runtime.runner import Runner
 from helium_edge.runtime.tokenizer import Tokenizer
-from helium_edge.targets import load_target
 
 FULL_WINDOW = 256
 """Tokens of one conversation."""
 
 BUILT_IN = "built-in, six languages"
-
-LOCALISED = ("onnx", "xnnpack")
-"""Targets whose graphs can be run in pieces."""
 
 OracleName = Literal["optimum"]
 
@@ -396,14 +392,8 @@ class _Run:
 
     def _tracer(self) -> Tracer | None:
         """Tells what the runtime rounds, where the graphs can be run in pieces, and few rows need it."""
-        manifest = self._bundle.manifest
-        target = manifest.target.name
-        if target not in LOCALISED or not has_few_ties(self._weights.config):
-            return None
-        return Tracer(
-            lambda: load_target(target).debug(self._bundle, static=self._static),
-            self._weights.config, manifest.prefill_len, manifest.cache_len, self._scales,
-        )  # fmt: skip
+        few = self._bundle.manifest.target.name in LOCALISED and has_few_ties(self._weights.config)
+        return open_tracer(self._bundle, self._weights.config, self._scales, static=self._static) if few else None
 
     def _limits(self) -> GraphLimits:
         assert self._yardstick is not None

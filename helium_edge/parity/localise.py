@@ -31,6 +31,9 @@ from helium_edge.signature import Phase
 from helium_edge.targets import load_target
 from helium_edge.targets.debug import Array, DebugCall, DebugProgram
 
+LOCALISED = ("onnx", "xnnpack")
+"""Targets whose graphs can be run in pieces."""
+
 CHUNK, STEPS = 12, 3
 """Most tokens of a chunk, and decode steps."""
 

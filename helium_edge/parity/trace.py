@@ -16,10 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from helium_edge.bundle import Bundle
 from helium_edge.config import ModelConfig
 from helium_edge.model.kv_cache import KvScales, Side
 from helium_edge.parity.rollout import Step
 from helium_edge.signature import Phase
+from helium_edge.targets import load_target
 from helium_edge.targets.debug import Array, DebugCall, DebugProgram
 
 PRODUCTS = ("input_layernorm", "attention", "post_attention_layernorm", "activation")
@@ -130,3 +132,12 @@ def _keep(found: dict[int, Tensor], number: int, rows: int, values: Array, chain
     for index, row in chain.wanted:
         if only is None or row == only:
             found[number][index] = torch.from_numpy(np.array(values[0 if only is not None else row], np.float32))
+
+
+def open_tracer(bundle: Bundle, config: ModelConfig, scales: KvScales | None, *, static: bool) -> Tracer:
+    """The tracer of a bundle; `static` as its runner was opened."""
+    manifest = bundle.manifest
+    programs = load_target(manifest.target.name)
+    return Tracer(
+        lambda: programs.debug(bundle, static=static), config, manifest.prefill_len, manifest.cache_len, scales
+    )
