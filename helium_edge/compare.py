@@ -62,7 +62,6 @@ from helium_edge.runtime.tokenizer import Tokenizer
 
 FULL_WINDOW = 256
 """Tokens of one conversation."""
-
 BUILT_IN = "built-in, six languages"
 
 OracleName = Literal["optimum"]
