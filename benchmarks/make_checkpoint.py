@@ -13,8 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import resource
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +24,7 @@ from safetensors.torch import save_file
 from helium_edge.checkpoint import open_checkpoint
 from helium_edge.checkpoint.weight_map import expected_tensors
 from helium_edge.config import ModelConfig
+from helium_edge.memory import peak_rss_bytes
 from helium_edge.presets import PRESETS
 
 SHARD_BYTES = 512 << 20
@@ -112,10 +111,9 @@ def main() -> None:
     total = write_weights(config, given.folder, given.seed)
     write_tokenizer(given.folder, config.vocab_size)
     (given.folder / "config.json").write_text(json.dumps({**data, "dtype": "bfloat16"}, indent=2) + "\n")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     print(
         f"{given.folder}: {config.num_parameters / 1e9:.2f} billion parameters, {total / 1e9:.2f} GB in "
-        f"{time.perf_counter() - started:.0f} s, at most {peak / 1e9:.2f} GB of memory"
+        f"{time.perf_counter() - started:.0f} s, at most {peak_rss_bytes() / 1e9:.2f} GB of memory"
     )
 
 

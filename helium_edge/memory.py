@@ -22,6 +22,11 @@ _PR_SET_THP_DISABLE, _PR_GET_THP_DISABLE = 41, 42
 
 def peak_rss_bytes() -> int:
     """Largest resident memory of this process so far, mapped files included."""
+    try:
+        lines = _STATUS.read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM:"))
+    except (OSError, ValueError, StopIteration):
+        pass  # not Linux; there, getrusage would begin with the peak of the process that started this one
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 

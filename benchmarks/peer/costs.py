@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -13,6 +14,20 @@ from pathlib import Path
 from typing import Any
 
 POLL_SECONDS = 0.05
+# A process starts with the peak of the one that forked it, so a small one stands between: it starts the command,
+# waits, and writes what it took to a pipe. Its own some ten megabytes are the least that can be told.
+_LAUNCHER = """
+import json, os, subprocess, sys
+pipe, command = int(sys.argv[1]), sys.argv[2:]
+try:
+    process = subprocess.Popen(command)
+except OSError as error:
+    os.write(pipe, json.dumps({"error": error.strerror}).encode())
+    sys.exit(127)
+_, status, usage = os.wait4(process.pid, 0)
+cost = {"code": os.waitstatus_to_exitcode(status), "cpu": usage.ru_utime + usage.ru_stime, "peak": usage.ru_maxrss}
+os.write(pipe, json.dumps(cost).encode())
+"""
 
 
 @dataclass(frozen=True)
@@ -48,32 +63,43 @@ def run_command(command: Sequence[str], output: Path, environment: Mapping[str, 
         CommandFailed: It failed, or could not be started.
     """
     started = time.perf_counter()
-    with log.open("wb") as stream:
-        try:
-            process = subprocess.Popen(
-                command, env=dict(environment), stdout=stream, stderr=stream, start_new_session=True
-            )
-        except OSError as error:
-            raise CommandFailed(f"{command[0]}: {error.strerror}") from error
-        peak = [0]
-        done = threading.Event()
-        watcher = threading.Thread(target=_watch, args=(process.pid, done, peak))
-        watcher.start()
-        _, status, usage = os.wait4(process.pid, 0)
-        done.set()
-        watcher.join()
-    process.returncode = os.waitstatus_to_exitcode(status)
-    wall = time.perf_counter() - started
-    if process.returncode != 0:
-        raise CommandFailed(_last_line(log) or f"ended with code {process.returncode}")
-    unit = 1 if sys.platform == "darwin" else 1024
+    told = _launch(command, environment, log)
+    if "error" in told:
+        raise CommandFailed(f"{command[0]}: {told['error']}")
+    if told["code"] != 0:
+        raise CommandFailed(_last_line(log) or f"ended with code {told['code']}")
     return Cost(
-        wall_seconds=wall,
-        cpu_seconds=usage.ru_utime + usage.ru_stime,
-        resident_bytes=usage.ru_maxrss * unit,
-        anonymous_bytes=peak[0] or None,
+        wall_seconds=time.perf_counter() - started,
+        cpu_seconds=told["cpu"],
+        resident_bytes=told["peak"] * (1 if sys.platform == "darwin" else 1024),
+        anonymous_bytes=told["anonymous"] or None,
         written_bytes=size_of(output),
     )
+
+
+def _launch(command: Sequence[str], environment: Mapping[str, str], log: Path) -> dict[str, Any]:
+    """What the launcher tells of the command, and the anonymous memory of its group."""
+    read_end, write_end = os.pipe()
+    launcher = [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(write_end), *command]
+    peak = [0]
+    done = threading.Event()
+    with log.open("wb") as stream, os.fdopen(read_end, "rb") as report:
+        process = subprocess.Popen(
+            launcher,
+            env=dict(environment),
+            stdout=stream,
+            stderr=stream,
+            start_new_session=True,
+            pass_fds=[write_end],
+        )
+        os.close(write_end)
+        watcher = threading.Thread(target=_watch, args=(process.pid, done, peak))
+        watcher.start()
+        code = process.wait()
+        done.set()
+        watcher.join()
+        text = report.read()  # the command does not inherit the pipe, so this ends
+    return {**(json.loads(text) if text else {"code": code}), "anonymous": peak[0]}
 
 
 def size_of(path: Path) -> int:
