@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -220,3 +221,14 @@ def test_a_changed_byte_is_refused_unless_the_user_insists(cli: Cli, bundle: Pat
         assert (code, out) == (3, "")
         assert "README.md" in err
     assert cli("generate", copy, "x", "--max-new-tokens", "2", "--unverified")[0] == 0
+
+
+def test_hard_linked_weights_end_in_one_line(cli: Cli, bundle: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(bundle, copy)
+    (tmp_path / "second").hardlink_to(copy / "weights.bin")
+    for options in ((), ("--unverified",)):
+        code, out, err = cli("parity", copy, "--tokens", "50", *options)
+        assert (code, out) == (3, "")
+        assert "hard link" in err
+        assert "internal" not in err

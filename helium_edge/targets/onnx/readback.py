@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from helium_edge.config import ModelConfig
+from helium_edge.documents import first_line
 from helium_edge.errors import BundleError
 from helium_edge.model.kv_cache import KvScales
 from helium_edge.model.weights import EMBEDDING, FINAL_NORM, HEAD, layer_name
@@ -111,8 +112,7 @@ def _open(path: Path, config: ModelConfig) -> Anatomy:
     try:
         model = ir.load(path)
     except Exception as error:  # protobuf's and onnx' errors have no common base
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise BundleError(f"{path.name}: not readable as an ONNX graph: {first}") from error
+        raise BundleError(f"{path.name}: not readable as an ONNX graph: {first_line(error)}") from error
     return dissect(model, config, path.name)
 
 
@@ -143,9 +143,15 @@ def _read(value: ir.Value) -> Tensor:
     tensor = value.const_value
     if tensor is None:
         raise BundleError(f"{value.name} is not a constant")
-    if tensor.dtype in (ir.DataType.INT4, ir.DataType.UINT4):
-        return torch.frombuffer(bytearray(tensor.tobytes()), dtype=torch.uint8)
-    return torch.from_numpy(tensor.numpy().copy())
+    try:
+        if tensor.dtype in (ir.DataType.INT4, ir.DataType.UINT4):
+            return torch.frombuffer(bytearray(tensor.tobytes()), dtype=torch.uint8)
+        return torch.from_numpy(tensor.numpy().copy())
+    except (OSError, ValueError) as error:  # a link, or too short: only bundles that nobody verified come this far
+        raise BundleError(
+            f"{value.name}: its weights are not readable: {first_line(error)}",
+            hint="copy the bundle, which breaks hard links, or export it again",
+        ) from error
 
 
 def _read_linear(linear: Linear) -> StoredCodes | Tensor:
