@@ -59,8 +59,9 @@ def main() -> None:
         folder = Path(scratch)
         for source in sources(given, folder):
             for method in given.method or ["mse"]:
-                costs.append(export(source, given, method, folder))
-                print(f"{costs[-1]}", flush=True)
+                for run in (True, False) if given.no_run else (True,):
+                    costs.append(export(source, given, method, folder, run=run))
+                    print(f"{costs[-1]}", flush=True)
             if given.genai:
                 costs.append(genai(source, given.genai, folder))
                 print(f"{costs[-1]}", flush=True)
@@ -79,6 +80,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--recipe", default="onnx-int4")
     parser.add_argument("--target", help="target of the recipe, where it has several")
     parser.add_argument("--method", choices=["rtn", "mse"], action="append", help="repeatable; default mse")
+    parser.add_argument("--no-run", action="store_true", help="also make every export without running the result")
     parser.add_argument("--genai", type=Path, metavar="PYTHON", help="interpreter that has onnxruntime-genai")
     parser.add_argument("--scratch", type=Path, help="folder for checkpoints and bundles, some gigabytes")
     parser.add_argument("--out", type=Path, default=HERE / "results" / "export")
@@ -103,7 +105,7 @@ def sources(given: argparse.Namespace, folder: Path) -> list[Path]:
     return [*found, *given.checkpoint]
 
 
-def export(source: Path, given: argparse.Namespace, method: str, folder: Path) -> Cost:
+def export(source: Path, given: argparse.Namespace, method: str, folder: Path, *, run: bool) -> Cost:
     """One export by our own command."""
     recipe = load_recipe(given.recipe)
     file = folder / "recipe.yaml"
@@ -113,9 +115,8 @@ def export(source: Path, given: argparse.Namespace, method: str, folder: Path) -
     out = folder / "bundle"
     command = [sys.executable, "-m", "helium_edge.cli.main", "export", str(source), "--recipe", str(file),
                "--no-verify", "-o", str(out)]  # fmt: skip
-    return watch(
-        f"{recipe.name}, {method}", source, [*command, *(["--target", given.target] if given.target else [])], out
-    )
+    command += [*(["--target", given.target] if given.target else []), *([] if run else ["--no-run"])]
+    return watch(f"{recipe.name}, {method}{'' if run else ', not run'}", source, command, out)
 
 
 def genai(source: Path, python: Path, folder: Path) -> Cost:
@@ -200,8 +201,9 @@ def document(given: argparse.Namespace, costs: list[Cost]) -> str:
 {datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d}, {platform.machine()}, {threads} processors, Python \
 {platform.python_version()}; made by `{words}`.
 
-Without the comparison (`--no-verify`), with the golden trace: the finished graphs are run. GB are 10^9 bytes;
-memory is the most seen at any moment, of each kind by itself; written is a multiple of the result.
+Without the comparison (`--no-verify`). Where it does not say "not run" (`--no-run`), the graphs are run for the
+golden trace. GB are 10^9 bytes; memory is the most seen at any moment, of each kind by itself; written is a
+multiple of the result.
 
 | export | layers | input GB | result GB | wall s | CPU s | anonymous GB | mapped GB | together GB | written |
 |---|---:|---:|---:|---:|---:|---:|---:|---:|---:|

@@ -83,6 +83,13 @@ def export(
     no_verify: Annotated[
         bool, typer.Option("--no-verify", help="Publish without comparing with the original model.")
     ] = False,
+    no_run: Annotated[
+        bool,
+        typer.Option(
+            "--no-run",
+            help="Publish without running the result at all, on a machine that has too little memory for it.",
+        ),
+    ] = False,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -107,7 +114,7 @@ def export(
     chosen = override(recipe, target or (), cache_len=cache_len, prefill_len=prefill_len)
     if dry_run or output is None:
         recipes = list(pipeline.split(chosen).values())
-        plans = [pipeline.plan(checkpoint, single, revision=revision) for single in recipes]
+        plans = [pipeline.plan(checkpoint, single, revision=revision, run=not no_run) for single in recipes]
         if as_json:
             shown = [
                 _views.plan_document(plan, checkpoint, single) for plan, single in zip(plans, recipes, strict=True)
@@ -130,6 +137,7 @@ def export(
                 revision=revision,
                 force=force,
                 verify=not no_verify,
+                run=not no_run,
                 store=store,
                 calibration=calibration,
                 threads=threads,
@@ -148,7 +156,7 @@ def export(
         _console.document(documents[0] if len(documents) == 1 else {"bundles": documents})
     else:
         for result, folder in zip(results, folders, strict=True):
-            _show(result, folder)
+            _show(result, folder, ran=not no_run)
     manifest = results[0].manifest
     if manifest.head is None:
         _console.next_step("generate", folders[0], manifest.golden.prompt if manifest.golden else "Edge AI")
@@ -174,7 +182,7 @@ def _document(result: ExportResult) -> dict[str, Any]:
     }
 
 
-def _show(result: ExportResult, folder: Path) -> None:
+def _show(result: ExportResult, folder: Path, *, ran: bool) -> None:
     from helium_edge.parity import ParityReport
 
     from ._head_view import show_head_parity
@@ -197,7 +205,9 @@ def _show(result: ExportResult, folder: Path) -> None:
     )
     for warning in result.warnings:
         _console.note(f"warning: {warning}")
-    if result.parity is None:
+    if not ran:
+        _console.line("parity: neither run nor compared with the original (--no-run)")
+    elif result.parity is None:
         _console.line("parity: not compared with the original (--no-verify)")
 
 

@@ -126,6 +126,7 @@ def export(  # noqa: PLR0913 - an argument per option of the command
     revision: str | None = None,
     force: bool = False,
     verify: bool = True,
+    run: bool = True,
     store: Path | None = None,
     calibration: Path | None = None,
     threads: int = 0,
@@ -140,6 +141,8 @@ def export(  # noqa: PLR0913 - an argument per option of the command
         revision: Of a Hub id.
         force: Replace an existing bundle.
         verify: Compare with the original before publishing; needs the extra `reference`.
+        run: Run what was built, which `verify` needs, and keep a golden trace. It holds the weights as the runtime
+            does, where building holds one of them at a time.
         store: Folder that keeps the scales that were found for later exports; by default they lie beside `out`
             while the export runs, and an interrupted one takes them up again.
         calibration: Text for the scales of an int8 KV cache; None is the built-in one.
@@ -154,6 +157,7 @@ def export(  # noqa: PLR0913 - an argument per option of the command
         ResourceError: Out of disk space or memory.
     """
     started, tell = time.perf_counter(), progress or Silent()
+    verify = verify and run
     if verify:
         require_reference()
     tell.stage("read checkpoint")
@@ -176,12 +180,14 @@ def export(  # noqa: PLR0913 - an argument per option of the command
         tell.stage("quantize and write", sum(sizes.values()), "tensor bytes")
         graphs = target.build(weights, recipe, writer.folder, lambda name: tell.advance(sizes[name], name), scales)
         write_companions(checkpoint, writer.folder)
+        writer.start_hashing()
         tell.stage("describe")
         manifest = describe(checkpoint, recipe, target, graphs, weights, section)
-        run = _run_decoder if manifest.head is None else _run_head
-        manifest, report = run(
-            Bundle(writer.folder, manifest), checkpoint if verify else None, weights, recipe, threads, tell
-        )
+        report: ParityReport | HeadReport | None = None
+        if run:
+            run_it = _run_decoder if manifest.head is None else _run_head
+            built = Bundle(writer.folder, manifest)
+            manifest, report = run_it(built, checkpoint if verify else None, weights, recipe, threads, tell)
         if report is not None:
             if not report.passed:
                 raise _parity_error(recipe.name, report)
@@ -268,6 +274,7 @@ def export_all(  # noqa: PLR0913 - an argument per option of the command
     revision: str | None = None,
     force: bool = False,
     verify: bool = True,
+    run: bool = True,
     store: Path | None = None,
     calibration: Path | None = None,
     threads: int = 0,
@@ -289,7 +296,7 @@ def export_all(  # noqa: PLR0913 - an argument per option of the command
             bundle = out if len(recipes) == 1 else out / name
             results.append(
                 export(
-                    source, single, bundle, revision=revision, force=force, verify=verify, store=folder,
+                    source, single, bundle, revision=revision, force=force, verify=verify, run=run, store=folder,
                     calibration=calibration, threads=threads, progress=progress,
                 )
             )  # fmt: skip
@@ -305,7 +312,7 @@ def split(recipe: Recipe) -> dict[str, Recipe]:
     }
 
 
-def plan(source: str, recipe: Recipe, *, revision: str | None = None) -> ExportPlan:
+def plan(source: str, recipe: Recipe, *, revision: str | None = None, run: bool = True) -> ExportPlan:
     """Say what `export` would do, writing nothing; raises as it does.
 
     The source may also be the name of a preset, a shape without weights; a folder of that name is preferred.
@@ -322,11 +329,11 @@ def plan(source: str, recipe: Recipe, *, revision: str | None = None) -> ExportP
     # One weight at a time: the original's pages, codes as int8, and their packed form. Then all of them as the
     # runtime holds them; of the cache, only the slots of the golden trace are touched.
     building = 4 * largest + target.build_memory(config, recipe, weights)
-    host = _BASE_BYTES + max(building, phone["weights"] + phone["activations"])
+    running = phone["weights"] + phone["activations"] if run else 0
     return ExportPlan(
         weights=weights,
         files=target.plan(config, recipe, weights),
-        host_bytes=host,
+        host_bytes=_BASE_BYTES + max(building, running),
         verify_bytes=_BASE_BYTES + 4 * config.num_parameters + sum(phone.values()),
         phone_bytes=phone,
         cache_len=recipe.shapes.cache_len,

@@ -20,10 +20,10 @@ from types import TracebackType
 from typing import final
 
 from helium_edge.bundle import durable
+from helium_edge.bundle.listing import FileListing
 from helium_edge.bundle.manifest import MANIFEST_NAME, Manifest, check_manifest
-from helium_edge.bundle.sections import PATH_PATTERN, FileEntry
 from helium_edge.bundle.verify import scan_folder, verify_bundle
-from helium_edge.errors import BundleError, HeliumEdgeError, ResourceError, UsageError
+from helium_edge.errors import HeliumEdgeError, ResourceError, UsageError
 
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)})
 _DISK = frozenset({errno.EIO, errno.EROFS, errno.ENODEV, errno.ENXIO})
@@ -93,6 +93,7 @@ class BundleWriter:
         self._lock: int | None = None
         self._new_parents: list[Path] = []
         self._needed: int | None = None
+        self._listing: FileListing | None = None
 
     @property
     def folder(self) -> Path:
@@ -100,6 +101,12 @@ class BundleWriter:
         if self._partial is None:
             raise HeliumEdgeError("BundleWriter.folder is only there inside its with block")
         return self._partial
+
+    @property
+    def _files(self) -> FileListing:
+        if self._listing is None:
+            self._listing = FileListing(self.folder)
+        return self._listing
 
     def __enter__(self) -> BundleWriter:
         self._target = check_output(self._out, force=self._force)
@@ -132,6 +139,11 @@ class BundleWriter:
         if nbytes > free:
             raise self._no_space(free)
 
+    def start_hashing(self) -> None:
+        """Begin with the checksums of the large files, which nothing changes any more, in another thread."""
+        with self._os_errors():
+            self._files.start()
+
     def publish(self, manifest: Manifest) -> Path:
         """List and hash the files, write the manifest, verify everything by reading it back, and rename.
 
@@ -148,7 +160,7 @@ class BundleWriter:
         """
         folder = self.folder
         with self._os_errors():
-            manifest = manifest.with_files(_file_entries(folder))
+            manifest = manifest.with_files(self._files.entries())
             check_manifest(manifest)
             durable.write_file(folder / MANIFEST_NAME, manifest.to_json().encode("utf-8"))
             for name in (*scan_folder(folder).folders, "."):
@@ -264,21 +276,6 @@ class BundleWriter:
             f"{self._out}: no space left for the bundle: {needed}{free} are free in {self._target.parent}",
             hint="free some space, or write to another disk",
         )
-
-
-def _file_entries(folder: Path) -> list[FileEntry]:
-    """Hash every file, and bring it to the disk."""
-    content = scan_folder(folder)
-    odd = next(iter(content.odd), None)
-    if odd is not None:
-        raise BundleError(f"{odd}; a bundle holds plain files only")
-    entries = []
-    for path in content.files:
-        if len(path) > 255 or not re.fullmatch(PATH_PATTERN, path):
-            raise BundleError(f"{path!r} is no name for a file of a bundle", hint=f"allowed: {PATH_PATTERN}")
-        size, sha256 = durable.hash_file(folder / path, sync=True)
-        entries.append(FileEntry(path=path, bytes=size, sha256=sha256))
-    return entries
 
 
 def _shown(out: Path) -> str:

@@ -16,15 +16,19 @@ from dataclasses import dataclass
 
 import torch
 
+from helium_edge.quant.scratch import scratch
 from helium_edge.recipe import Scheme
 
 SMALLEST_SCALE = 2.0**-126
 """Smallest normal number, the same in float32 and bfloat16."""
 
+_SAFE_SCALE = 2.0**40
+"""Squares of weights with scales between this and its inverse stay within the range of float32, summed as well."""
+
 _LARGEST_BF16 = (2.0 - 2.0**-7) * 2.0**127
 
-CHUNK_ELEMENTS = 1 << 17
-"""Weights worked on at a time by a thread: 512 KiB of float32 and its temporaries stay in cache."""
+CHUNK_ELEMENTS = 1 << 18
+"""Weights worked on at a time by a thread: 1 MiB of float32. In smaller chunks, threads wait for each other."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,27 +153,36 @@ def absmax_scales(groups: torch.Tensor, scheme: Scheme) -> tuple[torch.Tensor, t
 
 
 def round_to_codes(
-    groups: torch.Tensor, scales: torch.Tensor, zero_points: torch.Tensor | None, scheme: Scheme
-) -> tuple[torch.Tensor, ErrorSums]:
+    groups: torch.Tensor,
+    scales: torch.Tensor,
+    zero_points: torch.Tensor | None,
+    scheme: Scheme,
+    out: torch.Tensor,
+) -> ErrorSums:
     """Round weights to the nearest code, ties to even, clamped to the code range; and measure what that costs.
 
     Args:
-        groups: (N, G, g) float32.
+        groups: (N, G, g) float32, contiguous.
         scales: (N, G) float32, positive.
         zero_points: (N, G) float32 whole numbers, or None.
         scheme: The numeric format.
+        out: (N, G, g) int8, where the codes go.
 
     Returns:
-        (N, G, g) int8, and the sums of these rows.
+        The sums of these rows.
     """
-    ratios = groups / scales.unsqueeze(-1)
-    codes = torch.round(ratios)
+    ratios = torch.div(groups, scales.unsqueeze(-1), out=scratch("ratios", groups.shape))
+    codes = torch.round(ratios, out=scratch("codes", groups.shape))
     if zero_points is not None:
         codes += zero_points.unsqueeze(-1)
-    integers = codes.clamp_(*code_range(scheme)).to(torch.int8)
+    out.copy_(codes.clamp_(*code_range(scheme)))
     if zero_points is not None:
         codes -= zero_points.unsqueeze(-1)
-    return integers, error_sums(ratios, codes, scales)
+    largest = float(scales.max())
+    if not 1 / _SAFE_SCALE < largest < _SAFE_SCALE:  # NaN as well
+        return error_sums(ratios, codes, scales)
+    noise = codes.sub_(ratios).mul_(scales.unsqueeze(-1)).view(-1)
+    return ErrorSums(float(torch.dot(noise, noise)), float(torch.dot(groups.view(-1), groups.view(-1))))
 
 
 def dequantize(weight: QuantizedWeight) -> torch.Tensor:

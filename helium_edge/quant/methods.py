@@ -22,6 +22,7 @@ from helium_edge.quant.affine import (
 )
 from helium_edge.quant.parallel import map_rows
 from helium_edge.quant.scale_search import search_scales
+from helium_edge.quant.scratch import scratch
 from helium_edge.recipe import Scheme
 
 ChooseScales = Callable[[torch.Tensor, Scheme, "torch.Tensor | None"], "tuple[torch.Tensor, torch.Tensor | None]"]
@@ -115,10 +116,10 @@ def _round_rows(
     zero_points = None if scheme.symmetric else torch.empty(rows, groups, dtype=torch.int8)
 
     def work(chunk: slice) -> ErrorSums:
-        block = weight[chunk].to(torch.float32).contiguous().view(-1, groups, columns // groups)
+        part = weight[chunk]
+        block = scratch("block", part.shape).copy_(part).view(-1, groups, columns // groups)
         chosen, zeros = choose(chunk, block)
-        integers, sums = round_to_codes(block, chosen, zeros, scheme)
-        codes[chunk] = integers.view(-1, columns)
+        sums = round_to_codes(block, chosen, zeros, scheme, codes[chunk].view(block.shape))
         scales[chunk] = chosen
         if zero_points is not None and zeros is not None:
             zero_points[chunk] = zeros.to(torch.int8)

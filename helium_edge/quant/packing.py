@@ -27,6 +27,7 @@ import torch
 from torch.nn.functional import pad
 
 from helium_edge.quant.affine import QuantizedWeight
+from helium_edge.quant.parallel import map_rows
 from helium_edge.recipe import Scheme
 
 
@@ -56,8 +57,18 @@ def unpack_nibbles(data: torch.Tensor, count: int) -> torch.Tensor:
 
 
 def pack_codes(codes: torch.Tensor, scheme: Scheme) -> torch.Tensor:
-    """Pack codes (..., K) int8 into the layout `codes`, (..., K*bits/8) uint8; an odd K of int4 is padded."""
-    values = codes.view(torch.uint8)
+    """Pack codes (N, K) int8 into the layout `codes`, (N, K*bits/8) uint8; an odd K of int4 is padded."""
+    rows, columns = codes.shape
+    packed = torch.empty(rows, -(-columns * scheme.bits // 8), dtype=torch.uint8)
+
+    def work(chunk: slice) -> None:
+        packed[chunk] = _pack_rows(codes[chunk].view(torch.uint8), scheme)
+
+    map_rows(work, rows, columns)
+    return packed
+
+
+def _pack_rows(values: torch.Tensor, scheme: Scheme) -> torch.Tensor:
     if scheme.bits == 8:
         return values ^ 0x80
     return pack_nibbles(values + 8 if scheme.symmetric else values)

@@ -11,7 +11,8 @@ from __future__ import annotations
 import torch
 
 from helium_edge.quant.affine import absmax_scales, code_range, round_scales
-from helium_edge.recipe import Scheme
+from helium_edge.quant.scratch import scratch
+from helium_edge.recipe import GROUP_SIZES, Scheme
 
 # Factors on the absmax scale. Measured on Gaussian and Student-t5 weights in groups of 32 to 128: the best factor
 # lies between 0.69 and 1.25 for all but 1 % of int4 groups; int8 channels gain nothing below 0.7.
@@ -26,7 +27,11 @@ _ROUNDING_MARGIN = 1e-3
 
 
 class _Judge:
-    """Measures candidate scales for M groups of weights, in two buffers that stay in cache.
+    """Measures candidate scales for M groups of weights, in buffers that stay in cache.
+
+    Groups lie side by side, (g, M): what is done with each weight and the scale of its group then runs along M,
+    and sums over a group add whole rows, in the same order whatever the processor and the chunk. A channel,
+    of which a chunk has only a few, stays as it is, (M, K).
 
     Args:
         groups: (M, g) float32, contiguous.
@@ -42,15 +47,19 @@ class _Judge:
         zero_points: torch.Tensor | None,
         importance: torch.Tensor | None,
     ) -> None:
+        self._beside = groups.shape[1] in GROUP_SIZES
+        if self._beside:
+            groups = scratch("beside", groups.shape[::-1]).copy_(groups.t())
+            importance = None if importance is None else importance.t()
         self._groups = groups
         self._importance = importance
-        self._low, self._high = groups.amin(dim=-1), groups.amax(dim=-1)
+        axis = 0 if self._beside else 1
+        self._low, self._high = groups.amin(dim=axis), groups.amax(dim=axis)
         # Smallest and largest code minus zero point.
         self._range = code_range
         ends = [torch.tensor(float(end)) for end in code_range]
         self._first, self._last = ends if zero_points is None else [end - zero_points for end in ends]
-        self._ratios = torch.empty_like(groups)
-        self._codes = torch.empty_like(groups)
+        self._ratios, self._codes = scratch("ratios", groups.shape), scratch("codes", groups.shape)
 
     def errors(self, scales: torch.Tensor, out: torch.Tensor, *, clamp: bool = True) -> None:
         """Write the squared error of each group (M,), in squared units of its scale."""
@@ -58,7 +67,7 @@ class _Judge:
         squares = codes.sub_(ratios).square_()
         if self._importance is not None:
             squares.mul_(self._importance)
-        torch.sum(squares, dim=-1, out=out)
+        out.copy_(self._sum(squares))
 
     def least_squares(self, scales: torch.Tensor) -> torch.Tensor:
         """The scales (M,), not yet rounded, that fit best the codes which `scales` leads to."""
@@ -68,8 +77,8 @@ class _Judge:
         if self._importance is not None:
             products.mul_(self._importance)
             squares.mul_(self._importance)
-        total = squares.sum(dim=-1)
-        return torch.where(total > 0, scales * (products.sum(dim=-1) / total), scales)
+        total = self._sum(squares)
+        return torch.where(total > 0, scales * (self._sum(products) / total), scales)
 
     def needs_clamp(self, scales: torch.Tensor) -> list[bool]:
         """Whether any weight rounds to more than the last code, for each row of scales (C, M)."""
@@ -89,13 +98,27 @@ class _Judge:
 
     def _round(self, scales: torch.Tensor, *, clamp: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
         """Weights in units of the scale, and their codes minus the zero point; both valid until the next call."""
-        torch.div(self._groups, scales.unsqueeze(-1), out=self._ratios)
+        torch.div(self._groups, self._spread(scales), out=self._ratios)
         codes = torch.round(self._ratios, out=self._codes)
         if clamp and self._first.dim():
-            torch.clamp(codes, self._first.unsqueeze(-1), self._last.unsqueeze(-1), out=codes)
+            torch.clamp(codes, self._spread(self._first), self._spread(self._last), out=codes)
         elif clamp:
             codes.clamp_(*self._range)
         return self._ratios, codes
+
+    def _spread(self, values: torch.Tensor) -> torch.Tensor:
+        """Values of groups (M,), to be combined with their weights."""
+        return values if self._beside else values.unsqueeze(-1)
+
+    def _sum(self, weights: torch.Tensor) -> torch.Tensor:
+        """Sums over each group (M,), in halves; the argument is used up."""
+        if not self._beside:
+            return weights.sum(dim=1)
+        half = len(weights) // 2
+        while half:
+            weights[:half] += weights[half : 2 * half]
+            half //= 2
+        return weights[0]
 
 
 def search_scales(

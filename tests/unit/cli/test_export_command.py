@@ -67,7 +67,7 @@ def test_options_have_their_defaults(cli: Cli, calls: list[dict[str, Any]]) -> N
     assert calls == [
         {
             "source": "helium-tiny", "recipe": load_recipe("onnx-int4"), "out": Path("tiny"), "revision": None,
-            "force": False, "verify": True, "store": None, "calibration": None, "threads": 0,
+            "force": False, "verify": True, "run": True, "store": None, "calibration": None, "threads": 0,
         }
     ]  # fmt: skip
     assert "bundle:  tiny, 5.57 MB in" in out
@@ -89,7 +89,7 @@ def test_options_reach_the_pipeline(cli: Cli, calls: list[dict[str, Any]], tmp_p
     (call,) = calls
     recipe = call.pop("recipe")
     assert call == {
-        "source": "org/name", "out": Path("x"), "revision": "v1", "force": True, "verify": False,
+        "source": "org/name", "out": Path("x"), "revision": "v1", "force": True, "verify": False, "run": True,
         "store": Path("s"), "calibration": Path("c.txt"), "threads": 2,
     }  # fmt: skip
     assert (recipe.shapes.prefill_len, recipe.shapes.cache_len) == (64, 512)
@@ -97,6 +97,12 @@ def test_options_reach_the_pipeline(cli: Cli, calls: list[dict[str, Any]], tmp_p
         "onnx-int4-portable"
     )
     assert "not compared with the original" in out
+
+
+def test_not_run(cli: Cli, calls: list[dict[str, Any]]) -> None:
+    code, _, _ = cli("export", "helium-tiny", "--recipe", "onnx-int4", "-o", "tiny", "--no-run")
+    assert code == 0
+    assert calls[0]["run"] is False
 
 
 def test_json_document(cli: Cli, calls: list[dict[str, Any]]) -> None:
