@@ -23,7 +23,7 @@ import torch.nn.functional as F  # noqa: N812 - the field's spelling
 from torch import Tensor
 
 from helium_edge.config import ModelConfig
-from helium_edge.model.parts import DenseParts, Parts, WeightSource
+from helium_edge.model.parts import CodedRows, DenseParts, Parts, WeightSource
 from helium_edge.model.rope import apply_rope, rope_tables
 from helium_edge.model.weights import FINAL_NORM, head_name, layer_name
 
@@ -128,10 +128,11 @@ class DecoderStack(torch.nn.Module):
             token_ids: (T,) int64.
             rope: See `Rope`.
             masks: Additive masks over the past, (1, S), and over the new tokens, (G * T, T).
-            past: key and value of each layer in turn, each (Hkv, S, D).
+            past: key and value of each layer in turn, each (Hkv, S, D); int8 where parts make `CodedRows`.
 
         Returns:
-            Hidden states (T, C) before the final norm, and the new key and value rows, each (Hkv, T, D).
+            Hidden states (T, C) before the final norm, and the new key and value rows, each (Hkv, T, D), of the
+            type of `past`.
         """
         x = self.embedding(token_ids)
         new: list[Tensor] = []
@@ -216,13 +217,28 @@ class DecoderLayer(torch.nn.Module):
         Query head h reads key-value head h // G, so heads fold into (Hkv, G * T, D) without a copy of keys.
         """
         tokens, kv_heads, dim = query.shape[1], self.config.num_key_value_heads, self.config.head_dim
+        keys, values = self.key_rows, self.value_rows
+        if isinstance(keys, CodedRows):
+            query = query * keys.factor
         query = query.reshape(kv_heads, -1, dim) * (1.0 / math.sqrt(dim))  # CoreML widens a division to float32
-        on_new = torch.bmm(query, new[0].transpose(1, 2)) + masks[1]
+        on_new = torch.bmm(query, _columns(keys, new[0])) + masks[1]
         if past is None or masks[0] is None:
-            out = torch.bmm(torch.softmax(on_new, dim=-1), new[1])
+            out = torch.bmm(torch.softmax(on_new, dim=-1), _numbers(values, new[1]))
         else:
-            on_past = torch.bmm(query, past[0].transpose(1, 2)) + masks[0]
+            on_past = torch.bmm(query, _columns(keys, past[0])) + masks[0]
             weights = torch.softmax(torch.cat((on_past, on_new), dim=-1), dim=-1)
             slots = past[0].shape[1]
-            out = torch.bmm(weights[..., :slots], past[1]) + torch.bmm(weights[..., slots:], new[1])
-        return out.view(-1, tokens, dim).transpose(0, 1).reshape(tokens, -1)
+            out = torch.bmm(weights[..., :slots], _numbers(values, past[1]))
+            out = out + torch.bmm(weights[..., slots:], _numbers(values, new[1]))
+        out = out.view(-1, tokens, dim).transpose(0, 1).reshape(tokens, -1)
+        return out * values.factor if isinstance(values, CodedRows) else out
+
+
+def _columns(rows: torch.nn.Module | None, keys: Tensor) -> Tensor:
+    """Keys (Hkv, S, D) of a cache as float32 columns, (Hkv, D, S)."""
+    return rows.read_columns(keys) if isinstance(rows, CodedRows) else keys.transpose(1, 2)
+
+
+def _numbers(rows: torch.nn.Module | None, values: Tensor) -> Tensor:
+    """Values (Hkv, S, D) of a cache as float32."""
+    return rows.read(values) if isinstance(rows, CodedRows) else values

@@ -3,13 +3,15 @@
 The decoder says what is computed; `Parts` says what carries the numbers: float32 matrices here, integers in a
 target that knows the operators of its runtime.
 
-Shapes: T tokens of this call, K / N input and output channels, C hidden_size, V vocabulary.
+Shapes: T tokens of this call, K / N input and output channels, C hidden_size, V vocabulary, S cache slots,
+H / Hkv query / key-value heads, D head_dim.
 
 Source: transformers modeling_helium.py (HeliumRMSNorm).
 """
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -50,7 +52,10 @@ class Parts(Protocol):
         ...
 
     def cache_rows(self, layer: int, side: Side) -> torch.nn.Module | None:
-        """A module (Hkv, T, D) -> (Hkv, T, D): what new rows become in the cache; None where they stay."""
+        """A module (Hkv, T, D) -> (Hkv, T, D): what new rows become in the cache; None where they stay.
+
+        `CodedRows` where the cache holds their codes, and the decoder takes and returns those.
+        """
         ...
 
 
@@ -82,6 +87,31 @@ class DenseParts:
     def cache_rows(self, layer: int, side: Side) -> torch.nn.Module | None:  # noqa: ARG002
         """See `Parts.cache_rows`: float32 rows stay as they are."""
         return None
+
+
+class CodedRows(torch.nn.Module, abc.ABC):
+    """One side of a layer's int8 cache, where the graph itself turns rows into codes and reads codes.
+
+    Attention runs on the codes as they are: what they are worth is multiplied into the queries (scales of keys)
+    and into the result (scales of values), and not into every slot of the cache.
+
+    Attributes:
+        factor: Of keys (H, 1, D), for the queries; of values (H * D,), for the result of attention.
+    """
+
+    factor: Tensor
+
+    @abc.abstractmethod
+    def forward(self, rows: Tensor) -> Tensor:
+        """Rows (Hkv, T, D) float32 to codes, int8."""
+
+    @abc.abstractmethod
+    def read(self, codes: Tensor) -> Tensor:
+        """Codes (Hkv, S, D) as float32 numbers from -128 to 127."""
+
+    @abc.abstractmethod
+    def read_columns(self, codes: Tensor) -> Tensor:
+        """The same, transposed to (Hkv, D, S)."""
 
 
 class Embedding(torch.nn.Module):

@@ -242,3 +242,34 @@ def wrong_table(
             name, layer, graph, "constant", int(wrong.sum()), wrong.numel(), float(delta.max()), first, said
         )
     ]
+
+
+def wrong_scales(
+    name: str, layer: int, graph: str, found: Tensor | None, expected: Tensor, other: Tensor
+) -> list[WeightDifference]:
+    """The difference, if any, of the scales of an int8 cache in a graph from those that were calibrated.
+
+    Args:
+        name: Of the scales.
+        layer: Their layer.
+        graph: File or method.
+        found: As many as `expected`, of any shape; None when the graph has none.
+        expected: What they must be, bit for bit.
+        other: Those of the other side of the cache.
+    """
+    if found is None or found.dtype != expected.dtype or found.numel() != expected.numel():
+        said = "the graph has no such scales" if found is None else f"{found.dtype} {tuple(found.shape)}"
+        return [WeightDifference(name, layer, graph, "shape", diagnosis=said)]
+    found = found.reshape(expected.shape)
+    wrong = found != expected  # NaN is never right
+    if not bool(wrong.any()):
+        return []
+    ratio = found[wrong].double() / expected[wrong].double()
+    said = ""
+    if torch.equal(found, other):
+        said = "these are the scales of the other side of the cache"
+    elif int(wrong.sum()) == 1:
+        said = f"one scale changed, to {float(ratio[0]):.4g} times itself"
+    first = tuple(int(index) for index in wrong.nonzero()[0])
+    largest = float((ratio - 1).abs().max())
+    return [WeightDifference(name, layer, graph, "scales", int(wrong.sum()), wrong.numel(), largest, first, said)]

@@ -20,7 +20,8 @@ Values by name, T tokens of the call, all without a batch dimension:
 | norm | `residual`, `delta` | `norm` (R, C) |
 | lm_head | `norm` (T, C) | `logits` (R, V) |
 
-`residual` and `delta` are `sum2` and `down_proj` of the layer before, or the embedding. R is T or 1.
+`residual` and `delta` are `sum2` and `down_proj` of the layer before, or the embedding. R is T or 1. An int8
+cache, its new rows included, is given and returned as the real values of its codes.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from helium_edge.model.kv_cache import HIGHEST, LOWEST, KvScales, Side
 from helium_edge.signature import Phase
 
 Array = npt.NDArray[Any]
@@ -106,3 +108,20 @@ def join_parts(values: dict[str, Array], name: str) -> None:
     """Undo `split_parts`."""
     parts = sorted(key for key in values if key.startswith(f"{name}."))
     values[name] = np.concatenate([values.pop(key) for key in parts], axis=-1)
+
+
+def rows_of_codes(codes: Array, scales: KvScales | None, layer: int, side: Side) -> Array:
+    """Rows of a cache as real values, (Hkv, R, D) float32; as they are where it is not quantized."""
+    if scales is None:
+        return codes
+    real: Array = codes.astype(np.float32) * scales.side(layer, side)[:, None].numpy()
+    return real
+
+
+def codes_of_rows(rows: Array, scales: KvScales | None, layer: int, side: Side) -> Array:
+    """The inverse, int8; exact for rows that were codes."""
+    if scales is None:
+        return rows
+    scale = scales.side(layer, side)[:, None].numpy()
+    codes: Array = np.clip(np.rint(rows / scale), LOWEST, HIGHEST).astype(np.int8)
+    return codes

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from helium_edge.model.kv_cache import SIDES, KvScales, scale_name
-from helium_edge.targets.artifact import WeightDifference
+from helium_edge.targets.artifact import WeightDifference, wrong_scales
 from helium_edge.targets.onnx.contrib import INT8_CACHE
 
 _SCALE_INPUTS = (12, 13)
@@ -35,7 +35,7 @@ def wrong_cache(node: ir.Node, layer: int, file: str, scales: KvScales | None) -
             name, expected = scale_name(layer, side), scales.side(layer, side)
             tensor = _read(node, index)
             other = scales.side(layer, "value" if side == "key" else "key")
-            found += _compare(name, layer, file, tensor, expected, other)
+            found += wrong_scales(name, layer, file, tensor, expected, other)
     return found
 
 
@@ -48,24 +48,3 @@ def _read(node: ir.Node, index: int) -> Tensor | None:
     if value is None or value.const_value is None:
         return None
     return torch.from_numpy(value.const_value.numpy().copy())
-
-
-def _compare(
-    name: str, layer: int, file: str, tensor: Tensor | None, expected: Tensor, other: Tensor
-) -> list[WeightDifference]:
-    if tensor is None or tensor.dtype != expected.dtype or tensor.numel() != expected.numel():
-        said = "the graph has no such scales" if tensor is None else f"{tensor.dtype} {tuple(tensor.shape)}"
-        return [WeightDifference(name, layer, file, "shape", diagnosis=said)]
-    found = tensor.reshape(expected.shape)
-    wrong = found != expected  # NaN is never right
-    if not bool(wrong.any()):
-        return []
-    ratio = found[wrong].double() / expected[wrong].double()
-    said = ""
-    if torch.equal(found, other):
-        said = "these are the scales of the other side of the cache"
-    elif int(wrong.sum()) == 1:
-        said = f"one scale changed, to {float(ratio[0]):.4g} times itself"
-    first = tuple(int(index) for index in wrong.nonzero()[0])
-    largest = float((ratio - 1).abs().max())
-    return [WeightDifference(name, layer, file, "scales", int(wrong.sum()), wrong.numel(), largest, first, said)]

@@ -11,7 +11,7 @@ import onnxruntime as ort
 
 from helium_edge.config import ModelConfig
 from helium_edge.errors import BundleError
-from helium_edge.model.kv_cache import HIGHEST, LOWEST, SIDES, KvScales, Side
+from helium_edge.model.kv_cache import SIDES, KvScales
 from helium_edge.signature import (
     INPUT_IDS,
     LAST_INDEX,
@@ -22,7 +22,15 @@ from helium_edge.signature import (
     past_name,
     present_name,
 )
-from helium_edge.targets.debug import Array, DebugCall, Values, join_parts, split_parts
+from helium_edge.targets.debug import (
+    Array,
+    DebugCall,
+    Values,
+    codes_of_rows,
+    join_parts,
+    rows_of_codes,
+    split_parts,
+)
 from helium_edge.targets.onnx.anatomy import Anatomy, dissect
 
 _FOLDER_OPTION = "session.model_external_initializers_file_folder_path"
@@ -182,22 +190,8 @@ class OnnxDebug:
             whole = found[kind].reshape(self._config.num_key_value_heads, -1, self._config.head_dim)
             if self._cache.update == "in_place":
                 whole = whole[:, call.past_length : call.past_length + rows]
-            found[kind] = self._from_cache(whole, index, kind)
+            found[kind] = rows_of_codes(whole, self._scales, index, kind)
         return found
-
-    def _from_cache(self, rows: Array, layer: int, side: Side) -> Array:
-        """Rows of the cache as real values, (Hkv, R, D)."""
-        if self._scales is None:
-            return rows
-        real: Array = rows.astype(np.float32) * self._scales.side(layer, side)[:, None].numpy()
-        return real
-
-    def _to_cache(self, rows: Array, layer: int, side: Side) -> Array:
-        """The inverse, as a buffer of the graph; exact for rows that came from one."""
-        if self._scales is not None:
-            scale = self._scales.side(layer, side)[:, None].numpy()
-            rows = np.clip(np.rint(rows / scale), LOWEST, HIGHEST).astype(self._cache.dtype)
-        return rows.reshape(self._cache.shape)
 
     def end(self, call: DebugCall, values: Values, *, cut: bool) -> dict[str, Array]:
         """See `DebugProgram.end`."""
@@ -232,7 +226,8 @@ class OnnxDebug:
         if past is not None:
             index, buffers = past
             for side, buffer in zip(SIDES, buffers, strict=True):
-                feeds[past_name(index, side)] = self._to_cache(buffer, index, side)
+                codes = codes_of_rows(buffer, self._scales, index, side)
+                feeds[past_name(index, side)] = codes.reshape(self._cache.shape)
         feeds |= {f"in.{name}": np.ascontiguousarray(value[None], np.float32) for name, value in values.items()}
         wanted = {value.name for value in session.get_inputs()}
         try:

@@ -13,11 +13,20 @@ from torch import Tensor
 
 from helium_edge.config import ModelConfig
 from helium_edge.errors import BundleError
+from helium_edge.model.kv_cache import SIDES, KvScales
 from helium_edge.runtime.executorch_library import load_runtime
 from helium_edge.runtime.pte_file import PteFile
 from helium_edge.runtime.quiet import quiet
 from helium_edge.signature import Phase
-from helium_edge.targets.debug import Array, DebugCall, Values, join_parts, split_parts
+from helium_edge.targets.debug import (
+    Array,
+    DebugCall,
+    Values,
+    codes_of_rows,
+    join_parts,
+    rows_of_codes,
+    split_parts,
+)
 from helium_edge.targets.xnnpack.anatomy import Anatomy, Delegate, dissect, inputs_of
 from helium_edge.targets.xnnpack.surgery import Piecework, piece_program, prologue_program
 
@@ -36,18 +45,28 @@ class XnnpackDebug:
         config: The model.
         phase: Of the method.
         width: Its token slots.
+        scales: Of an int8 cache; None where the cache is not quantized.
 
     Raises:
         BundleError: The file is not readable, or the method is not built as ours are.
         MissingDependencyError: executorch is not installed.
     """
 
-    def __init__(self, path: Path, method: str, config: ModelConfig, phase: Phase, width: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        method: str,
+        config: ModelConfig,
+        phase: Phase,
+        width: int,
+        scales: KvScales | None = None,
+    ) -> None:
         self.graph = method
         self.phases: tuple[Phase, ...] = (phase,)
         self.width: int | None = width
         self._tokens = width
         self._config = config
+        self._scales = scales
         self._anatomy = dissect(PteFile(path), method, config)
         self._delegate = self._anatomy.delegate
         self._runtime = load_runtime("localisation of an ExecuTorch bundle")
@@ -76,9 +95,13 @@ class XnnpackDebug:
         split_parts(feeds, "qkv", [product.rows for product in layer.qkv])
         split_parts(feeds, "gate_up", [product.rows for product in layer.gate_up])
         pieces = layer_pieces(self._anatomy, index)
-        key, value = self._pasts[2 * index : 2 * index + 2]
-        given = {key: torch.from_numpy(past[0]), value: torch.from_numpy(past[1])}
+        given = {
+            buffer: torch.from_numpy(codes_of_rows(rows, self._scales, index, side))
+            for side, buffer, rows in zip(SIDES, self._pasts[2 * index : 2 * index + 2], past, strict=True)
+        }
         found = self._run(("layer", index, cut), pieces, call, feeds, given)
+        for side in SIDES:
+            found[side] = rows_of_codes(found[side], self._scales, index, side)
         found.setdefault("sum1", values["residual"])  # the first layer adds nothing
         join_parts(found, "qkv")
         join_parts(found, "gate_up")

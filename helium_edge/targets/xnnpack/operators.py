@@ -4,7 +4,8 @@ A quantized projection is written as its meaning: activations quantized per toke
 product. XNNPACK recognises the pattern and takes the codes and scales as they are; run by torch, it is the exact
 emulation of that kernel. The operators are registered by `lowering.load_exporter`.
 
-Shapes: T tokens, K / N input and output channels, G groups of a row, V vocabulary, C hidden_size.
+Shapes: T tokens, K / N input and output channels, G groups of a row, V vocabulary, C hidden_size,
+Hkv key-value heads, S cache slots, D head_dim.
 
 Source: torchao quant_primitives (choose_qparams_affine, quantize_affine, dequantize_affine), XNNPACK's
 qd8-f32-qb4w and qd8-f32-qc8w kernels.
@@ -17,6 +18,8 @@ import torch.nn.functional as F  # noqa: N812 - the field's spelling
 from torch import Tensor
 
 from helium_edge.errors import HeliumEdgeError
+from helium_edge.model.kv_cache import Side
+from helium_edge.model.parts import CodedRows
 from helium_edge.quant import QuantizedWeight
 from helium_edge.quant.packing import embedding_4bit_weight
 
@@ -83,6 +86,49 @@ class QuantizedEmbedding(torch.nn.Module):
         else:
             rows = library.embedding_4bit(self.codes, self.scales, None, *_INT4, token_ids)
         return rows
+
+
+class Int8Rows(CodedRows):
+    """Rows of an int8 cache: code = row * (1 / scale), rounded half to even and clamped.
+
+    The operators have a scale of 1, of which XNNPACK makes conversions between float32 and int8: it has none with
+    a scale for each channel.
+
+    Args:
+        scale: (Hkv, D) float32, positive.
+        side: Of the cache.
+        group: Query heads of one key-value head.
+    """
+
+    inverse: Tensor
+
+    def __init__(self, scale: Tensor, side: Side, group: int) -> None:
+        super().__init__()
+        factor = scale.repeat_interleave(group, dim=0)
+        self.register_buffer("inverse", scale.reciprocal()[:, None])
+        self.register_buffer("factor", factor[:, None] if side == "key" else factor.view(-1))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """See `CodedRows.forward`."""
+        return _quantize(rows * self.inverse)
+
+    def read(self, codes: Tensor) -> Tensor:
+        """See `CodedRows.read`."""
+        numbers: Tensor = torch.ops.quantized_decomposed.dequantize_per_tensor(codes, 1.0, 0, *_INT8, torch.int8)
+        return numbers
+
+    def read_columns(self, codes: Tensor) -> Tensor:
+        """See `CodedRows.read_columns`.
+
+        Spelt so that codes are transposed, a byte each, and converted after that. XNNPACK's workspace for a
+        product with the transpose of converted numbers grows with S * S: 1.35 GB for 20 heads and 4096 slots.
+        """
+        return self.read(_quantize(self.read(codes).transpose(1, 2)))
+
+
+def _quantize(numbers: Tensor) -> Tensor:
+    codes: Tensor = torch.ops.quantized_decomposed.quantize_per_tensor(numbers, 1.0, 0, *_INT8, torch.int8)
+    return codes
 
 
 def check_weight(weight: QuantizedWeight) -> None:

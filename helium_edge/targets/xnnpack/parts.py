@@ -8,10 +8,11 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from helium_edge.model.kv_cache import KvScales, Side
 from helium_edge.model.parts import DenseParts, Embedding, Linear, stacked_bias
 from helium_edge.model.weights import EMBEDDING
 from helium_edge.quant import QuantizedStore, QuantizedWeight
-from helium_edge.targets.xnnpack.operators import QuantizedEmbedding, QuantizedLinear, check_weight
+from helium_edge.targets.xnnpack.operators import Int8Rows, QuantizedEmbedding, QuantizedLinear, check_weight
 
 Matrix = QuantizedWeight | Tensor
 """A quantized matrix, or (N, K) float32."""
@@ -26,12 +27,16 @@ class StoreParts(DenseParts):
     Args:
         store: The weights.
         on_weight: Called with the name of each matrix once it is taken over.
+        scales: Of an int8 cache; None where the cache is not quantized.
     """
 
-    def __init__(self, store: QuantizedStore, on_weight: Callable[[str], None]) -> None:
+    def __init__(
+        self, store: QuantizedStore, on_weight: Callable[[str], None], scales: KvScales | None = None
+    ) -> None:
         super().__init__(store.config, store)
         self._store = store
         self._on_weight = on_weight
+        self._scales = scales
         self._keys = DistinctBiases()
 
     def embedding(self) -> torch.nn.Module:
@@ -54,6 +59,14 @@ class StoreParts(DenseParts):
         for name in names:
             self._on_weight(name)
         return parts[0] if len(parts) == 1 else SideBySide(parts)
+
+    def cache_rows(self, layer: int, side: Side) -> torch.nn.Module | None:
+        """See `Parts.cache_rows`."""
+        if self._scales is None:
+            return None
+        config = self._store.config
+        group = config.num_attention_heads // config.num_key_value_heads
+        return Int8Rows(self._scales.side(layer, side), side, group)
 
     def _product(self, names: Sequence[str], weights: Sequence[Matrix]) -> torch.nn.Module:
         bias = stacked_bias(self._store.config, self._store, names)

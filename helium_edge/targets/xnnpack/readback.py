@@ -11,6 +11,7 @@ from torch import Tensor
 
 from helium_edge.config import ModelConfig
 from helium_edge.errors import BundleError
+from helium_edge.model.kv_cache import KvScales
 from helium_edge.model.weights import EMBEDDING, FINAL_NORM, HEAD, layer_name, vector_names
 from helium_edge.quant.packing import read_embedding_4bit
 from helium_edge.recipe import Scheme
@@ -26,6 +27,7 @@ from helium_edge.targets.artifact import (
     wrong_table,
 )
 from helium_edge.targets.xnnpack.anatomy import Anatomy, Norm, Product, dissect, inputs_of
+from helium_edge.targets.xnnpack.cache_readback import wrong_cache
 
 
 class XnnpackArtifact(Artifact):
@@ -35,14 +37,18 @@ class XnnpackArtifact(Artifact):
         path: The `.pte`.
         methods: Its methods that compute.
         config: The model.
+        scales: That an int8 cache was calibrated to; None where the cache holds real values.
 
     Raises:
         BundleError: The file is not readable, or a method is not built as ours are.
         MissingDependencyError: executorch is not installed.
     """
 
-    def __init__(self, path: Path, methods: list[str], config: ModelConfig) -> None:
+    def __init__(
+        self, path: Path, methods: list[str], config: ModelConfig, scales: KvScales | None = None
+    ) -> None:
         super().__init__(config)
+        self._scales = scales
         pte = PteFile(path)
         self._methods = {method: dissect(pte, method, config) for method in methods}
         self._first = next(iter(self._methods.values()))
@@ -84,6 +90,7 @@ class XnnpackArtifact(Artifact):
                     found.append(WeightDifference(name, layer_of(name), method, "place", diagnosis=said))
         for method, anatomy in self._methods.items():
             found += _constants(anatomy, self.config, method)
+            found += wrong_cache(anatomy, self.config, self._scales)
         return found
 
 

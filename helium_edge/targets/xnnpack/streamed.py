@@ -30,6 +30,7 @@ from executorch.exir.passes import convert_constant_dim_order_pass
 from torch import Tensor
 
 from helium_edge.errors import HeliumEdgeError
+from helium_edge.model.kv_cache import KvScales
 from helium_edge.quant import QuantizedStore
 from helium_edge.quant.packing import pack_codes
 from helium_edge.targets.xnnpack.operators import QuantizedLinear, stored_scales
@@ -48,8 +49,10 @@ class StreamedParts(StoreParts):
         weights: What each stand-in stands for.
     """
 
-    def __init__(self, store: QuantizedStore, on_weight: Callable[[str], None]) -> None:
-        super().__init__(store, on_weight)
+    def __init__(
+        self, store: QuantizedStore, on_weight: Callable[[str], None], scales: KvScales | None = None
+    ) -> None:
+        super().__init__(store, on_weight, scales)
         self.weights: list[StreamedWeight] = []
 
     def _made(self, names: Sequence[str], matrix: Matrix, module: torch.nn.Module) -> None:

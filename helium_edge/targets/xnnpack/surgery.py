@@ -25,7 +25,7 @@ from helium_edge.targets.xnnpack.anatomy import NOTHING, VALUE_FIELDS, Delegate,
 _INPUT, _OUTPUT = 1, 2
 """XNNPACK's flags of external values."""
 _ALIGNMENT = 16
-_FLOAT = 6
+_INT8 = "xnn_datatype_qint8"
 
 
 class Piecework:
@@ -129,10 +129,18 @@ class Piecework:
 
     def dims(self, name: str) -> list[int]:
         """Shape of an input or output."""
-        value = self.inputs[name] if name in self.inputs else self._outputs[name]
-        union = self._values[value]["xvalue_union"]
-        dims: list[int] = union.get("tensor_value", union)["dims"]
+        dims: list[int] = self._tensor(name)["dims"]
         return dims
+
+    def is_codes(self, name: str) -> bool:
+        """Whether an input or output is int8, not float32."""
+        return bool(self._tensor(name)["datatype"] == _INT8)
+
+    def _tensor(self, name: str) -> dict[str, Any]:
+        value = self.inputs[name] if name in self.inputs else self._outputs[name]
+        union: dict[str, Any] = self._values[value]["xvalue_union"]
+        tensor: dict[str, Any] = union.get("tensor_value", union)
+        return tensor
 
     def finish(self) -> bytes:
         """The graph as a delegate's data; externals are the inputs and then the outputs."""
@@ -180,7 +188,7 @@ def piece_program(delegate: Delegate, work: Piecework, path: Path) -> None:
     """Write a program of one method, `forward`, that is one delegate made of pieces."""
     schema = importlib.import_module("executorch.exir.schema")
     names = [*work.inputs, *work.outputs]
-    values = [schema.EValue(val=_tensor(schema, work.dims(name))) for name in names]
+    values = [schema.EValue(val=_tensor(schema, work.dims(name), codes=work.is_codes(name))) for name in names]
     count = len(work.inputs)
     instruction = schema.Instruction(
         instr_args=schema.DelegateCall(delegate_index=0, args=list(range(len(names))))
@@ -225,9 +233,10 @@ def prologue_program(delegate: Delegate, outputs: list[int], inputs: list[int], 
     _write(program, {}, path)
 
 
-def _tensor(schema: Any, dims: list[int]) -> Any:
+def _tensor(schema: Any, dims: list[int], *, codes: bool) -> Any:
+    types = importlib.import_module("executorch.exir.scalar_type").ScalarType
     return schema.Tensor(
-        scalar_type=importlib.import_module("executorch.exir.scalar_type").ScalarType.FLOAT, storage_offset=0,
+        scalar_type=types.CHAR if codes else types.FLOAT, storage_offset=0,
         sizes=dims, dim_order=list(range(len(dims))), requires_grad=False, layout=0, data_buffer_idx=0,
         allocation_info=None, shape_dynamism=schema.TensorShapeDynamism.STATIC,
     )  # fmt: skip

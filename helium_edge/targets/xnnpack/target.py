@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from helium_edge.bundle import Bundle
+from helium_edge.bundle.kv_scales import read_kv_scales
 from helium_edge.config import ModelConfig
 from helium_edge.errors import RecipeError
 from helium_edge.model.kv_cache import KvScales
@@ -33,6 +34,8 @@ HEAD_FILE = f"{HEAD_STEM}.pte"
 # Measured: a layer of one method, and the rest of a method with the file's own share.
 _GRAPH_BYTES_PER_LAYER = 10_000
 _GRAPH_BYTES = 12_000
+_CACHE_GRAPH_BYTES_PER_LAYER = 2_500
+"""What an int8 cache adds to a layer of one method."""
 
 # Measured (docs/adr/0012): the exporter's libraries, its copies of the embedding, and a layer in one method.
 _EXPORTER_BYTES = 150 << 20
@@ -53,8 +56,6 @@ class XnnpackTarget:
         Raises:
             MissingDependencyError: executorch is not installed.
         """
-        if recipe.kv_cache == "int8":
-            raise RecipeError(f"recipe {recipe.name}: target xnnpack has no int8 KV cache yet: leave kv_cache out")
         require_executorch("an XNNPACK export")
         shapes = recipe.shapes
         if config.head == "language_model" and shapes.prefill_len >= shapes.cache_len:
@@ -77,14 +78,19 @@ class XnnpackTarget:
 
     def cache(self, config: ModelConfig, recipe: Recipe) -> CacheSpec:
         """See `Target.cache`."""
-        return cache_spec(config, recipe.shapes.cache_len, "append", batched=False)
+        return cache_spec(config, recipe.shapes.cache_len, "append", batched=False, dtype=recipe.kv_cache)
 
     def plan(self, config: ModelConfig, recipe: Recipe, weights: list[PlannedWeight]) -> list[tuple[str, int]]:
         """See `Target.plan`."""
         is_decoder = config.head == "language_model"
         methods = 1 + len(cache_buckets(recipe)) if is_decoder else 1
         tables = 4 * config.head_dim * recipe.shapes.cache_len
-        graphs = methods * (_GRAPH_BYTES_PER_LAYER * config.num_hidden_layers + _GRAPH_BYTES)
+        layer = _GRAPH_BYTES_PER_LAYER
+        if is_decoder and recipe.kv_cache == "int8":
+            layer += _CACHE_GRAPH_BYTES_PER_LAYER
+            # For the rows of keys and values, for queries and for the result of attention.
+            tables += 8 * (config.kv_size + config.hidden_size) * config.num_hidden_layers
+        graphs = methods * (layer * config.num_hidden_layers + _GRAPH_BYTES)
         return [
             (
                 PROGRAM_FILE if is_decoder else HEAD_FILE,
@@ -105,6 +111,9 @@ class XnnpackTarget:
             return {"weights": stored, "cache": 0, "activations": 4 * (rows * width + scores)}
         # Scores and their softmax, and the past keys transposed for the product.
         attention = 2 * config.num_attention_heads * (slots + rows) * rows + config.kv_size * slots
+        if recipe.kv_cache == "int8":
+            # Measured: keys or values of one layer as float32, and codes transposed.
+            attention += 7 * config.kv_size * slots // 4
         head_rows = rows if recipe.logits == "all" else 1
         cache = self.cache(config, recipe)
         shorter = cache_buckets(recipe)[:-1]
@@ -127,7 +136,7 @@ class XnnpackTarget:
         recipe: Recipe,
         folder: Path,
         on_weight: Callable[[str], None],
-        scales: KvScales | None = None,  # noqa: ARG002 - has no int8 cache
+        scales: KvScales | None = None,
     ) -> list[BuiltGraph]:
         """See `Target.build`.
 
@@ -138,7 +147,7 @@ class XnnpackTarget:
         from helium_edge.targets.xnnpack.streamed import StreamedParts, give_back_memory, streaming
 
         config = store.config
-        parts = StreamedParts(store, on_weight)
+        parts = StreamedParts(store, on_weight, scales)
         stack = build_stack(config, parts)
         signatures: dict[str, GraphSignature | HeadSignature]
         methods: dict[str, MethodModule | HeadModule]
@@ -164,14 +173,14 @@ class XnnpackTarget:
 
         del static  # all of its graphs are
         manifest = bundle.manifest
-        config = ModelConfig.from_file(bundle.path("config.json"))
+        config, scales = ModelConfig.from_file(bundle.path("config.json")), read_kv_scales(bundle)
         programs: list[DebugProgram] = []
         for graph in manifest.graphs:
             phase = graph.phase
             if phase == "classify" or graph.method is None or graph.cache_len != manifest.cache_len:
                 continue
             width = manifest.prefill_len if phase == "prefill" else 1
-            programs.append(XnnpackDebug(bundle.path(graph.file), graph.method, config, phase, width))
+            programs.append(XnnpackDebug(bundle.path(graph.file), graph.method, config, phase, width, scales))
         return programs
 
     def read_back(self, bundle: Bundle) -> Artifact:
@@ -181,7 +190,7 @@ class XnnpackTarget:
         graphs = bundle.manifest.graphs
         methods = [graph.method for graph in graphs if graph.method is not None]
         config = ModelConfig.from_file(bundle.path("config.json"))
-        return XnnpackArtifact(bundle.path(graphs[0].file), methods, config)
+        return XnnpackArtifact(bundle.path(graphs[0].file), methods, config, read_kv_scales(bundle))
 
     def _signatures(self, config: ModelConfig, recipe: Recipe) -> dict[str, GraphSignature]:
         """Signature of each method by name."""
