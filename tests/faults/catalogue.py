@@ -86,7 +86,7 @@ ONNX = (
     Fault("stale cache: rows of decode calls are lost", _KV8, "stale cache", "green red green any red"),
 )  # fmt: skip
 
-_XNNPACK = "xnnpack-int4"
+_XNNPACK, _XKV8 = "xnnpack-int4", "xnnpack-int4-kv8"
 
 XNNPACK = (
     Fault("nibbles swapped", _XNNPACK, "swapped nibbles", "red red green red red", (1, "o_proj")),
@@ -110,4 +110,18 @@ XNNPACK = (
     Fault("stale cache: rows of decode calls are lost", _XNNPACK, "stale cache", "green red green any red"),
     Fault("stale cache: a shorter method keeps the last conversation", "xnnpack-int4 with a bucket",
           "stale bucket", "green green green green red", checks=("second conversation",)),
+    # An int8 cache: scales stand in constants beside conversions of scale 1.
+    Fault("scales of keys and values swapped", _XKV8, "cache scales swapped", "red red green any red", (1, "key")),
+    Fault("the scale of one channel off by two", _XKV8, "cache scale off", "red red green any any", (1, "value")),
+    Fault("queries of one head without the scales of their keys", _XKV8, "key scales of a head lost",
+          "red red green any red", (1, "attention")),
+    Fault("scales of values of another layer", _XKV8, "value scales elsewhere", "red red green any red",
+          (1, "attention")),
+    Fault("the cache read by another scale", _XKV8, "cache read otherwise", "red red green any red",
+          (1, "attention")),
+    Fault("new rows rounded down, not to the nearest code", _XKV8, "rows rounded down", "red red green any red",
+          (0, "key"), exported=True),
+    Fault("cache written one slot off, by the host", _XKV8, "cache one slot off", "green red green any red",
+          checks=("own slots only",)),
+    Fault("stale cache: rows of decode calls are lost", _XKV8, "stale cache", "green red green any red"),
 )  # fmt: skip

@@ -24,4 +24,20 @@ def no_causal_mask() -> Iterator[None]:
         yield
 
 
-EXPORT_FAULTS: dict[str, Callable[[], object]] = {"padding leaks": no_causal_mask}
+@contextmanager
+def rows_rounded_down() -> Iterator[None]:
+    """XNNPACK: new rows of an int8 cache are cut off to the code below, where the nearest one is right."""
+    from helium_edge.targets.xnnpack import operators
+
+    def forward(self: operators.Int8Rows, rows: torch.Tensor) -> torch.Tensor:
+        return operators._quantize(torch.floor(rows * self.inverse))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(operators.Int8Rows, "forward", forward)
+        yield
+
+
+EXPORT_FAULTS: dict[str, Callable[[], object]] = {
+    "padding leaks": no_causal_mask,
+    "rows rounded down": rows_rounded_down,
+}

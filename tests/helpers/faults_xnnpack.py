@@ -12,10 +12,12 @@ import numpy.typing as npt
 import torch
 
 from helium_edge.config import ModelConfig
+from helium_edge.model.kv_cache import SIDES, Side
 from helium_edge.model.rope import restore_interleaved_rows, rope_tables
 from helium_edge.runtime.pte_file import PteFile
 from helium_edge.runtime.xnnpack_program import decode_delegate
 from helium_edge.targets.xnnpack.anatomy import Anatomy, Product, dissect
+from helium_edge.targets.xnnpack.cache_readback import scale_constants
 from helium_edge.targets.xnnpack.surgery import encode_delegate
 from tests.helpers.faults import WRONG_EPS, WRONG_THETA, swap_nibbles
 
@@ -203,6 +205,78 @@ def last_index_off(folder: Path, layer: int) -> None:
     _replace(folder, _kernel_constants(folder, "aten::eq"), lambda a: a + 1)
 
 
+# -- faults in the scales of an int8 cache
+
+
+def _cache_constants(folder: Path, layer: int, side: Side, *, inverse: bool) -> list[tuple[str, int]]:
+    """What new rows (`inverse`), or queries and the result of attention are multiplied by: method and value."""
+    places = []
+    for method in ("prefill", "decode"):
+        anatomy = _anatomy(folder, method)
+        argument = anatomy.delegate.argument(scale_constants(anatomy, layer)[0 if inverse else 1][side])
+        assert argument is not None
+        places.append((method, argument))
+    return places
+
+
+def _cache_constant(folder: Path, layer: int, side: Side, *, inverse: bool) -> Array:
+    (method, value), _ = _cache_constants(folder, layer, side, inverse=inverse)
+    delegate = _anatomy(folder, method).delegate
+    found = delegate.pte.constant(delegate.plan, value)
+    assert found is not None
+    return found.flatten().numpy()
+
+
+def cache_scales_swapped(folder: Path, layer: int) -> None:
+    """Keys are scaled as values, and values as keys."""
+    for inverse in (True, False):
+        keys, values = (_cache_constant(folder, layer, side, inverse=inverse) for side in SIDES)
+        for side, other in (("key", values), ("value", keys)):
+            places = _cache_constants(folder, layer, side, inverse=inverse)
+            _edit_once(folder, places, np.float32, lambda _, other=other: other)
+
+
+def cache_scale_off(folder: Path, layer: int) -> None:
+    """The scale of one channel of the values is half of what it should be, wherever it stands."""
+    config = ModelConfig.from_file(folder / "config.json")
+    group, dim = config.num_attention_heads // config.num_key_value_heads, config.head_dim
+
+    def edit(array: Array, heads: int, factor: float) -> Array:
+        array.reshape(-1, dim)[heads : 2 * heads, 5] *= np.float32(factor)
+        return array
+
+    for heads, factor in ((1, 2.0), (group, 0.5)):
+        places = _cache_constants(folder, layer, "value", inverse=factor > 1)
+        _edit_once(folder, places, np.float32, lambda a, heads=heads, factor=factor: edit(a, heads, factor))
+
+
+def key_scales_of_a_head_lost(folder: Path, layer: int) -> None:
+    """The queries of one head are not multiplied by the scales of its keys."""
+    dim = ModelConfig.from_file(folder / "config.json").head_dim
+
+    def edit(array: Array) -> Array:
+        array[-dim:] = 1
+        return array
+
+    _edit_once(folder, _cache_constants(folder, layer, "key", inverse=False), np.float32, edit)
+
+
+def value_scales_elsewhere(folder: Path, layer: int) -> None:
+    """The result of attention is multiplied by the scales of the layer before."""
+    other = _cache_constant(folder, layer - 1, "value", inverse=False)
+    _edit_once(folder, _cache_constants(folder, layer, "value", inverse=False), np.float32, lambda _: other)
+
+
+def cache_read_otherwise(folder: Path, layer: int) -> None:
+    """A code of the values counts half when the cache is read."""
+
+    def edit(method: str, parts: Anatomy, data: dict[str, Any]) -> None:
+        past = parts.delegate.plan.inputs[-2 * len(parts.layers) :][2 * layer + 1]
+        data["xvalues"][parts.delegate.value_of(past)]["xvalue_union"]["quant_params"]["scale"] = 0.5
+
+    rewrite(folder, edit)
+
+
 # -- faults in the graphs
 
 
@@ -249,5 +323,10 @@ XNNPACK_FAULTS: dict[str, Callable[[Path, int], None]] = {
     "last index off": last_index_off,
     "gate and up swapped": gate_up_swapped,
     "decode elsewhere": decode_elsewhere,
+    "cache scales swapped": cache_scales_swapped,
+    "cache scale off": cache_scale_off,
+    "key scales of a head lost": key_scales_of_a_head_lost,
+    "value scales elsewhere": value_scales_elsewhere,
+    "cache read otherwise": cache_read_otherwise,
 }
-"""By name; a fault that ONNX bundles have as well has the same name."""
+"""By name; a fault that ONNX bundles have as well has the same name. Faults of scales are for an int8 cache."""

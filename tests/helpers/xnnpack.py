@@ -12,6 +12,7 @@ import numpy as np
 from helium_edge.checkpoint import Checkpoint, open_checkpoint
 from helium_edge.model.decoder import HeliumDecoder
 from helium_edge.quant import QuantizedStore
+from helium_edge.quant.kv_calibration import calibrate
 from helium_edge.recipe import Recipe, load_recipe
 from helium_edge.runtime.executorch_runner import ExecutorchRunner
 from helium_edge.runtime.runner import Logits
@@ -20,6 +21,7 @@ from helium_edge.signature import DecoderSpec
 from helium_edge.targets.base import BuiltGraph
 from helium_edge.targets.xnnpack.parts import StoreParts
 from helium_edge.targets.xnnpack.target import XnnpackTarget
+from tests.helpers.exports import random_tokens
 
 PREFILL_LEN, CACHE_LEN = 8, 48
 
@@ -74,8 +76,12 @@ def export_xnnpack(source: Path | str, recipe: Recipe, folder: Path) -> XnnpackE
     store = QuantizedStore(checkpoint, recipe.quantization, folder.with_name(f"{folder.name}.store"))
     target = XnnpackTarget()
     target.check(config, recipe)
+    scales = None
+    if recipe.kv_cache == "int8":
+        texts = [random_tokens(64, config.vocab_size, seed) for seed in range(2)]
+        scales = calibrate(store, texts, texts, lambda _: None).scales
     ((file, planned),) = target.plan(config, recipe, store.plan)
-    graphs = target.build(store, recipe, folder, lambda _: None)
+    graphs = target.build(store, recipe, folder, lambda _: None, scales)
     spec = DecoderSpec(config.vocab_size, target.cache(config, recipe), recipe.shapes.prefill_len, recipe.logits)
     return XnnpackExport(folder / file, checkpoint, store, recipe, spec, graphs, planned)
 

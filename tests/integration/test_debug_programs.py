@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from helium_edge.bundle import open_runner
+from helium_edge.bundle.kv_scales import read_kv_scales
+from helium_edge.model.kv_cache import SIDES
 from helium_edge.targets import load_target
-from helium_edge.targets.debug import DebugCall
+from helium_edge.targets.debug import DebugCall, codes_of_rows
 from tests.helpers.bundles import CACHE_LEN, MODEL, Exported, bundle_recipe, export_bundle
 from tests.helpers.checkpoints import make_checkpoint
 from tests.helpers.exports import random_tokens
@@ -28,7 +30,9 @@ needs_executorch = pytest.mark.skipif(
         ("onnx-int4", False),
         ("onnx-int4", True),
         ("onnx-int4-portable", True),
+        ("onnx-int4-kv8", False),
         pytest.param("xnnpack-int4", True, marks=[needs_executorch, pytest.mark.slow]),
+        pytest.param("xnnpack-int4-kv8", True, marks=[needs_executorch, pytest.mark.slow]),
     ],
 )
 def test_the_stages_make_the_graph(recipe: str, static: bool, tmp_path: Path) -> None:
@@ -52,8 +56,12 @@ def test_the_stages_make_the_graph(recipe: str, static: bool, tmp_path: Path) ->
             for buffer, kind in zip(cache, ("key", "value"), strict=True):
                 buffer[:, past : past + len(tokens)] = found[kind][:, : len(tokens)]
         assert np.array_equal(program.end(call, values, cut=False)["logits"][-1], logits)
-    for ours, theirs in zip([buffer for cache in caches for buffer in cache], runner.cache_buffers, strict=True):
-        assert np.array_equal(ours[:, :6], theirs.reshape(ours.shape)[:, :6])
+    scales = read_kv_scales(bundle)
+    for number, theirs in enumerate(runner.cache_buffers):
+        ours, side = caches[number // 2][number % 2], SIDES[number % 2]
+        codes = codes_of_rows(ours, scales, number // 2, side)
+        assert codes.dtype == theirs.dtype
+        assert np.array_equal(codes[:, :6], theirs.reshape(ours.shape)[:, :6])
 
 
 def _empty(export: Exported) -> tuple[np.ndarray, np.ndarray]:

@@ -20,7 +20,7 @@ if importlib.util.find_spec("executorch") is None:
 from helium_edge.runtime.executorch_library import load_runtime
 from helium_edge.runtime.quiet import quiet
 from helium_edge.targets.xnnpack.lowering import _partitioner, load_exporter
-from helium_edge.targets.xnnpack.operators import QuantizedEmbedding, QuantizedLinear
+from helium_edge.targets.xnnpack.operators import Int8Rows, QuantizedEmbedding, QuantizedLinear
 from helium_edge.targets.xnnpack.parts import DistinctBiases
 
 Array = npt.NDArray[Any]
@@ -128,6 +128,44 @@ def test_embeddings_are_exact() -> None:
     _, method = lowered(modules, [ids] * len(modules), delegates=0)
     for weight, found in zip(weights, method([ids] * len(modules)), strict=True):
         assert torch.equal(found, dequantize(weight)[ids])
+
+
+class Columns(torch.nn.Module):
+    """What attention multiplies queries by."""
+
+    def __init__(self, rows: Int8Rows) -> None:
+        super().__init__()
+        self.rows = rows
+
+    def forward(self, codes: torch.Tensor) -> torch.Tensor:
+        return self.rows.read_columns(codes) * 2.0
+
+
+class Numbers(Columns):
+    """What attention weights are multiplied by."""
+
+    def forward(self, codes: torch.Tensor) -> torch.Tensor:
+        return self.rows.read(codes) * 2.0
+
+
+@pytest.mark.slow
+def test_rows_of_an_int8_cache_are_exact() -> None:
+    """Half to even, clamped, by the reciprocal of the scale of the channel; codes are read as their numbers."""
+    generator = torch.Generator().manual_seed(3)
+    scale = torch.rand(2, 32, generator=generator) * 0.09 + 0.01
+    rows = torch.randn(2, 9, 32, generator=generator) * torch.tensor([0.1, 1, 2, 5, 20, 1, 1, 1, 1])[:, None]
+    rows[:, 5] = (torch.arange(32) - 16.5) * scale  # ties, as far as float32 has them
+    rows[:, 6], rows[:, 7], rows[:, 8] = 1e30, -1e30, 0
+    codes = torch.randint(-128, 128, (2, 40, 32), generator=generator, dtype=torch.int8)
+    side = Int8Rows(scale, "key", 2)
+    inputs = [rows, codes, codes]
+    _, method = lowered([side, Columns(side), Numbers(side)], inputs, delegates=1)
+    new, columns, numbers = method(inputs)
+    exact = rows * (1 / scale)[:, None]
+    assert np.array_equal(new.numpy(), np.clip(np.rint(exact.numpy()), -128, 127).astype(np.int8))
+    assert {int(new[0, 6, 0]), int(new[0, 7, 0]), int(new[0, 8, 0])} == {127, -128, 0}
+    assert torch.equal(columns, codes.float().transpose(1, 2) * 2)
+    assert torch.equal(numbers, codes.float() * 2)
 
 
 def test_zero_points_are_refused() -> None:

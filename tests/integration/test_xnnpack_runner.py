@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from helium_edge.errors import BundleError, CacheFullError, UsageError
+from helium_edge.parity.verdict import FLIPPED_CODE
 from tests.helpers.checkpoints import make_checkpoint
 from tests.helpers.exports import random_tokens, relative_error, roll
 
@@ -28,17 +29,24 @@ from tests.helpers.xnnpack import CACHE_LEN, PREFILL_LEN, XnnpackExport, export_
 
 pytestmark = pytest.mark.slow  # each lowering takes seconds
 
-TOLERANCE = 1e-4
+TOLERANCE = {"float32": 1e-4, "int8": FLIPPED_CODE}
 BUCKETS = [12, 24]
 VARIANTS = {"one decode method": {}, "buckets": {12: "decode_12", 24: "decode_24"}}
 
 
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> XnnpackExport:
+@pytest.fixture(scope="module", params=TOLERANCE)
+def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> XnnpackExport:
+    """With a float32 cache and with an int8 one."""
     root = tmp_path_factory.mktemp("runner")
     source = make_checkpoint(root / "checkpoint", seed=11, std=0.2)
-    recipe = xnnpack_recipe("xnnpack-fp32", xnnpack={"cache_buckets": [*BUCKETS, CACHE_LEN, 64]})
+    buckets = {"cache_buckets": [*BUCKETS, CACHE_LEN, 64]}
+    recipe = xnnpack_recipe("xnnpack-fp32", xnnpack=buckets, kv_cache=request.param)
     return export_xnnpack(source, recipe, root / "out")
+
+
+@pytest.fixture
+def tolerance(exported: XnnpackExport) -> float:
+    return TOLERANCE[exported.recipe.kv_cache]
 
 
 @pytest.fixture(params=VARIANTS)
@@ -53,22 +61,22 @@ def test_buckets_are_methods_below_the_full_cache(exported: XnnpackExport) -> No
     assert set(exported.program().methods) == {"prefill", *exported.decode.values()}
 
 
-def test_prefill_equals_decode_steps(runner: ExecutorchRunner) -> None:
+def test_prefill_equals_decode_steps(runner: ExecutorchRunner, tolerance: float) -> None:
     tokens = random_tokens(30, runner.vocab_size)
     by_steps = roll(runner, tokens, [1], 29)
     for length in (1, 2, 7, 8, 9, 16, 17, 30):
         runner.reset()
-        assert relative_error(runner.prefill(tokens[:length])[-1], by_steps[length - 1]) <= TOLERANCE
+        assert relative_error(runner.prefill(tokens[:length])[-1], by_steps[length - 1]) <= tolerance
 
 
 @pytest.mark.parametrize("chunks", [[30], [8, 8, 8, 6], [1, 8, 2, 19], [13, 17], [29, 1]])
-def test_any_chunking_is_one_chunk(runner: ExecutorchRunner, chunks: list[int]) -> None:
+def test_any_chunking_is_one_chunk(runner: ExecutorchRunner, chunks: list[int], tolerance: float) -> None:
     tokens = random_tokens(36, runner.vocab_size, seed=1)
     whole = roll(runner, tokens, [30], 6)
-    assert relative_error(roll(runner, tokens, chunks, 6)[-7:], whole) <= TOLERANCE
+    assert relative_error(roll(runner, tokens, chunks, 6)[-7:], whole) <= tolerance
 
 
-def test_prefill_and_decode_take_turns(runner: ExecutorchRunner) -> None:
+def test_prefill_and_decode_take_turns(runner: ExecutorchRunner, tolerance: float) -> None:
     """Rows that prefill writes must reach the cache of the bucket in use, too."""
     tokens = random_tokens(30, runner.vocab_size, seed=7)
     expected = roll(runner, tokens, [1], 29)
@@ -78,7 +86,7 @@ def test_prefill_and_decode_take_turns(runner: ExecutorchRunner) -> None:
         rows = [runner.prefill(tokens[position : position + prefill])[-1]]
         rows += [runner.decode(token) for token in tokens[position + prefill :][:steps]]
         first = position + prefill - 1
-        assert relative_error(np.stack(rows), expected[first : first + len(rows)]) <= TOLERANCE
+        assert relative_error(np.stack(rows), expected[first : first + len(rows)]) <= tolerance
         position += prefill + steps
     assert runner.position == 30
 
@@ -91,18 +99,20 @@ def test_a_second_conversation_knows_nothing_of_the_first(runner: ExecutorchRunn
     assert np.array_equal(roll(runner, second, [11], 9), fresh)
 
 
-def test_a_second_conversation_in_the_same_bucket(runner: ExecutorchRunner, exported: XnnpackExport) -> None:
+def test_a_second_conversation_in_the_same_bucket(
+    runner: ExecutorchRunner, exported: XnnpackExport, tolerance: float
+) -> None:
     first, second = (random_tokens(10, runner.vocab_size, seed) for seed in (2, 3))
     fresh = roll(exported.runner(), second, [3], 4)
     roll(runner, first, [5], 5)
-    assert relative_error(roll(runner, second, [3], 4), fresh) <= TOLERANCE
+    assert relative_error(roll(runner, second, [3], 4), fresh) <= tolerance
 
 
-def test_a_full_cache_refuses_and_stays_intact(runner: ExecutorchRunner) -> None:
+def test_a_full_cache_refuses_and_stays_intact(runner: ExecutorchRunner, tolerance: float) -> None:
     tokens = random_tokens(CACHE_LEN, runner.vocab_size, seed=5)
     expected = roll(runner, tokens, [1], CACHE_LEN - 1)
     # prefill cannot pad the last chunk past the end: its tail is decoded.
-    assert relative_error(roll(runner, tokens, [CACHE_LEN - 5, 5], 0)[-1], expected[-1]) <= TOLERANCE
+    assert relative_error(roll(runner, tokens, [CACHE_LEN - 5, 5], 0)[-1], expected[-1]) <= tolerance
     assert runner.position == CACHE_LEN
     with pytest.raises(CacheFullError, match=f"{CACHE_LEN} slots, {CACHE_LEN} are taken"):
         runner.decode(7)
@@ -114,7 +124,7 @@ def test_a_full_cache_refuses_and_stays_intact(runner: ExecutorchRunner) -> None
     assert runner.position == CACHE_LEN - 3
     assert all(np.array_equal(a, b) for a, b in zip(before, runner.cache_buffers, strict=True))
     for token, row in zip(tokens[-3:], expected[-3:], strict=True):
-        assert relative_error(runner.decode(token), row) <= TOLERANCE
+        assert relative_error(runner.decode(token), row) <= tolerance
 
 
 def test_a_step_writes_its_own_slots_only(runner: ExecutorchRunner) -> None:
@@ -172,13 +182,13 @@ def test_a_stale_bucket_would_show(exported: XnnpackExport) -> None:
     assert relative_error(runner.decode(tokens[10]), expected) > 0.01
 
 
-def test_all_logits(exported: XnnpackExport, tmp_path: Path) -> None:
-    recipe = xnnpack_recipe("xnnpack-fp32", logits="all")
+def test_all_logits(exported: XnnpackExport, tmp_path: Path, tolerance: float) -> None:
+    recipe = xnnpack_recipe("xnnpack-fp32", logits="all", kv_cache=exported.recipe.kv_cache)
     every = export_xnnpack(exported.checkpoint.folder, recipe, tmp_path / "all").runner()
     tokens = random_tokens(21, every.vocab_size, seed=9)
     rows = every.prefill(tokens)
     assert rows.shape == (21, every.vocab_size)
-    assert relative_error(rows, roll(exported.runner(), tokens, [1], 20)) <= TOLERANCE
+    assert relative_error(rows, roll(exported.runner(), tokens, [1], 20)) <= tolerance
 
 
 # -- loading
@@ -274,7 +284,8 @@ def test_nothing_is_printed(exported: XnnpackExport, threads: int) -> None:
 from pathlib import Path
 from helium_edge.runtime.executorch_runner import ExecutorchRunner
 from helium_edge.signature import CacheSpec, DecoderSpec
-spec = DecoderSpec(160, CacheSpec(2, 2, {CACHE_LEN}, 16, "append", batched=False), {PREFILL_LEN})
+cache = CacheSpec(2, 2, {CACHE_LEN}, 16, "append", batched=False, dtype={exported.spec.cache.dtype!r})
+spec = DecoderSpec(160, cache, {PREFILL_LEN})
 runner = ExecutorchRunner(Path({str(exported.path)!r}), spec, {exported.decode!r}, threads={threads})
 runner.prefill([1, 5, 9])
 runner.decode(4)

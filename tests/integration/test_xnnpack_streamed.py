@@ -22,7 +22,7 @@ from helium_edge.targets.xnnpack.graph import build_stack
 from helium_edge.targets.xnnpack.lowering import load_exporter
 from helium_edge.targets.xnnpack.parts import StoreParts
 from helium_edge.targets.xnnpack.target import XnnpackTarget
-from tests.helpers.xnnpack import xnnpack_recipe
+from tests.helpers.xnnpack import export_xnnpack, xnnpack_recipe
 
 load_exporter()  # quietly, before what imports it
 
@@ -39,24 +39,33 @@ MIXED: list[dict[str, Any]] = [
 HEAD = {"architectures": ["HeliumForSequenceClassification"], "id2label": {"0": "calm", "1": "warm"}}
 
 
-def built(checkpoint: Path, folder: Path) -> bytes:
+def built(checkpoint: Path, folder: Path, kv_cache: str) -> bytes:
     """The program of a checkpoint, quantized as `MIXED` says."""
+    source = open_checkpoint(str(checkpoint))
+    if source.config.head == "language_model":
+        return export_xnnpack(
+            checkpoint, xnnpack_recipe("xnnpack-int4", rules=MIXED, kv_cache=kv_cache), folder
+        ).path.read_bytes()
     folder.mkdir()
-    source, recipe = open_checkpoint(str(checkpoint)), xnnpack_recipe("xnnpack-int4", rules=MIXED)
+    recipe = xnnpack_recipe("xnnpack-int4", rules=MIXED)
     store = QuantizedStore(source, recipe.quantization, folder / "store")
     (file,) = {graph.file for graph in XnnpackTarget().build(store, recipe, folder, lambda _: None)}
     return (folder / file).read_bytes()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", [{"attention_bias": True, "mlp_bias": True}, HEAD], ids=["decoder", "head"])
+@pytest.mark.parametrize(
+    ("model", "kv_cache"),
+    [({"attention_bias": True, "mlp_bias": True}, "float32"), ({}, "int8"), (HEAD, "float32")],
+    ids=["decoder", "int8 cache", "head"],
+)
 def test_streamed_program_is_the_one_lowered_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: dict[str, Any]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: dict[str, Any], kv_cache: str
 ) -> None:
     checkpoint = make_checkpoint(tmp_path / "checkpoint", **model)
-    streamed = built(checkpoint, tmp_path / "streamed")
+    streamed = built(checkpoint, tmp_path / "streamed", kv_cache)
     monkeypatch.setattr(StreamedParts, "_made", StoreParts._made)
-    assert built(checkpoint, tmp_path / "whole") == streamed
+    assert built(checkpoint, tmp_path / "whole", kv_cache) == streamed
 
 
 def test_stand_ins_take_no_memory(tmp_path: Path) -> None:
