@@ -18,6 +18,7 @@ from typing import Any, cast
 
 import torch
 
+from helium_edge.model.kv_cache import KvScales
 from helium_edge.model.weights import vector_names
 from helium_edge.presets import preset
 from helium_edge.quant import QuantizedStore, QuantizedWeight, plan_weights
@@ -49,6 +50,12 @@ class MadeUpStore:
         sizes = {"q_proj": self.config.hidden_size, "k_proj": self.config.kv_size, "v_proj": self.config.kv_size}
         size = sizes.get(name.split(".")[-2], self.config.hidden_size)
         return torch.full((size,), 1.0 + self._number[name] / 1024)
+
+
+def made_up_scales(config: Any) -> KvScales:
+    """Scales of an int8 cache."""
+    scales = (torch.full((config.num_key_value_heads, config.head_dim), 0.03125),) * config.num_hidden_layers
+    return KvScales(scales, scales)
 
 
 class Watch(threading.Thread):
@@ -106,7 +113,8 @@ def main() -> None:
     xnnpack.lower = lower_stage
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
-        (file, *_) = xnnpack.XnnpackTarget().build(store, recipe, Path(folder), lambda _: None)
+        scales = made_up_scales(config) if recipe.kv_cache == "int8" else None
+        (file, *_) = xnnpack.XnnpackTarget().build(store, recipe, Path(folder), lambda _: None, scales)
         watch.stage("write")
         size = (Path(folder) / file.file).stat().st_size
     print(f"{config.num_hidden_layers} layers, {size / 2**20:.0f} MiB, {time.perf_counter() - start:.0f} s")
