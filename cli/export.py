@@ -131,18 +131,9 @@ def export(
     try:
         with _console.progress() as progress:
             results = pipeline.export_all(
-                checkpoint,
-                chosen,
-                output,
-                revision=revision,
-                force=force,
-                verify=not no_verify,
-                run=not no_run,
-                store=store,
-                calibration=calibration,
-                threads=threads,
-                progress=progress,
-            )
+                checkpoint, chosen, output, revision=revision, force=force, verify=not no_verify, run=not no_run,
+                store=store, calibration=calibration, threads=threads, progress=progress,
+            )  # fmt: skip
     except ParityError as error:
         if isinstance(error.report, ParityReport):
             _parity_view.show_parity(error.report.to_json(), stderr=True)

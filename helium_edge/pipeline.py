@@ -141,8 +141,7 @@ def export(  # noqa: PLR0913 - an argument per option of the command
         revision: Of a Hub id.
         force: Replace an existing bundle.
         verify: Compare with the original before publishing; needs the extra `reference`.
-        run: Run what was built, which `verify` needs, and keep a golden trace. It holds the weights as the runtime
-            does, where building holds one of them at a time.
+        run: Run what was built, which `verify` needs, and keep a golden trace; this holds all weights, not one.
         store: Folder that keeps the scales that were found for later exports; by default they lie beside `out`
             while the export runs, and an interrupted one takes them up again.
         calibration: Text for the scales of an int8 KV cache; None is the built-in one.
@@ -326,10 +325,9 @@ def plan(source: str, recipe: Recipe, *, revision: str | None = None, run: bool 
     weights = plan_weights(config, recipe.quantization)
     phone = target.memory(config, recipe, weights)
     largest = max(math.prod(weight.shape) for weight in weights)
-    # One weight at a time: the original's pages, codes as int8, and their packed form. Then all of them as the
-    # runtime holds them; of the cache, only the slots of the golden trace are touched.
+    # One weight at a time: the original's pages, its codes, their packed form. Then all as the runtime holds them.
     building = 4 * largest + target.build_memory(config, recipe, weights)
-    running = phone["weights"] + phone["activations"] if run else 0
+    running = run * (phone["weights"] + phone["activations"])
     return ExportPlan(
         weights=weights,
         files=target.plan(config, recipe, weights),
