@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from pathlib import Path
 
 import pytest
@@ -44,9 +45,19 @@ def test_a_large_file_is_hashed_once(folder: Path, monkeypatch: pytest.MonkeyPat
     assert sorted(hashed) == ["large", "later", "small"]
 
 
-def test_a_file_that_changed_is_hashed_again(folder: Path) -> None:
+def test_a_file_that_changed_is_hashed_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    early = threading.Event()
+
+    def hash_and_tell(path: Path, *, sync: bool = False) -> tuple[int, str]:
+        found = original(path, sync=sync)
+        early.set()
+        return found
+
+    original = durable.hash_file
+    monkeypatch.setattr(durable, "hash_file", hash_and_tell)
     found = FileListing(folder)
     found.start()
+    assert early.wait(10)
     (folder / "large").write_bytes(b"d" * 1001)
     assert digests(found) == expected(folder)
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from hypothesis import given
@@ -167,6 +169,28 @@ def test_result_depends_on_neither_chunks_nor_threads(
         other = run(threads, elements)
         assert torch.equal(first.codes, other.codes)
         assert torch.equal(first.scales, other.scales)
+
+
+@pytest.mark.parametrize("factor", [2.0**-110, 2.0**-60, 2.0**60, 2.0**110])
+def test_the_measured_error_holds_at_the_ends_of_float32(factor: float) -> None:
+    weight = torch.randn(40, 1152)
+    _, error = METHODS["rtn"].measure(weight, G32)
+    quantized, scaled = METHODS["rtn"].measure(weight * factor, G32)
+    assert scaled == pytest.approx(error, rel=1e-5)
+    assert scaled == pytest.approx(relative_error(weight * factor, quantized), rel=1e-5)
+
+
+def test_work_outside_inference_mode_follows_work_inside() -> None:
+    weight = torch.randn(4, 64)
+
+    def both() -> tuple[torch.Tensor, torch.Tensor]:
+        with torch.inference_mode():
+            inside = METHODS["mse"](weight, G32).codes
+        return inside, METHODS["mse"](weight, G32).codes
+
+    with ThreadPoolExecutor(1) as fresh:  # a thread that has no buffers yet
+        inside, outside = fresh.submit(both).result()
+    assert torch.equal(inside, outside)
 
 
 def test_row_chunks_cover_every_row_once() -> None:
