@@ -2,7 +2,7 @@
 
     python benchmarks/peers.py prepare CHECKPOINT FOLDER          make every peer's files, once
     python benchmarks/peers.py check                              are the peers given the same model?
-    python benchmarks/peers.py run BUNDLE PEER ...                time them in turns
+    python benchmarks/peers.py run BUNDLE ... PEER ...            time them in turns
     python benchmarks/peers.py exports CHECKPOINT                 time and memory of the exporters
     python benchmarks/peers.py render                             write RESULTS.md and its chart again
 
@@ -148,7 +148,7 @@ def _difference(
 
 
 def run(given: argparse.Namespace) -> None:
-    """Time a bundle and its peers in turns; each measure is kept as soon as it is there."""
+    """Time bundles and their peers in turns; each measure is kept as soon as it is there."""
     manifest = open_bundle(given.bundle.path, unverified=True).manifest
     shape = Shape(given.threads, manifest.cache_len, manifest.model.vocab_size)
     name = _described_bundle(manifest)
@@ -160,8 +160,8 @@ def run(given: argparse.Namespace) -> None:
             say(f"{measure}: {', '.join(session.engines)}")
             samples, others = session.measure(case, given.repeats)
             about = {"tokens": 1 if case.phase == "decode" else case.tokens, "others": others, "date": today()}
-            pairs = results.pairs_of(given.bundle.name, measure, samples, about)
-            add(given, {"models": {name: {"pairs": pairs}}})
+            bundles = [entry.name for entry in (given.bundle, *given.peers) if entry.kind == OURS]
+            add(given, {"models": {name: {"pairs": results.pairs_of(bundles, measure, samples, about)}}})
     finally:
         session.close()
     add(given, {"models": {name: {"engines": session.facts, "not_run": session.not_run}}})

@@ -11,6 +11,7 @@ from helium_edge.errors import ParityError, UsageError
 
 from . import _console, _parity_view, _views
 from ._format import duration, size
+from ._imports import heavy_imports
 from ._options import JsonOption, RevisionOption, ThreadsOption
 from ._overrides import override
 
@@ -105,7 +106,8 @@ def export(
     """
     if output is None and not dry_run:
         raise UsageError("export needs -o DIR, the bundle to write", hint="or --dry-run, which writes nothing")
-    from helium_edge import pipeline
+    with heavy_imports():
+        from helium_edge import pipeline
     from helium_edge.parity import ParityReport
     from helium_edge.parity.heads import HeadReport
 

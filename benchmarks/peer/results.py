@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +41,14 @@ def merge(old: Results, new: Results) -> Results:
     return merged
 
 
-def pairs_of(bundle: str, measure: str, samples: dict[str, list[float]], about: dict[str, Any]) -> dict[str, Any]:
-    """Cut the samples of a measure, by engine, into pairs of `bundle` and each other engine.
+def pairs_of(
+    bundles: Sequence[str], measure: str, samples: dict[str, list[float]], about: dict[str, Any]
+) -> dict[str, Any]:
+    """Cut the samples of a measure, by engine, into pairs of one of our bundles and another engine.
 
     Args:
-        bundle: Name of ours.
+        bundles: Names of ours. The first is paired with every other engine, the others with those that are not
+            ours: two bundles are one pair, not two.
         measure: What was timed.
         samples: Seconds.
         about: `tokens` of a sample, `others`: share of the machine that others took, and `date`.
@@ -52,11 +56,17 @@ def pairs_of(bundle: str, measure: str, samples: dict[str, list[float]], about: 
     Returns:
         By bundle, peer and measure: seconds of both sides, and `about`.
     """
-    ours = samples[bundle]
-    others = {
-        peer: {"ours": ours, "theirs": theirs, **about} for peer, theirs in samples.items() if peer != bundle
-    }
-    return {bundle: {peer: {measure: pair} for peer, pair in others.items()}}
+
+    def pairs(bundle: str, passed_over: Sequence[str]) -> dict[str, Any]:
+        ours = samples[bundle]
+        return {
+            peer: {measure: {"ours": ours, "theirs": theirs, **about}}
+            for peer, theirs in samples.items()
+            if peer not in passed_over
+        }
+
+    first, *further = bundles
+    return {first: pairs(first, [first]), **{bundle: pairs(bundle, bundles) for bundle in further}}
 
 
 def _merge(old: Any, new: Any) -> Any:

@@ -59,6 +59,14 @@ class FileListing:
             entries.append(FileEntry(path=name, bytes=size, sha256=sha256))
         return entries
 
+    def unchanged(self) -> set[str]:
+        """The large files that were read for their checksums and have not changed since."""
+        return {
+            name
+            for name, (identity, future) in self._early.items()
+            if future.done() and _identity(self._folder / name) == identity
+        }
+
     def _hash(self, name: str) -> tuple[int, str]:
         path = self._folder / name
         if name in self._early:

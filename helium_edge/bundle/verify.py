@@ -6,7 +6,7 @@ A changed, truncated, missing, extra or linked file, and any path that leaves th
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,8 +99,12 @@ def _oddity(entry: os.DirEntry[str]) -> str:
     return "a hard link" if entry.stat(follow_symlinks=False).st_nlink > 1 else ""
 
 
-def verify_bundle(folder: Path) -> list[Check]:
+def verify_bundle(folder: Path, *, known: Collection[str] = ()) -> list[Check]:
     """Check a bundle against its manifest, reading every byte.
+
+    Args:
+        folder: The bundle.
+        known: Files whose checksums in the manifest come from what lies there now; only their sizes are looked at.
 
     Returns:
         What was checked, in order.
@@ -108,17 +112,18 @@ def verify_bundle(folder: Path) -> list[Check]:
     Raises:
         BundleError: What is wrong, by file; of several problems the first few.
     """
-    return _verify(folder, _manifest_of(folder, sealed=True))
+    return _verify(folder, _manifest_of(folder, sealed=True), known)
 
 
-def _verify(folder: Path, manifest: Manifest) -> list[Check]:
+def _verify(folder: Path, manifest: Manifest, known: Collection[str] = ()) -> list[Check]:
     content = scan_folder(folder)
     sizes = {entry.path: entry.bytes for entry in manifest.files}
     _refuse(folder, [*content.odd, *_layout_problems(content, sizes)])
     checks = [Check(MANIFEST_NAME, f"schema {manifest.schema_version}, {len(sizes)} files listed, none besides")]
     problems = []
     for entry in manifest.files:
-        problem = _content_problem(folder / entry.path, entry.path, entry.bytes, entry.sha256)
+        sha256 = None if entry.path in known else entry.sha256
+        problem = _content_problem(folder / entry.path, entry.path, entry.bytes, sha256)
         if problem:
             problems.append(problem)
         else:
@@ -215,18 +220,17 @@ def _parents(path: str) -> Iterator[str]:
         yield path
 
 
-def _content_problem(file: Path, path: str, size: int, sha256: str) -> str:
+def _content_problem(file: Path, path: str, size: int, sha256: str | None) -> str:
     try:
         found = file.stat().st_size
         if found < size:
             return f"{path} is truncated: {found} bytes, listed {size}"
         if found > size:
             return f"{path} has {found} bytes, listed {size}"
-        return (
-            "" if durable.hash_file(file)[1] == sha256 else f"{path} was changed: its sha256 is not the one listed"
-        )
+        same = sha256 is None or durable.hash_file(file)[1] == sha256
     except OSError as error:
         return f"{path} is not readable: {error.strerror}"
+    return "" if same else f"{path} was changed: its sha256 is not the one listed"
 
 
 def _check_onnx(folder: Path, path: str, manifest: Manifest, sizes: dict[str, int]) -> Check:

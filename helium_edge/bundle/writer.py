@@ -147,6 +147,8 @@ class BundleWriter:
     def publish(self, manifest: Manifest) -> Path:
         """List and hash the files, write the manifest, verify everything by reading it back, and rename.
 
+        Large files are not read once more when they are still as they were read for their checksums.
+
         Args:
             manifest: Complete but for its `files`.
 
@@ -165,7 +167,7 @@ class BundleWriter:
             durable.write_file(folder / MANIFEST_NAME, manifest.to_json().encode("utf-8"))
             for name in (*scan_folder(folder).folders, "."):
                 durable.sync_folder(folder / name)
-            verify_bundle(folder)
+            verify_bundle(folder, known=self._files.unchanged())
             self._put_in_place(folder)
         return self._target
 

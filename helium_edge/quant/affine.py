@@ -27,8 +27,8 @@ _SAFE_SCALE = 2.0**40
 
 _LARGEST_BF16 = (2.0 - 2.0**-7) * 2.0**127
 
-CHUNK_ELEMENTS = 1 << 18
-"""Weights worked on at a time by a thread: 1 MiB of float32. In smaller chunks, threads wait for each other."""
+CHUNK_ELEMENTS = 1 << 19
+"""Weights worked on at a time by a thread: 2 MiB of float32. In smaller chunks, threads wait for each other."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,20 +114,23 @@ def row_chunks(rows: int, columns: int) -> Iterator[slice]:
         yield slice(start, min(start + step, rows))
 
 
-def round_scales(scales: torch.Tensor, scheme: Scheme) -> torch.Tensor:
+def round_scales(scales: torch.Tensor, scheme: Scheme, out: torch.Tensor | None = None) -> torch.Tensor:
     """Round to the nearest scale that every runtime can hold, and so that no code dequantizes to infinity.
 
     Args:
         scales: Non-negative float32, possibly infinite.
         scheme: Tells whether scales are bfloat16 (4-bit) or float32 (int8).
+        out: Where the result goes; may be `scales`.
 
     Returns:
         Float32 of the same shape; zero becomes the smallest normal number.
     """
     if scheme.bits == 8:
-        return scales.clamp(SMALLEST_SCALE, _LARGEST_BF16 / 128)
+        return torch.clamp(scales, SMALLEST_SCALE, _LARGEST_BF16 / 128, out=out)
     largest = _LARGEST_BF16 / (8 if scheme.symmetric else 16)
-    return scales.to(torch.bfloat16).to(torch.float32).clamp(SMALLEST_SCALE, largest)
+    rounded = scales.to(torch.bfloat16)
+    found = rounded.to(torch.float32) if out is None else out.copy_(rounded)
+    return found.clamp_(SMALLEST_SCALE, largest)
 
 
 def absmax_scales(groups: torch.Tensor, scheme: Scheme) -> tuple[torch.Tensor, torch.Tensor | None]:

@@ -16,8 +16,9 @@ from helium_edge.recipe import GROUP_SIZES, Scheme
 
 # Factors on the absmax scale. Measured on Gaussian and Student-t5 weights in groups of 32 to 128: the best factor
 # lies between 0.69 and 1.25 for all but 1 % of int4 groups; int8 channels gain nothing below 0.7.
-_INT4_FACTORS = tuple((48 - step) / 40 for step in range(29) if step != 8)  # 1.2, 1.175, ... 0.5 without 1.0
-_INT8_FACTORS = tuple((100 - step) / 100 for step in range(1, 31))  # 0.99, 0.98, ... 0.7
+_INT4_FACTORS = (*(step / 40 for step in range(41, 49)), *(step / 40 for step in range(39, 19, -1)))
+_INT8_FACTORS = tuple(step / 100 for step in range(99, 69, -1))
+"""Upwards from 1, then downwards: 1.025 to 1.2 and 0.975 to 0.5; 0.99 to 0.7."""
 
 _BLOCK = 4
 """Candidates judged between two looks at whether any that follows can be of use."""
@@ -64,10 +65,10 @@ class _Judge:
     def errors(self, scales: torch.Tensor, out: torch.Tensor, *, clamp: bool = True) -> None:
         """Write the squared error of each group (M,), in squared units of its scale."""
         ratios, codes = self._round(scales, clamp=clamp)
-        squares = codes.sub_(ratios).square_()
+        squares = _squared_difference(ratios, codes, out=codes)
         if self._importance is not None:
             squares.mul_(self._importance)
-        out.copy_(self._sum(squares))
+        self._sum(squares, out)
 
     def least_squares(self, scales: torch.Tensor) -> torch.Tensor:
         """The scales (M,), not yet rounded, that fit best the codes which `scales` leads to."""
@@ -77,14 +78,16 @@ class _Judge:
         if self._importance is not None:
             products.mul_(self._importance)
             squares.mul_(self._importance)
-        total = self._sum(squares)
-        return torch.where(total > 0, scales * (self._sum(products) / total), scales)
+        total, fit = torch.empty_like(scales), torch.empty_like(scales)
+        self._sum(squares, total)
+        self._sum(products, fit)
+        return torch.where(total > 0, scales * (fit / total), scales)
 
-    def needs_clamp(self, scales: torch.Tensor) -> list[bool]:
-        """Whether any weight rounds to more than the last code, for each row of scales (C, M)."""
+    def needs_clamp(self, scales: torch.Tensor) -> bool:
+        """Whether any weight rounds to more than the last code."""
         # Half a step beyond the last code still rounds to it.
         inside = (self._high < scales * (self._last + 0.49)) & (self._low > scales * (self._first - 0.49))
-        return inside.all(dim=1).logical_not_().tolist()
+        return not bool(inside.all())
 
     def hopeless(self, scales: torch.Tensor, unit: torch.Tensor, errors: torch.Tensor) -> bool:
         """Whether neither these scales nor smaller ones come below these errors, given in squares of `unit`.
@@ -98,7 +101,8 @@ class _Judge:
 
     def _round(self, scales: torch.Tensor, *, clamp: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
         """Weights in units of the scale, and their codes minus the zero point; both valid until the next call."""
-        torch.div(self._groups, self._spread(scales), out=self._ratios)
+        steps = torch.reciprocal(scales, out=scratch("steps", scales.shape))
+        torch.mul(self._groups, self._spread(steps), out=self._ratios)
         codes = torch.round(self._ratios, out=self._codes)
         if clamp and self._first.dim():
             torch.clamp(codes, self._spread(self._first), self._spread(self._last), out=codes)
@@ -110,15 +114,16 @@ class _Judge:
         """Values of groups (M,), to be combined with their weights."""
         return values if self._beside else values.unsqueeze(-1)
 
-    def _sum(self, weights: torch.Tensor) -> torch.Tensor:
-        """Sums over each group (M,), in halves; the argument is used up."""
-        if not self._beside:
-            return weights.sum(dim=1)
-        half = len(weights) // 2
-        while half:
-            weights[:half] += weights[half : 2 * half]
-            half //= 2
-        return weights[0]
+    def _sum(self, weights: torch.Tensor, out: torch.Tensor) -> None:
+        """Write the sum over each group (M,)."""
+        torch.sum(weights, dim=0 if self._beside else 1, out=out)
+
+
+def _squared_difference(one: torch.Tensor, other: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+    """(one - other) squared, in one pass over both."""
+    none = 0  # of the reductions that the operator knows
+    found: torch.Tensor = torch.ops.aten.mse_loss.out(one, other, none, out=out)
+    return found
 
 
 def search_scales(
@@ -150,22 +155,21 @@ def search_scales(
 
 def _search_grid(judge: _Judge, unit: torch.Tensor, scheme: Scheme) -> tuple[torch.Tensor, torch.Tensor]:
     """The best of all factors on the absmax scale, and its error in squares of `unit`; of equals, the first."""
-    factors = torch.tensor((1.0, *(_INT8_FACTORS if scheme.bits == 8 else _INT4_FACTORS)))
-    candidates = round_scales(unit * factors.unsqueeze(-1), scheme)
-    # Squares of the weights themselves would overflow, or vanish, at the ends of the float32 range.
-    squared = (candidates / unit).square_()
-    errors = torch.empty_like(candidates)
-    larger = int((factors > 1).sum()) + 1
-    clamp = judge.needs_clamp(candidates[:larger]) + [True] * (len(candidates) - larger)
-    done = 0
-    while done < len(candidates):
+    best, least = unit.clone(), torch.empty_like(unit)
+    judge.errors(unit, least)
+    # Memory that is taken anew for every candidate would be cleared page by page each time.
+    scales, squares, errors = (scratch(name, unit.shape) for name in ("scales", "squares", "errors"))
+    clamp = True
+    for place, factor in enumerate(_INT8_FACTORS if scheme.bits == 8 else _INT4_FACTORS):
         # Cutting off costs all the more the smaller the scale: what is hopeless stays so.
-        if factors[done] < 1 and judge.hopeless(candidates[done], unit, errors[:done].amin(dim=0)):
+        round_scales(torch.mul(unit, factor, out=scales), scheme, out=scales)
+        if factor < 1 and place % _BLOCK == 0 and judge.hopeless(scales, unit, least):
             break
-        block = slice(done, min(done + _BLOCK, len(candidates)))
-        for scales, out, needed in zip(candidates[block], errors[block], clamp[block], strict=True):
-            judge.errors(scales, out, clamp=needed)
-        errors[block] *= squared[block]
-        done = block.stop
-    least, index = errors[:done].min(dim=0)
-    return candidates.gather(0, index.unsqueeze(0)).squeeze(0), least
+        # What is not cut off is not cut off by larger scales either.
+        clamp = factor < 1 or (clamp and judge.needs_clamp(scales))
+        judge.errors(scales, errors, clamp=clamp)
+        # Squares of the weights themselves would overflow, or vanish, at the ends of the float32 range.
+        errors *= torch.div(scales, unit, out=squares).square_()
+        torch.where(errors < least, scales, best, out=best)
+        torch.minimum(errors, least, out=least)
+    return best, least

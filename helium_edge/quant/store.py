@@ -25,7 +25,7 @@ from helium_edge.quant.plan import PlannedWeight, plan_weights
 from helium_edge.quant.shard import FoundScales, read_shard, tensor_hash, write_shard
 from helium_edge.recipe import Quantization
 
-CODE_VERSION = 3
+CODE_VERSION = 4
 """Raised whenever the same input would give other codes or scales, or the shards another layout."""
 
 

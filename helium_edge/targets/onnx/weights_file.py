@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import zlib
 from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 
@@ -25,12 +27,18 @@ WEIGHTS_FILE = "weights.bin"
 _SAMPLE = 1 << 16
 """Bytes of each part by which tensors are told apart before they are compared; most differ there."""
 
+_FLUSH_BYTES = 128 << 20
+"""So much is written before the disk is told to begin: all at once at the end would keep the export waiting."""
+
 
 class WeightsFile(contextlib.AbstractContextManager["WeightsFile"]):
     """Writer of `weights.bin` in a fresh folder; a context manager that closes it.
 
     Args:
         folder: Where the file is created; it must not exist there yet.
+
+    Raises:
+        OSError: From `add` and on closing, no space is left or the disk fails.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -38,11 +46,17 @@ class WeightsFile(contextlib.AbstractContextManager["WeightsFile"]):
         self._file = (folder / WEIGHTS_FILE).open("x+b")
         self._end = 0
         self._stored: dict[tuple[int, int], list[int]] = {}
+        self._flusher = ThreadPoolExecutor(1, thread_name_prefix="flush")
+        self._flush: Future[None] | None = None
+        self._flushed = 0
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._flusher.shutdown()
         self._file.close()
+        if error is None and self._flush is not None:
+            self._flush.result()
 
     def add(
         self, name: str, parts: Iterable[torch.Tensor], dtype: ir.DataType, shape: tuple[int, ...]
@@ -74,11 +88,22 @@ class WeightsFile(contextlib.AbstractContextManager["WeightsFile"]):
         if offset == start:
             alike.append(start)
             self._end = start + length
+            self._begin_flush()
         else:
             self._file.truncate(self._end)
         return ir.ExternalTensor(
             WEIGHTS_FILE, offset, length, dtype, shape=ir.Shape(shape), name=name, base_dir=self._folder
         )
+
+    def _begin_flush(self) -> None:
+        """Bring what is there to the disk in another thread, unless that is still busy with what came before."""
+        if self._end - self._flushed < _FLUSH_BYTES or (self._flush is not None and not self._flush.done()):
+            return
+        if self._flush is not None:
+            self._flush.result()  # a disk that failed is told of here
+        self._file.flush()
+        self._flushed = self._end
+        self._flush = self._flusher.submit(os.fsync, self._file.fileno())
 
     def _same(self, first: int, second: int, length: int) -> bool:
         """Whether two tensors of the file are the same bytes."""

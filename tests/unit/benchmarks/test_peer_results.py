@@ -26,7 +26,7 @@ def run_of(bundle: str, measure: str, tokens: int, date: str, **seconds: list[fl
     names = {"ours": bundle, "q4": Q4_0, "hf": HF}
     samples = {names[key]: values for key, values in seconds.items()}
     about = {"tokens": tokens, "others": 0.03, "date": date}
-    pairs = results.pairs_of(bundle, measure, samples, about)
+    pairs = results.pairs_of([bundle], measure, samples, about)
     return {"machine": "a machine", "threads": 2, "models": {MODEL: {"pairs": pairs}}}
 
 
@@ -45,6 +45,13 @@ def test_parts_measured_apart_are_merged() -> None:
     assert set(peers) == {Q4_0, HF}
     assert set(peers[Q4_0]) == {"decode@0", "decode@512"}
     assert peers[HF]["decode@0"]["theirs"] == [0.4, 0.8]
+
+
+def test_bundles_of_one_run_are_each_held_against_the_peers() -> None:
+    samples = {"a": [0.1], "b": [0.2], Q4_0: [0.3]}
+    pairs = results.pairs_of(["a", "b"], "decode@0", samples, {"tokens": 1})
+    assert {bundle: set(peers) for bundle, peers in pairs.items()} == {"a": {"b", Q4_0}, "b": {Q4_0}}
+    assert pairs["b"][Q4_0]["decode@0"] == {"ours": [0.2], "theirs": [0.3], "tokens": 1}
 
 
 def test_a_newer_measurement_replaces_the_older() -> None:

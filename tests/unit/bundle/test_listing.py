@@ -71,3 +71,14 @@ def test_an_error_of_the_thread_is_the_callers(folder: Path, monkeypatch: pytest
     found.start()
     with pytest.raises(OSError, match="Input/output error"):
         found.entries()
+
+
+def test_known_is_what_was_hashed_early_and_is_still_the_same(folder: Path) -> None:
+    (folder / "other").write_bytes(b"e" * 1000)
+    found = FileListing(folder)
+    found.start()
+    (folder / "later").write_bytes(b"c" * 2000)
+    found.entries()
+    assert found.unchanged() == {"large", "other"}
+    (folder / "large").write_bytes(b"d" * 1001)
+    assert found.unchanged() == {"other"}

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from helium_edge.bundle import MANIFEST_NAME, BundleWriter, durable
+from helium_edge.bundle import MANIFEST_NAME, BundleWriter, durable, listing
 from helium_edge.errors import BundleError, HeliumEdgeError, ResourceError, UsageError
 from tests.unit.bundle.bundles import content, fill, make_manifest, names, raise_, weight, write_bundle
 
@@ -54,6 +54,28 @@ def test_any_exception_removes_everything_and_passes(tmp_path: Path, error: Base
     with pytest.raises(type(error)):
         write_bundle(tmp_path / "deep" / "b", meddle=lambda _: raise_(error))
     assert names(tmp_path) == []
+
+
+def test_a_large_file_that_changes_after_its_checksum_is_not_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listing, "EARLY_BYTES", 1)
+    changed: list[Path] = []
+
+    def change(folder: Path) -> None:
+        if not changed:  # all checksums are there by then, and nothing was verified
+            changed.append(next(path for path in sorted(folder.rglob("*.bin"))))
+            changed[0].write_bytes(changed[0].read_bytes()[:-1] + b"!")
+        original(folder)
+
+    original = durable.sync_folder
+    with BundleWriter(tmp_path / "b") as bundle:
+        fill(bundle.folder)
+        bundle.start_hashing()
+        monkeypatch.setattr(durable, "sync_folder", change)
+        with pytest.raises(BundleError, match="was changed"):
+            bundle.publish(make_manifest())
+    assert changed
 
 
 def test_parents_are_created_and_stay(tmp_path: Path) -> None:
