@@ -19,11 +19,11 @@ INTRODUCTION = """# helium-edge and what users would pick instead
 Written by `benchmarks/peers.py`; [README.md](README.md) tells how to run it again. Weights are random, so that
 these figures tell speed, memory and the cost of exporting, and nothing about quality.
 
-Every ratio comes from one run in which both engines were loaded and took turns, sample by sample, with the same
-number of threads and from the same depth of context. It is the median of the ratios of neighbouring samples, above
-1 where helium-edge is faster, with the quartiles of these ratios in brackets. Rates of different rows come from
-different runs: compare the ratios. "Others" is the largest share of the processors that programs beside the two
-took while a row was measured; it slows both sides."""
+Every ratio comes from one run in which both engines, and sometimes others, were loaded and took turns, sample by
+sample, with the same number of threads and from the same depth of context. It is the median of the ratios of
+neighbouring samples, above 1 where helium-edge is faster, with the quartiles of these ratios in brackets. Rates of
+different rows come from different runs: compare the ratios. "Others" is the largest share of the processors that
+other programs took while a row was measured; it slows both sides."""
 
 SAME_MODEL = """All are given the same model: logits of helium-tiny, unquantized, after a prompt and after six
 steps from it, against the float32 decoder of helium-edge, as the largest difference by the rms of all logits.
