@@ -74,5 +74,5 @@ def _scale(axes: Any) -> None:
     axes.set_xticks(marks, [f"{mark:g}" for mark in marks])
     axes.minorticks_off()
     axes.set_xlabel(
-        "median and quartiles of neighbouring samples; right of 1: helium-edge is faster; grey: the goal"
+        "median and quartiles of neighbouring samples\nright of 1: helium-edge is faster; grey: the goal"
     )
