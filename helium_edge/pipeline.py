@@ -327,7 +327,7 @@ def plan(source: str, recipe: Recipe, *, revision: str | None = None, run: bool 
     largest = max(math.prod(weight.shape) for weight in weights)
     # One weight at a time: the original's pages, its codes, their packed form. Then all as the runtime holds them.
     building = 4 * largest + target.build_memory(config, recipe, weights)
-    running = run * (phone["weights"] + phone["activations"])
+    running = phone["weights"] + phone["activations"] if run else 0
     return ExportPlan(
         weights=weights,
         files=target.plan(config, recipe, weights),
