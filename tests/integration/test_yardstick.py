@@ -136,15 +136,21 @@ class OneOff(PerBlock):
 
 
 def test_one_wrong_code_is_no_tie(int4: Exported) -> None:
-    """The smallest bug that there is: one activation of one product, one code off."""
+    """The smallest bug that there is: one activation of one product, one code off.
+
+    How far that moves a row depends on the scale of its block: a block of small activations moves it least, and
+    that is still far from what an honest row differs by.
+    """
     rules = dict(arithmetic(int4).rules)
     name = layer_name(int4.checkpoint.config.num_hidden_layers - 1, "mlp.down_proj.weight")
     rules[name] = OneOff(BLOCK)
     wrong = Yardstick(int4.store, Arithmetic("wrong", rules), CACHE_LEN)
     # Logits as they would be if that were the kernel.
-    broken = [dataclasses.replace(step, logits=wrong.compare(step).expected) for step in steps(int4)]
-    agreement = compare(tracing(int4), broken)
-    assert np.nanmin(agreement.logits) > NOISE
+    found = steps(int4)
+    broken = [dataclasses.replace(step, logits=wrong.compare(step).expected) for step in found]
+    honest, agreement = (compare(tracing(int4), part).logits for part in (found, broken))
+    assert np.nanmin(agreement) > 50 * np.nanmax(honest)
+    assert np.nanmedian(agreement) > 10 * NOISE
 
 
 def planted(x: torch.Tensor, distance: float) -> torch.Tensor:
