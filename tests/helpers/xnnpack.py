@@ -11,6 +11,7 @@ import numpy as np
 
 from helium_edge.checkpoint import Checkpoint, open_checkpoint
 from helium_edge.model.decoder import HeliumDecoder
+from helium_edge.model.kv_cache import KvScales
 from helium_edge.quant import QuantizedStore
 from helium_edge.quant.kv_calibration import calibrate
 from helium_edge.recipe import Recipe, load_recipe
@@ -37,6 +38,7 @@ class XnnpackExport:
     spec: DecoderSpec
     graphs: list[BuiltGraph]
     planned_bytes: int
+    scales: KvScales | None = None
 
     @property
     def decode(self) -> dict[int, str]:
@@ -83,7 +85,7 @@ def export_xnnpack(source: Path | str, recipe: Recipe, folder: Path) -> XnnpackE
     ((file, planned),) = target.plan(config, recipe, store.plan)
     graphs = target.build(store, recipe, folder, lambda _: None, scales)
     spec = DecoderSpec(config.vocab_size, target.cache(config, recipe), recipe.shapes.prefill_len, recipe.logits)
-    return XnnpackExport(folder / file, checkpoint, store, recipe, spec, graphs, planned)
+    return XnnpackExport(folder / file, checkpoint, store, recipe, spec, graphs, planned, scales)
 
 
 def rms_error(found: Logits, expected: Logits) -> float:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from helium_edge.bundle import Bundle
@@ -123,9 +124,12 @@ class XnnpackTarget:
             "activations": 4 * (rows * width + attention + head_rows * config.vocab_size),
         }
 
-    def build_memory(self, config: ModelConfig, recipe: Recipe, weights: list[PlannedWeight]) -> int:
-        """See `Target.build_memory`; products are streamed, but ExecuTorch copies the embedding around."""
-        methods = 1 + len(cache_buckets(recipe)) if config.head == "language_model" else 1
+    def build_memory(self, config: ModelConfig, recipe: Recipe, weights: list[PlannedWeight]) -> int:  # noqa: ARG002
+        """See `Target.build_memory`; products are streamed, but ExecuTorch copies the embedding around.
+
+        Two methods are lowered, whatever the number of decode methods.
+        """
+        methods = 2 if config.head == "language_model" else 1
         table = sum(_stored_bytes(weight) for weight in weights if weight.name == EMBEDDING)
         layers = methods * config.num_hidden_layers * _LOWERED_BYTES_PER_LAYER
         return _EXPORTER_BYTES + _TABLE_COPIES * table + layers
@@ -144,24 +148,32 @@ class XnnpackTarget:
             HeliumEdgeError: The exporter stopped, or left an operator of the layers outside XNNPACK.
         """
         load_exporter()
+        from helium_edge.targets.xnnpack.shorter_cache import deriving, unmistakable
         from helium_edge.targets.xnnpack.streamed import StreamedParts, give_back_memory, streaming
 
         config = store.config
         parts = StreamedParts(store, on_weight, scales)
         stack = build_stack(config, parts)
+        others: AbstractContextManager[None] = nullcontext()
         signatures: dict[str, GraphSignature | HeadSignature]
         methods: dict[str, MethodModule | HeadModule]
         if config.head == "language_model":
             decoders = self._signatures(config, recipe)
             file, constants = PROGRAM_FILE, metadata_methods(config, recipe, cache_buckets(recipe))
             signatures = {**decoders}
-            methods = {name: MethodModule(stack, signature) for name, signature in decoders.items()}
+            lowered = {name: decoders[name] for name in ("prefill", "decode")}
+            lengths = {name: graph.cache.cache_len for name, graph in decoders.items() if name != "prefill"}
+            if len(lengths) > 1:
+                slots = unmistakable(config, lengths["decode"])
+                lowered["decode"] = _with_slots(decoders["decode"], slots)
+                others = deriving("decode", slots, lengths)
+            methods = {name: MethodModule(stack, signature) for name, signature in lowered.items()}
         else:
             head = head_signature(config, recipe.shapes.prefill_len)
             file, constants = HEAD_FILE, head_metadata(config, head.tokens)
             signatures, methods = {CLASSIFY: head}, {CLASSIFY: HeadModule(stack, head)}
         give_back_memory()
-        with streaming(parts.weights, list(methods.values())):
+        with streaming(parts.weights, list(methods.values())), others:
             program = lower(methods, constants)
         give_back_memory()
         write_program(program, folder / file)
@@ -197,8 +209,8 @@ class XnnpackTarget:
         cache = self.cache(config, recipe)
 
         def decode(slots: int) -> GraphSignature:
-            bucket = dataclasses.replace(cache, cache_len=slots)
-            return GraphSignature("decode", 1, config.vocab_size, bucket, recipe.logits, index_dtype="int64")
+            full = GraphSignature("decode", 1, config.vocab_size, cache, recipe.logits, index_dtype="int64")
+            return _with_slots(full, slots)
 
         rows = recipe.shapes.prefill_len
         prefill = GraphSignature("prefill", rows, config.vocab_size, cache, recipe.logits, index_dtype="int64")
@@ -215,6 +227,10 @@ def cache_buckets(recipe: Recipe) -> list[int]:
     options = recipe.targets.xnnpack or XnnpackOptions()
     full = recipe.shapes.cache_len
     return [*(slots for slots in options.cache_buckets if slots < full), full]
+
+
+def _with_slots(graph: GraphSignature, slots: int) -> GraphSignature:
+    return dataclasses.replace(graph, cache=dataclasses.replace(graph.cache, cache_len=slots))
 
 
 def _stored_bytes(weight: PlannedWeight) -> int:
