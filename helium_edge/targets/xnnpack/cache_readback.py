@@ -12,7 +12,7 @@ import torch
 from helium_edge.config import ModelConfig
 from helium_edge.model.kv_cache import SIDES, KvScales, Side, scale_name
 from helium_edge.targets.artifact import WeightDifference, wrong_scales
-from helium_edge.targets.xnnpack.anatomy import NOTHING, Anatomy, Layer, inputs_of
+from helium_edge.targets.xnnpack.anatomy import Anatomy, Layer, inputs_of
 
 _CODES = {"scale": 1.0, "zero_point": 0}
 """Of the conversions: what a code is worth stands in constants beside them."""
@@ -31,13 +31,6 @@ def wrong_cache(anatomy: Anatomy, config: ModelConfig, scales: KvScales | None) 
             yield from _wrong_types(anatomy, index, side, quantized=scales is not None)
         if scales is not None:
             yield from _wrong_scales(anatomy, index, config, scales)
-    for value in anatomy.delegate.values:
-        found = value.get("quant_params")
-        # Keys are transposed as codes.
-        inner = value.get("tensor_value", {}).get("external_id") == NOTHING
-        if inner and value["tensor_value"]["datatype"] == "xnn_datatype_qint8" and found != _CODES:
-            said = f"codes by {found}"
-            yield WeightDifference("cache codes", None, anatomy.delegate.method, "constant", diagnosis=said)
 
 
 def _buffers(anatomy: Anatomy, layer: int, side: Side) -> dict[str, int]:

@@ -113,8 +113,8 @@ class XnnpackTarget:
         # Scores and their softmax, and the past keys transposed for the product.
         attention = 2 * config.num_attention_heads * (slots + rows) * rows + config.kv_size * slots
         if recipe.kv_cache == "int8":
-            # Measured: keys or values of one layer as float32, and codes transposed.
-            attention += 7 * config.kv_size * slots // 4
+            # Keys or values of one layer as float32.
+            attention += config.kv_size * slots
         head_rows = rows if recipe.logits == "all" else 1
         cache = self.cache(config, recipe)
         shorter = cache_buckets(recipe)[:-1]
