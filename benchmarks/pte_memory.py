@@ -14,12 +14,8 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from helium_edge.arm64.wheels import Library
 from helium_edge.bundle import open_bundle
-
-LIBRARIES = (
-    "executorch", "executorch_kernels_optimized", "executorch_kernels_quantized", "executorch_backend_xnnpack",
-    "executorch_threadpool",
-)  # fmt: skip
 
 
 def build(compiler: str, folder: Path) -> Path:
@@ -27,16 +23,10 @@ def build(compiler: str, folder: Path) -> Path:
     spec = importlib.util.find_spec("executorch")
     if spec is None or not spec.submodule_search_locations:
         raise SystemExit("executorch is not installed: pip install 'helium-edge[executorch]'")
-    root = Path(spec.submodule_search_locations[0])
-    program = folder / "pte_memory"
-    command = [
-        compiler, "-std=c++17", "-O1", str(Path(__file__).with_suffix(".cpp")), "-o", str(program),
-        "-isystem", str(root / "include"),
-        "-isystem", str(root / "include/executorch/runtime/core/portable_type/c10"),
-        "-DC10_USING_CUSTOM_GENERATED_MACROS", "-DET_EVENT_TRACER_ENABLED",  # as the libraries were built
-        f"-L{root / 'lib'}", f"-Wl,-rpath,{root / 'lib'}", "-Wl,--no-as-needed",
-        *(f"-l{name}" for name in LIBRARIES), "-Wl,--allow-shlib-undefined",
-    ]  # fmt: skip
+    # Wheels for all processors have the same parts in the same places.
+    library = Library("executorch", "installed", Path(spec.submodule_search_locations[0]).parent)
+    program, source = folder / "pte_memory", Path(__file__).with_suffix(".cpp")
+    command = [compiler, "-std=c++17", "-O1", str(source), *library.compiler_arguments(), "-o", str(program)]
     subprocess.run(command, check=True)
     return program
 
