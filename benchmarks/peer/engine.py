@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from helium_edge.bench.cases import Case
+from helium_edge.bench.engine import LineProcess
 
 BENCHMARKS = Path(__file__).resolve().parents[1]
 
@@ -43,7 +43,7 @@ class Shape:
     vocab_size: int
 
 
-class PeerEngine:
+class PeerEngine(LineProcess):
     """A peer that was loaded in a process of its own; a `helium_edge.bench.engine.Engine`.
 
     Args:
@@ -65,14 +65,7 @@ class PeerEngine:
         command = [python, "-m", "peer.worker", kind, str(path)]
         command += ["--threads", str(shape.threads), "--cache-len", str(shape.cache_len)]
         command += ["--vocab-size", str(shape.vocab_size)]
-        self._process = subprocess.Popen(
-            command,
-            env=worker_environment(os.environ, shape.threads),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
+        super().__init__(command, worker_environment(os.environ, shape.threads), stderr=subprocess.DEVNULL)
         try:
             self.ready = self._answer()
         except PeerError:
@@ -84,36 +77,16 @@ class PeerEngine:
         answer = self.ask(case.phase, context=case.context, tokens=case.tokens)
         return float(answer["ns"]) / 1e9 / case.units
 
-    @property
-    def pid(self) -> int:
-        """Of the process."""
-        return self._process.pid
-
     def ask(self, op: str, **arguments: Any) -> dict[str, Any]:
         """Send a request and wait for its answer."""
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(json.dumps({"op": op, **arguments}) + "\n")
-            self._process.stdin.flush()
-        except BrokenPipeError:
-            pass  # the missing answer says so
+        self.send({"op": op, **arguments})
         return self._answer()
 
-    def close(self) -> None:
-        """End the process."""
-        self._process.kill()
-        self._process.wait()
-        for stream in (self._process.stdin, self._process.stdout):
-            if stream is not None:
-                stream.close()
-
     def _answer(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            code = self._process.wait()
+        found = self.receive()
+        if found is None:
+            code = self.exit_code()
             raise PeerError(self.name, f"ended by signal {-code}" if code < 0 else f"ended with code {code}")
-        found: dict[str, Any] = json.loads(line)
         if "error" in found:
             raise PeerError(self.name, found["error"])
         return found

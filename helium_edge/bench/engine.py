@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -33,20 +35,23 @@ class Engine(Protocol):
         ...
 
 
-class WorkerProcess:
-    """A worker process, and requests to it; `close` ends it.
+class LineProcess:
+    """A process that answers each line of JSON with one; `close` ends it.
 
-    Raises:
-        HeliumEdgeError: From `ask`, whatever the worker raised.
-        ResourceError: From `ask`, the system killed the worker, as it does when memory runs out.
+    Args:
+        command: Program and arguments.
+        environment: All of its environment.
+        stderr: Of `subprocess.Popen`; None leaves it where this process's goes.
     """
 
-    def __init__(self) -> None:
-        environment = {**os.environ, "PYTHONSAFEPATH": "1"}
+    def __init__(
+        self, command: Sequence[str], environment: Mapping[str, str], *, stderr: int | None = None
+    ) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "helium_edge.bench.worker"],
+            command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            stderr=stderr,
             env=environment,
             text=True,
             encoding="utf-8",
@@ -57,22 +62,25 @@ class WorkerProcess:
         """Of the process."""
         return self._process.pid
 
-    def ask(self, op: str, **arguments: Any) -> dict[str, Any]:
-        """Send a request and wait for its answer."""
+    def send(self, request: Mapping[str, Any]) -> None:
+        """Send a request; a process that has ended is told by the answer that is missing."""
         assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        try:
-            self._process.stdin.write(json.dumps({"op": op, **arguments}) + "\n")
+        with suppress(BrokenPipeError):
+            self._process.stdin.write(json.dumps(request) + "\n")
             self._process.stdin.flush()
-            line = self._process.stdout.readline()
-        except BrokenPipeError:
-            line = ""
+
+    def receive(self) -> dict[str, Any] | None:
+        """Wait for a line; None when the process has ended instead."""
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
         if not line:
-            raise self._ended(op)
+            return None
         answer: dict[str, Any] = json.loads(line)
-        if "error" in answer:
-            raise _as_raised(answer["error"])
         return answer
+
+    def exit_code(self) -> int:
+        """Wait for its end; negative is the signal that ended it."""
+        return self._process.wait()
 
     def close(self) -> None:
         """End the process."""
@@ -80,10 +88,35 @@ class WorkerProcess:
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:
-                stream.close()
+                # A request that a dead process did not take is still buffered, and closing tries once more.
+                with suppress(BrokenPipeError):
+                    stream.close()
+
+
+class WorkerProcess(LineProcess):
+    """A worker process, and requests to it.
+
+    Raises:
+        HeliumEdgeError: From `ask`, whatever the worker raised.
+        ResourceError: From `ask`, the system killed the worker, as it does when memory runs out.
+    """
+
+    def __init__(self) -> None:
+        command = [sys.executable, "-m", "helium_edge.bench.worker"]
+        super().__init__(command, {**os.environ, "PYTHONSAFEPATH": "1"})
+
+    def ask(self, op: str, **arguments: Any) -> dict[str, Any]:
+        """Send a request and wait for its answer."""
+        self.send({"op": op, **arguments})
+        answer = self.receive()
+        if answer is None:
+            raise self._ended(op)
+        if "error" in answer:
+            raise _as_raised(answer["error"])
+        return answer
 
     def _ended(self, op: str) -> HeliumEdgeError:
-        code = self._process.wait()
+        code = self.exit_code()
         if code == -signal.SIGKILL:
             return ResourceError(
                 f"the system killed the process that runs the bundle ({op}): memory ran out",

@@ -246,6 +246,8 @@ def test_a_missing_runtime_is_exit_code_5(
 def test_a_killed_worker_is_memory_that_ran_out() -> None:
     with closing(WorkerProcess()) as worker:
         os.kill(worker.pid, signal.SIGKILL)
+        # Only once it is dead the pipe is surely broken: both the request and closing meet that.
+        os.waitid(os.P_PID, worker.pid, os.WEXITED | os.WNOWAIT)
         with pytest.raises(ResourceError, match="memory ran out"):
             worker.ask("memory")
 
