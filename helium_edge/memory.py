@@ -1,4 +1,4 @@
-"""Memory of this process: how much it held at most, by kind, and how to keep it small.
+"""Memory of this process: how much it held at most, by kind.
 
 Anonymous memory is what a program allocates. Mapped memory is pages of files: shown as used, but given back by the
 system whenever something else needs room.
@@ -7,17 +7,14 @@ system whenever something else needs room.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import resource
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import final
 
 _STATUS = Path("/proc/self/status")
 _SAMPLE_SECONDS = 0.05
-_PR_SET_THP_DISABLE, _PR_GET_THP_DISABLE = 41, 42
 
 
 def peak_rss_bytes() -> int:
@@ -75,40 +72,3 @@ class PeakMemory(contextlib.AbstractContextManager["PeakMemory"]):
         if now is not None:
             self.anonymous_bytes = max(self.anonymous_bytes or 0, now[0])
             self.mapped_bytes = max(self.mapped_bytes or 0, now[1])
-
-
-@contextlib.contextmanager
-def small_pages() -> Iterator[None]:
-    """Use no huge pages for what the block touches first, on Linux.
-
-    numpy asks for them, and a cache of 4096 slots would be all there as soon as a token is in each head: a page of
-    2 MiB is as much as a head has.
-    """
-    prctl = _prctl()
-    before = prctl(_PR_GET_THP_DISABLE, 0) if prctl is not None else -1
-    if prctl is None or before < 0:
-        yield
-        return
-    prctl(_PR_SET_THP_DISABLE, 1)
-    try:
-        yield
-    finally:
-        prctl(_PR_SET_THP_DISABLE, before)
-
-
-def _prctl() -> _Prctl | None:
-    if not sys.platform.startswith("linux"):
-        return None
-    try:
-        return _Prctl()
-    except (OSError, AttributeError):
-        return None
-
-
-class _Prctl:
-    def __init__(self) -> None:
-        self._function = ctypes.CDLL(None).prctl
-        self._function.argtypes = [ctypes.c_int] + [ctypes.c_ulong] * 4
-
-    def __call__(self, option: int, value: int) -> int:
-        return int(self._function(option, value, 0, 0, 0))

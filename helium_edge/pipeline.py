@@ -31,7 +31,7 @@ from helium_edge.compare import Progress, Silent, Text, check, check_head, quick
 from helium_edge.config import ModelConfig
 from helium_edge.errors import ConfigError, HeliumEdgeError, ParityError
 from helium_edge.manifest import describe
-from helium_edge.memory import PeakMemory, peak_rss_bytes, small_pages
+from helium_edge.memory import PeakMemory, peak_rss_bytes
 from helium_edge.model.kv_cache import KvScales
 from helium_edge.model.weights import EMBEDDING
 from helium_edge.parity import ParityReport, require_reference
@@ -237,9 +237,8 @@ def _run_decoder(
     tell.stage("run")
     tokenizer = Tokenizer(bundle.folder / manifest.tokenizer.file)
     prompt = tokenizer.encode(GOLDEN_PROMPT)
-    with small_pages():
-        runner = open_runner(bundle, threads=threads)
-        golden = record_golden(runner, GOLDEN_PROMPT, prompt, eos_ids=manifest.tokens.eos)
+    runner = open_runner(bundle, threads=threads)
+    golden = record_golden(runner, GOLDEN_PROMPT, prompt, eos_ids=manifest.tokens.eos)
     manifest = manifest.model_copy(update={"golden": golden})
     if original is None:
         return manifest, None

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from helium_edge.errors import BundleError, ResourceError
+from helium_edge.errors import BundleError
+from helium_edge.runtime.cache_memory import cache_buffers
 from helium_edge.runtime.coreml_program import CoremlMethod, TensorType, read_coreml
 from helium_edge.runtime.mil_interpreter import MilFunction
 from helium_edge.runtime.mil_ops import Array
@@ -63,10 +64,7 @@ class CoremlRunner:
             phase: InterpretedMethod(find_method(methods, phase, path), _signature(spec, phase), pool)
             for phase in _PHASES
         }
-        try:
-            self._buffers = [np.zeros(cache.shape, cache.dtype) for _ in range(2 * cache.layers)]
-        except MemoryError as error:
-            raise ResourceError(f"no memory for a KV cache of {cache.total_bytes} bytes") from error
+        self._buffers = cache_buffers(cache)
 
     @property
     def position(self) -> int:

@@ -18,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from helium_edge.errors import BundleError, ResourceError, UsageError
+from helium_edge.errors import BundleError, UsageError
+from helium_edge.runtime.cache_memory import cache_buffers
 from helium_edge.runtime.executorch_library import load_runtime
 from helium_edge.runtime.executorch_options import set_weight_cache
 from helium_edge.runtime.quiet import quiet
@@ -153,14 +154,8 @@ class _Buffers:
     """Key and value of each layer, as numpy and as torch over the same memory."""
 
     def __init__(self, spec: DecoderSpec, slots: int) -> None:
-        cache = spec.cache
-        shape = (cache.num_key_value_heads, slots, cache.head_dim)
         self.slots = slots
-        try:
-            # numpy takes zeroed pages from the system: memory is used as slots are written.
-            self.arrays: list[Array] = [np.zeros(shape, cache.dtype) for _ in range(2 * cache.layers)]
-        except MemoryError as error:
-            raise ResourceError(f"no memory for a KV cache of {cache.bytes_per_token * slots} bytes") from error
+        self.arrays: list[Array] = cache_buffers(spec.cache, slots)
         self.tensors = [torch.from_numpy(array) for array in self.arrays]
 
 

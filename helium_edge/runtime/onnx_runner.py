@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from helium_edge.errors import BundleError, ResourceError
+from helium_edge.errors import BundleError
+from helium_edge.runtime.cache_memory import cache_buffers
 from helium_edge.runtime.mapped_pages import release_clean_pages
 from helium_edge.runtime.runner import Logits, check_seek, check_tokens
 from helium_edge.signature import (
@@ -62,10 +63,7 @@ class OnnxRunner:
         self._logits = spec.logits
         self._prefill_len = spec.prefill_len
         self._position = 0
-        try:
-            self._buffers = [np.zeros(cache.shape, cache.dtype) for _ in range(2 * cache.layers)]
-        except MemoryError as error:
-            raise ResourceError(f"no memory for a KV cache of {cache.total_bytes} bytes") from error
+        self._buffers = cache_buffers(cache)
         self._values = [ort.OrtValue.ortvalue_from_numpy(buffer) for buffer in self._buffers]
         options = _session_options(threads, session_config or {})
         self._dynamic = not static and "any" in graphs
