@@ -4,8 +4,13 @@
     python benchmarks/make_checkpoint.py helium-1-preview-2b wide --layers 2
 
 bfloat16 safetensors shards of at most 512 MiB, one in memory at a time. Weights spread as in trained models: by
-fan-in, rows of unequal size, gains around 1, logits of an rms near 3. The tokenizer is that of helium-tiny, filled
-up with pieces that no text contains. The same seed gives the same bytes.
+fan-in, rows of unequal size, gains around 1. The tokenizer is that of helium-tiny, filled up with pieces that no
+text contains. The same seed gives the same bytes.
+
+The head knows a successor of every token, some well and some hardly: it has the direction of the token's embedding
+beside its noise. What follows is then nearly certain after some tokens and open after others, as in a trained
+model. From noise alone it would be open everywhere: rounding would choose the likeliest token, and the gates of a
+recipe, which are about trained weights, would say nothing.
 """
 
 from __future__ import annotations
@@ -28,7 +33,8 @@ from helium_edge.memory import peak_rss_bytes
 from helium_edge.presets import PRESETS
 
 SHARD_BYTES = 512 << 20
-LOGIT_RMS = 3.0
+LOGIT_RMS = 1.5
+SUCCESSOR_LOGIT = (14.0, 3.0)  # mean and spread over tokens, were the embedding all that reaches the head
 
 
 def spread(config: ModelConfig, name: str, shape: tuple[int, ...]) -> float:
@@ -45,6 +51,7 @@ def spread(config: ModelConfig, name: str, shape: tuple[int, ...]) -> float:
 
 def tensors(config: ModelConfig, seed: int) -> Iterator[tuple[str, torch.Tensor]]:
     """Every tensor of the model, in order."""
+    embedding = torch.empty(0)
     for index, (name, expected) in enumerate(expected_tensors(config).items()):
         generator = torch.Generator().manual_seed(seed * 1_000_003 + index)
         if len(expected.shape) == 1:
@@ -53,7 +60,23 @@ def tensors(config: ModelConfig, seed: int) -> Iterator[tuple[str, torch.Tensor]
             rows = (0.3 * torch.randn(expected.shape[0], 1, generator=generator)).exp_()
             values = torch.randn(expected.shape, generator=generator).mul_(rows)
             values *= spread(config, name, expected.shape)
+        if name == "model.embed_tokens.weight":
+            embedding = values.to(torch.bfloat16)
+        elif name == "lm_head.weight":
+            add_successors(values, embedding, generator)
         yield name, values.to(torch.bfloat16)
+
+
+def add_successors(head: torch.Tensor, embedding: torch.Tensor, generator: torch.Generator) -> None:
+    """Let each row of the head, (V, E), answer to the embedding of one token, (V, E): a bigram a token."""
+    mean, deviation = SUCCESSOR_LOGIT
+    logits = mean + deviation * torch.randn(len(head), 1, generator=generator)
+    # What the last norm hands to the head has a length of about sqrt(E).
+    lengths = logits / math.sqrt(head.shape[1])
+    successors = torch.randperm(len(head), generator=generator)
+    for start in range(0, len(head), 4096):
+        rows = slice(start, start + 4096)
+        head[successors[rows]] += lengths[rows] * torch.nn.functional.normalize(embedding[rows].float())
 
 
 def write_weights(config: ModelConfig, folder: Path, seed: int) -> int:

@@ -30,7 +30,7 @@ from peer.costs import CommandFailed
 from peer.engine import PeerError, Shape
 from peer.exporters import EXPORTERS, UNQUANTIZED, Exporter, export
 from peer.llama_copy import write_llama_copy
-from peer.speed import OURS, Entry, Run, cases_of, open_peer
+from peer.speed import OURS, Entry, Pool, Run, cases_of, open_peer
 
 RESULTS = Path(__file__).resolve().with_name("results.json")
 PREPARED = "q4_0,q4_k_m,q8_0,genai"
@@ -152,19 +152,24 @@ def run(given: argparse.Namespace) -> None:
     manifest = open_bundle(given.bundle.path, unverified=True).manifest
     shape = Shape(given.threads, manifest.cache_len, manifest.model.vocab_size)
     name = _described_bundle(manifest)
-    session = Run(say)
-    try:
-        for entry in (given.bundle, *given.peers):
-            session.load(entry, shape, given.python)
-        for measure, case in cases_of(given.contexts, given.prefill, given.steps).items():
-            say(f"{measure}: {', '.join(session.engines)}")
-            samples, others = session.measure(case, given.repeats)
-            about = {"tokens": 1 if case.phase == "decode" else case.tokens, "others": others, "date": today()}
-            bundles = [entry.name for entry in (given.bundle, *given.peers) if entry.kind == OURS]
-            add(given, {"models": {name: {"pairs": results.pairs_of(bundles, measure, samples, about)}}})
-    finally:
-        session.close()
-    add(given, {"models": {name: {"engines": session.facts, "not_run": session.not_run}}})
+    entries = [given.bundle, *given.peers]
+    bundles = [entry.name for entry in entries if entry.kind == OURS]
+    pool = Pool()
+    for turn in range(given.loads):
+        session = Run(say)
+        try:
+            for entry in entries if turn % 2 == 0 else reversed(entries):
+                session.load(entry, shape, given.python)
+            for measure, case in cases_of(given.contexts, given.prefill, given.steps).items():
+                say(f"{measure}: {', '.join(session.engines)}")
+                samples, others = pool.add(measure, *session.measure(case, given.repeats))
+                tokens = 1 if case.phase == "decode" else case.tokens
+                about = {"tokens": tokens, "loads": turn + 1, "others": others, "date": today()}
+                add(given, {"models": {name: {"pairs": results.pairs_of(bundles, measure, samples, about)}}})
+        finally:
+            session.close()
+        entries = [entry for entry in entries if entry.name not in session.not_run]
+        add(given, {"models": {name: {"engines": session.facts, "not_run": session.not_run}}})
 
 
 def _described(checkpoint: Checkpoint) -> str:
@@ -213,6 +218,7 @@ def parser() -> argparse.ArgumentParser:
     timed.add_argument("--contexts", type=_numbers, default="0,512,2048")
     timed.add_argument("--prefill", type=_numbers, default="128")
     timed.add_argument("--repeats", type=int, default=10)
+    timed.add_argument("--loads", type=int, default=1, help="load all anew so many times, and pool the samples")
     timed.add_argument("--steps", type=int, default=8, help="decode steps of a sample")
     cost = command(exports)
     cost.add_argument("checkpoint")

@@ -137,6 +137,29 @@ class Run:
             engine.close()
 
 
+class Pool:
+    """Samples of several loads: the memory that a process was given makes it faster or slower for good."""
+
+    def __init__(self) -> None:
+        self._samples: dict[str, dict[str, list[float]]] = {}
+        self._others: dict[str, float | None] = {}
+
+    def add(
+        self, measure: str, samples: dict[str, list[float]], others: float | None
+    ) -> tuple[dict[str, list[float]], float | None]:
+        """Add what `Run.measure` returned; an engine that any load lacks is left out.
+
+        Returns:
+            All samples of the measure so far, by engine, and the largest share that others took.
+        """
+        before = self._samples.get(measure)
+        if before is not None:
+            samples = {name: before[name] + taken for name, taken in samples.items() if name in before}
+            others = max((share for share in (others, self._others[measure]) if share is not None), default=None)
+        self._samples[measure], self._others[measure] = samples, others
+        return samples, others
+
+
 def _pid(engine: Engine) -> int:
     return engine.worker.pid if isinstance(engine, BundleEngine) else engine.pid
 

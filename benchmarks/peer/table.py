@@ -22,8 +22,10 @@ these figures tell speed, memory and the cost of exporting, and nothing about qu
 Every ratio comes from one run in which both engines, and sometimes others, were loaded and took turns, sample by
 sample, with the same number of threads and from the same depth of context. It is the median of the ratios of
 neighbouring samples, above 1 where helium-edge is faster, with the quartiles of these ratios in brackets. Rates of
-different rows come from different runs: compare the ratios. "Others" is the largest share of the processors that
-other programs took while a row was measured; it slows both sides."""
+different rows come from different runs: compare the ratios. "Loads" says how many times all engines of a run were
+ended and loaded anew, in the other order: the memory that a process was given makes it up to a tenth faster or
+slower for as long as it lives, which samples of one load do not even out. "Others" is the largest share of the
+processors that other programs took while a row was measured; it slows both sides."""
 
 SAME_MODEL = """All are given the same model: logits of helium-tiny, unquantized, after a prompt and after six
 steps from it, against the float32 decoder of helium-edge, as the largest difference by the rms of all logits.
@@ -109,13 +111,18 @@ def _rates(peers: Mapping[str, Mapping[str, Any]]) -> list[str]:
     for peer, pairs in peers.items():
         cells = (_rate_cell(pairs[measure]) if measure in pairs else NOTHING for measure in measures)
         samples = {len(found["ours"]) for found in pairs.values()}
+        loads = {found.get("loads", 1) for found in pairs.values()}
         newest = max(found["date"] for found in pairs.values())
         busy = [found["others"] for found in pairs.values() if found["others"] is not None]
         others = f"{max(busy):.0%}" if busy else NOTHING
-        rows.append([peer, *cells, "-".join(str(count) for count in sorted(samples)), others, newest])
+        rows.append([peer, *cells, _span(samples), _span(loads), others, newest])
     return _table(
-        ["tokens per second, ours : theirs", *map(in_words, measures), "samples", "others", "date"], rows
+        ["tokens per second, ours : theirs", *map(in_words, measures), "samples", "loads", "others", "date"], rows
     )
+
+
+def _span(counts: Iterable[int]) -> str:
+    return "-".join(str(count) for count in sorted(set(counts)))
 
 
 def _rate_cell(pair: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ import pytest
 from peer import chart, results, table
 from peer.costs import CommandFailed, run_command
 from peer.engine import PeerEngine, PeerError, Shape
-from peer.speed import Entry, Run
+from peer.speed import Entry, Pool, Run
 from peer.worker import Worker, serve
 
 Q4_0, HF = "llama.cpp Q4_0", "transformers bf16"
@@ -54,6 +54,16 @@ def test_bundles_of_one_run_are_each_held_against_the_peers() -> None:
     assert pairs["b"][Q4_0]["decode@0"] == {"ours": [0.2], "theirs": [0.3], "tokens": 1}
 
 
+def test_samples_of_several_loads_are_one_measure_of_the_engines_that_all_have() -> None:
+    pool = Pool()
+    first = {"a": [1.0, 2.0], "b": [3.0, 4.0]}
+    assert pool.add("decode@0", first, None) == (first, None)
+    pool.add("decode@512", {"a": [9.0]}, 0.5)
+    both = {"a": [1.0, 2.0, 5.0], "b": [3.0, 4.0, 6.0]}
+    assert pool.add("decode@0", {"b": [6.0], "a": [5.0]}, 0.02) == (both, 0.02)
+    assert pool.add("decode@0", {"a": [7.0]}, 0.01) == ({"a": [1.0, 2.0, 5.0, 7.0]}, 0.02)
+
+
 def test_a_newer_measurement_replaces_the_older() -> None:
     again = run_of("ONNX int4", "decode@0", 1, "2026-02-01", ours=[1.0], q4=[2.0])
     pairs = results.merge(two_runs(), again)["models"][MODEL]["pairs"]["ONNX int4"]
@@ -82,7 +92,7 @@ def test_table_holds_ratios_rates_and_goals() -> None:
     # At 512 the pairs are 1, 1.5 and 2: half of what lies between them is 1.25 to 1.75.
     assert f"| {Q4_0} | **0.50** (0.50-0.50) | **1.50** (1.25-1.75) |" in page
     assert f"| {HF} | **4.00** (4.00-4.00) |  |" in page
-    assert f"| {Q4_0} | 6.7 : 13.3 | 10.0 : 6.7 | 2-3 | 3% | 2026-01-02 |" in page
+    assert f"| {Q4_0} | 6.7 : 13.3 | 10.0 : 6.7 | 2-3 | 1 | 3% | 2026-01-02 |" in page
     assert "| decode at 0 | 1.0 | 0.50 | no |" in page
     assert "| decode at 512 | 1.2 | 1.50 | yes |" in page
 
