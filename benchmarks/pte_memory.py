@@ -39,10 +39,13 @@ def main() -> None:
     args = parser.parse_args()
     bundle = open_bundle(args.bundle)
     graphs = bundle.manifest.graphs
-    every = [graph.method for graph in graphs if graph.method is not None]
+    if bundle.manifest.target.name != "xnnpack":
+        parser.error(f"{args.bundle}: a bundle for {bundle.manifest.target.name}; xnnpack is wanted")
+    every = tuple(graph.method for graph in graphs if graph.method is not None)
+    pair = tuple(name for name in ("prefill", "decode") if name in every)  # a classifier has neither
     with tempfile.TemporaryDirectory() as name:
         program = build(args.compiler, Path(name))
-        for methods in dict.fromkeys((("prefill", "decode"), tuple(every))):
+        for methods in dict.fromkeys((pair or every, every)):
             command = [str(program), str(bundle.path(graphs[0].file)), *methods]
             done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
             print(f"methods: {', '.join(methods)}")

@@ -41,8 +41,8 @@ def plan_document(plan: ExportPlan, checkpoint: str, recipe: Recipe) -> dict[str
     }
 
 
-def show_plan(plan: ExportPlan, checkpoint: str, recipe: Recipe) -> None:
-    """Show what an export would do."""
+def show_plan(plan: ExportPlan, checkpoint: str, recipe: Recipe, *, compared: bool) -> None:
+    """Show what an export would do; `compared` is whether the result is held against the original."""
     rows: list[NamedRow] = []
     for weight in plan.weights:
         scheme = "float32" if weight.scheme is None else f"{weight.scheme}{' fallback' * weight.fallback}"
@@ -54,9 +54,10 @@ def show_plan(plan: ExportPlan, checkpoint: str, recipe: Recipe) -> None:
     files_shown = [(name, size(nbytes)) for name, nbytes in plan.files]
     _console.table(["file (estimate)", "size"], [*files_shown, ("together", size(total))], right=["size"])
     _console.line("")
+    with_comparison = f", {size(plan.verify_bytes)} with the comparison" if compared else ""
     _console.fields(
         [
-            ("this machine", f"{size(plan.host_bytes)} of memory, {size(plan.verify_bytes)} with the comparison"),
+            ("this machine", f"{size(plan.host_bytes)} of memory{with_comparison}"),
             ("the phone", f"{size(sum(plan.phone_bytes.values()))} of memory at {plan.cache_len:,} tokens"),
             *((f"  {key.replace('_', ' ')}", size(nbytes)) for key, nbytes in plan.phone_bytes.items()),
         ]

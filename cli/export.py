@@ -124,11 +124,12 @@ def export(
             _console.document({"plan": shown[0]} if len(shown) == 1 else {"plans": shown})
         else:
             for plan, single in zip(plans, recipes, strict=True):
-                _views.show_plan(plan, checkpoint, single)
+                _views.show_plan(plan, checkpoint, single, compared=not (no_run or no_verify))
         from helium_edge.presets import PRESETS
 
         source = f"kyutai/{checkpoint}" if checkpoint in PRESETS and not Path(checkpoint).is_dir() else checkpoint
-        _console.next_step("export", source, "--recipe", recipe, "-o", output or "DIR")
+        flags = [flag for flag, given in (("--no-verify", no_verify), ("--no-run", no_run)) if given]
+        _console.next_step("export", source, "--recipe", recipe, *flags, "-o", output or "DIR")
         return
     try:
         with _console.progress() as progress:

@@ -187,6 +187,16 @@ def test_a_dry_run_writes_nothing_and_needs_no_output(cli: Cli, empty_folder: Pa
     assert list(empty_folder.iterdir()) == []
 
 
+@pytest.mark.parametrize("flag", ["--no-verify", "--no-run"])
+def test_a_plan_without_the_comparison_counts_no_memory_for_it(cli: Cli, flag: str) -> None:
+    plan = ("export", "helium-tiny", "--recipe", "onnx-int4", "--dry-run")
+    assert "with the comparison" in cli(*plan)[1]
+    code, out, err = cli(*plan, flag)
+    assert code == 0
+    assert "with the comparison" not in out
+    assert err == f"next: helium-edge export helium-tiny --recipe onnx-int4 {flag} -o DIR\n"
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected", "message"),
     [

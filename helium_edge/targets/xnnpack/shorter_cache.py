@@ -87,7 +87,11 @@ def _derive(program: Any, graphs: _Graphs, template: str, slots: int, lengths: M
     places = [part.processed.index for part in plan.delegates] if plan is not None else []
     held = [bytes(program.backend_delegate_data[place].data) for place in places]
     if plan is None or len(held) != 1 or held[0] not in graphs:
-        raise HeliumEdgeError(f"method {template}: not one XNNPACK graph, of which shorter ones could be made")
+        outside = sorted({operator.name for operator in plan.operators}) if plan is not None else []
+        raise HeliumEdgeError(
+            f"method {template}: {len(held)} XNNPACK delegates and the operators {outside} outside them; shorter "
+            "caches can only be derived from one delegate"
+        )
     program.execution_plan.remove(plan)
     # The template's own data, when no method keeps it, is the first to be replaced: unused data is refused.
     unused = [] if slots in lengths.values() else places
