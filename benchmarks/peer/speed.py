@@ -138,7 +138,7 @@ class Run:
 
 
 class Pool:
-    """Samples of several loads: the memory that a process was given makes it faster or slower for good."""
+    """Samples of several loads: one is faster or slower than the next for as long as it lives."""
 
     def __init__(self) -> None:
         self._samples: dict[str, dict[str, list[float]]] = {}

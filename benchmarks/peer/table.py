@@ -23,8 +23,8 @@ Every ratio comes from one run in which both engines, and sometimes others, were
 sample, with the same number of threads and from the same depth of context. It is the median of the ratios of
 neighbouring samples, above 1 where helium-edge is faster, with the quartiles of these ratios in brackets. Rates of
 different rows come from different runs: compare the ratios. "Loads" says how many times all engines of a run were
-ended and loaded anew, in the other order: the memory that a process was given makes it up to a tenth faster or
-slower for as long as it lives, which samples of one load do not even out. "Others" is the largest share of the
+ended and loaded anew, in the other order: one load of an engine is up to a tenth faster or slower than the next,
+for as long as it lives, which samples of one load do not even out. "Others" is the largest share of the
 processors that other programs took while a row was measured; it slows both sides."""
 
 SAME_MODEL = """All are given the same model: logits of helium-tiny, unquantized, after a prompt and after six
