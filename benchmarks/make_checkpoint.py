@@ -33,7 +33,7 @@ from helium_edge.memory import peak_rss_bytes
 from helium_edge.presets import PRESETS
 
 SHARD_BYTES = 512 << 20
-LOGIT_RMS = 1.5
+LOGIT_RMS = 1.5  # of the noise
 SUCCESSOR_LOGIT = (14.0, 3.0)  # mean and spread over tokens, were the embedding all that reaches the head
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import mmap
 import os
 import shutil
 import signal
@@ -160,6 +161,19 @@ def test_a_depth_is_what_the_graph_sees(bundle: Path) -> None:
 @pytest.mark.slow  # lowers three methods
 def test_a_depth_is_what_the_methods_see(program: Path) -> None:
     check_depth(program)
+
+
+@pytest.mark.skipif(not hasattr(mmap, "MADV_NOHUGEPAGE"), reason="only Linux has large pages to do without")
+@pytest.mark.parametrize("made", ["bundle", "program"])
+def test_runners_take_memory_as_slots_are_written(made: str, request: pytest.FixtureRequest) -> None:
+    """On pages of numpy's choice the first token would make the whole cache resident."""
+    runner = open_runner(open_bundle(request.getfixturevalue(made)), threads=1)
+    assert isinstance(runner, SeekableRunner)
+    for buffer in runner.cache_buffers:
+        holder = buffer.base
+        while isinstance(holder, np.ndarray | memoryview):
+            holder = holder.base if isinstance(holder, np.ndarray) else holder.obj
+        assert isinstance(holder, mmap.mmap)
 
 
 def test_samples_begin_at_their_depth(bundle: Path) -> None:
