@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
@@ -68,6 +71,13 @@ def xnnpack_recipe(name: str, **changes: Any) -> Recipe:
     if "rules" in changes:
         data["quantization"]["rules"] = changes.pop("rules")
     return Recipe.model_validate_json(json.dumps(data | changes))
+
+
+@contextlib.contextmanager
+def pieces_of(slots: int, kv_size: int) -> Iterator[None]:
+    """Let decode methods that are built meanwhile read caches in pieces of some slots, as large models do."""
+    with mock.patch("helium_edge.targets.xnnpack.pieces.PIECE_BYTES", 4 * kv_size * slots):
+        yield
 
 
 def export_xnnpack(source: Path | str, recipe: Recipe, folder: Path) -> XnnpackExport:

@@ -1,9 +1,9 @@
-"""Decode methods for other cache lengths, made from one that is lowered already: seconds instead of minutes.
+"""Decode methods for all cache lengths, made from one that is lowered already: seconds instead of minutes.
 
 Two decode methods differ in nothing but the sizes of what has an axis over the slots of the cache: S, and S + 1
 for the scores of the past with that of the new token. One method is lowered, and in a copy of its program these
 sizes are replaced. Everything else is shared: weights, gains, and the tables of RoPE, of which a shorter cache
-uses the first rows.
+uses the first rows. Attention over a long cache is then put in pieces (`pieces.py`).
 
 Imported only where executorch is loaded.
 
@@ -27,6 +27,7 @@ from executorch.exir.program import _program
 
 from helium_edge.config import ModelConfig
 from helium_edge.errors import HeliumEdgeError
+from helium_edge.targets.xnnpack.pieces import in_pieces
 
 _SIZES = ("sizes", "offsets", "new_shape")
 """Fields of XNNPACK's nodes that are shapes or places in them."""
@@ -55,7 +56,7 @@ def deriving(template: str, slots: int, lengths: Mapping[str, int]) -> Iterator[
 
     Args:
         template: Name of the decode method that is lowered; the program keeps it only if `lengths` has it.
-        slots: Length of its cache, which is `unmistakable`.
+        slots: Length of its cache, which is `unmistakable` where a method has another.
         lengths: Cache length of each decode method that the program shall have, by name.
 
     Raises:
@@ -93,25 +94,25 @@ def _derive(program: Any, graphs: _Graphs, template: str, slots: int, lengths: M
             "caches can only be derived from one delegate"
         )
     program.execution_plan.remove(plan)
-    # The template's own data, when no method keeps it, is the first to be replaced: unused data is refused.
-    unused = [] if slots in lengths.values() else places
+    # The template's own data is the first to be replaced: unused data is refused.
+    unused = places
     for name, length in lengths.items():
         made = copy.deepcopy(plan)
         made.name = name
+        data = schema.BackendDelegateInlineData(data=_resized_graph(*graphs[held[0]], slots, length))
+        if unused:
+            program.backend_delegate_data[unused.pop()] = data
+        else:
+            made.delegates[0].processed.index = len(program.backend_delegate_data)
+            program.backend_delegate_data.append(data)
         if length != slots:
-            data = schema.BackendDelegateInlineData(data=_resized_graph(*graphs[held[0]], slots, length))
-            if unused:
-                program.backend_delegate_data[unused.pop()] = data
-            else:
-                made.delegates[0].processed.index = len(program.backend_delegate_data)
-                program.backend_delegate_data.append(data)
             _resize_tensors(made, slots, length)
         program.execution_plan.append(made)
     program.execution_plan.sort(key=lambda plan: str(plan.name))
 
 
 def _resized_graph(graph: Any, constants: bytearray, slots: int, length: int) -> bytes:
-    """The graph of a delegate with another cache, as it is stored."""
+    """The graph of a delegate with a cache of a length, as it is stored."""
     graph = copy.deepcopy(graph)
     for value in graph.xvalues:
         tensor = getattr(value.xvalue_union, "tensor_value", value.xvalue_union)
@@ -120,7 +121,7 @@ def _resized_graph(graph: Any, constants: bytearray, slots: int, length: int) ->
         for field in _SIZES:
             if hasattr(node.xnode_union, field):
                 setattr(node.xnode_union, field, _resized(getattr(node.xnode_union, field), slots, length))
-    return bytes(xnnpack_graph_serialize.serialize_xnnpack_binary(graph, constants))
+    return bytes(xnnpack_graph_serialize.serialize_xnnpack_binary(in_pieces(graph), constants))
 
 
 def _resize_tensors(plan: Any, slots: int, length: int) -> None:

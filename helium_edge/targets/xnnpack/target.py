@@ -163,10 +163,11 @@ class XnnpackTarget:
             signatures = {**decoders}
             lowered = {name: decoders[name] for name in ("prefill", "decode")}
             lengths = {name: graph.cache.cache_len for name, graph in decoders.items() if name != "prefill"}
+            slots = lengths["decode"]
             if len(lengths) > 1:
-                slots = unmistakable(config, lengths["decode"])
+                slots = unmistakable(config, slots)
                 lowered["decode"] = _with_slots(decoders["decode"], slots)
-                others = deriving("decode", slots, lengths)
+            others = deriving("decode", slots, lengths)
             methods = {name: MethodModule(stack, signature) for name, signature in lowered.items()}
         else:
             head = head_signature(config, recipe.shapes.prefill_len)

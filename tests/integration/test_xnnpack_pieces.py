@@ -1,0 +1,111 @@
+"""Attention over a cache in pieces: what the graph reads, when, and that it computes what the whole one does."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+import numpy as np
+import pytest
+
+from helium_edge.runtime.pte_file import PteFile
+from tests.helpers.checkpoints import make_checkpoint
+from tests.helpers.exports import random_tokens
+
+if importlib.util.find_spec("executorch") is None:
+    pytest.skip("executorch is not installed", allow_module_level=True)
+
+from helium_edge.targets.xnnpack.anatomy import Delegate, inputs_of
+from helium_edge.targets.xnnpack.lowering import load_exporter
+from tests.helpers.xnnpack import PREFILL_LEN, XnnpackExport, export_xnnpack, pieces_of, rms_error, xnnpack_recipe
+
+load_exporter()  # quietly, before what imports it
+
+from helium_edge.targets.xnnpack import pieces  # noqa: E402
+
+pytestmark = pytest.mark.slow  # each lowering takes seconds
+
+# Two query heads share a key-value head; scores are far from uniform.
+MODEL: dict[str, Any] = {"seed": 8, "std": 0.2, "num_hidden_layers": 1, "num_key_value_heads": 2}
+KV_SIZE = 32
+BUCKET = 30
+# Of 48 slots the last piece has 6 with 7 each; 48 pieces are joined in three steps.
+CASES = [("float32", 7), ("int8", 7), ("int8", 1)]
+
+
+@pytest.fixture(scope="module", params=CASES, ids=lambda case: f"{case[0]} cache, {case[1]} slots a piece")
+def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> XnnpackExport:
+    cache, slots = request.param
+    root = tmp_path_factory.mktemp("pieces")
+    recipe = xnnpack_recipe("xnnpack-int4", kv_cache=cache, xnnpack={"cache_buckets": [BUCKET]})
+    checkpoint = make_checkpoint(root / "checkpoint", **MODEL)
+    with pieces_of(slots, KV_SIZE):
+        return export_xnnpack(checkpoint, recipe, root / "pieces")
+
+
+def test_every_slot_is_read_once(exported: XnnpackExport) -> None:
+    for slots, method in exported.decode.items():
+        delegate = Delegate(PteFile(exported.path), method)
+        for past in caches(delegate, exported):
+            reads = [node["xnode_union"] for node in delegate.users[past]]
+            spans = sorted((read["offsets"][1], read["offsets"][1] + read["sizes"][1]) for read in reads)
+            assert [start for start, _ in spans] == [0, *(end for _, end in spans[:-1])]
+            assert spans[-1][1] == slots
+            assert all(read["offsets"][0] == read["offsets"][2] == 0 for read in reads)
+
+
+def test_a_piece_is_used_up_before_the_next_is_read(exported: XnnpackExport) -> None:
+    """Were all of them copied first, which no result would show, they would take the memory of the cache again."""
+    for method in exported.decode.values():
+        delegate = Delegate(PteFile(exported.path), method)
+        order = {id(node): number for number, node in enumerate(delegate.nodes)}
+        for past in caches(delegate, exported):
+            read = -1
+            for node in delegate.users[past]:
+                assert order[id(node)] > read
+                while node["xnode_union_type"] != "XNNBatchMatrixMultiply":
+                    (node,) = delegate.users[node["xnode_union"]["output_id"]]
+                    assert len(inputs_of(node)) <= 2
+                read = order[id(node)]
+
+
+def test_no_value_is_left_that_nothing_computes(exported: XnnpackExport) -> None:
+    """XNNPACK gives memory to every value."""
+    for method in exported.decode.values():
+        delegate = Delegate(PteFile(exported.path), method)
+        used = {value for node in delegate.nodes for value in inputs_of(node)}
+        for node in delegate.nodes:
+            union = node["xnode_union"]
+            used |= {value for name, value in union.items() if name in ("filter_id", "bias_id", "output_id")}
+        assert set(range(len(delegate.values))) <= used
+
+
+def test_prefill_is_not_cut(exported: XnnpackExport) -> None:
+    delegate = Delegate(PteFile(exported.path), "prefill")
+    for past in caches(delegate, exported):
+        assert [node["xnode_union_type"] for node in delegate.users[past]] != ["XNNStaticSlice"]
+
+
+def test_it_computes_what_the_whole_does(exported: XnnpackExport) -> None:
+    """Prefill has its attention whole: its logits against those of decoding, over both methods."""
+    tokens = random_tokens(5 * PREFILL_LEN, exported.spec.vocab_size)
+    whole, cut = exported.runner(), exported.runner()
+    for runner in (whole, cut):
+        for buffer in runner.cache_buffers:
+            buffer[:] = 100  # in slots that hold nothing
+    expected = [whole.prefill(tokens[at : at + PREFILL_LEN])[-1] for at in range(0, len(tokens), PREFILL_LEN)]
+    found = [cut.decode(token) for token in tokens]
+    assert rms_error(np.stack(found[PREFILL_LEN - 1 :: PREFILL_LEN]), np.stack(expected)) < 1e-3
+
+
+def test_pieces_cover_the_cache() -> None:
+    assert pieces.bounds(2048, 4 * 20 * 128, pieces.PIECE_BYTES) == [*range(0, 2048, 128), 2048]
+    assert pieces.bounds(300, 100, 12_800) == [0, 128, 256, 300]
+    assert pieces.bounds(128, 100, 12_800) == [0, 128]
+    assert pieces.bounds(3, 100, 10) == [0, 1, 2, 3]
+
+
+def caches(delegate: Delegate, exported: XnnpackExport) -> list[int]:
+    """Values of the caches."""
+    pasts = delegate.plan.inputs[-2 * exported.checkpoint.config.num_hidden_layers :]
+    return [delegate.value_of(past) for past in pasts]
