@@ -27,10 +27,11 @@ from typing import Any
 
 from executorch.backends.xnnpack.serialization import xnnpack_graph_schema as schema
 
+from helium_edge.targets.xnnpack.anatomy import NOTHING, VALUE_FIELDS
+
 PIECE_BYTES = 5 << 18
 """Most bytes of the keys, or of the values, of a piece as float32. Measured: benchmarks/pte_attention.py."""
 
-_NOTHING = 2**32 - 1
 _INPUT = 1
 """XNNPACK's flag of a value that is handed in."""
 _SLOTS, _COLUMNS = 1, 2
@@ -165,7 +166,7 @@ class _Cutting:
     def _joined(self, values: list[int], out: int) -> int:
         self._resize(out, _COLUMNS, sum(self._tensor(value).dims[_COLUMNS] for value in values))
         kind = getattr(schema, f"XNNConcatenate{len(values)}")
-        padded = values + [_NOTHING] * (_OPERANDS - len(values))
+        padded = values + [NOTHING] * (_OPERANDS - len(values))
         names = {f"input{number}_id": value for number, value in enumerate(padded, start=1)}
         self._add(kind(axis=_COLUMNS, output_id=out, flags=0, **names))
         return out
@@ -182,7 +183,7 @@ class _Cutting:
         self._graph.xvalues.append(made)
         number = len(self._graph.xvalues) - 1
         tensor = self._tensor(number)
-        tensor.external_id, tensor.flags, tensor.id_out = _NOTHING, 0, number
+        tensor.external_id, tensor.flags, tensor.id_out = NOTHING, 0, number
         return number
 
     def _resize(self, value: int, axis: int, size: int) -> None:
@@ -196,4 +197,4 @@ class _Cutting:
 
 def _inputs(union: Any) -> list[int]:
     """Values that a node reads."""
-    return [value for name, value in vars(union).items() if name.startswith("input") and value != _NOTHING]
+    return [value for name in VALUE_FIELDS if (value := getattr(union, name, NOTHING)) != NOTHING]
