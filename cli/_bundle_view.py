@@ -110,11 +110,18 @@ def _show_memory(manifest: Manifest) -> None:
         [
             ("cache", f"{manifest.cache_len:,} tokens, {cache.dtype}, {how}"),
             ("buffers", f"{2 * cache.layers} of {shape(cache.shape)}, {size(cache.bytes_per_token)} a token"),
-            ("prefill", f"chunks of {manifest.prefill_len} tokens, logits: {manifest.logits}"),
+            ("prefill", f"chunks of {_chunks(manifest)} tokens, logits: {manifest.logits}"),
             weights,
             ("running", f"{size(memory.total_bytes)} in all: {running}"),
         ]
     )
+
+
+def _chunks(manifest: Manifest) -> str:
+    """Tokens of the prefill graphs, as in `8, 32 or 128`; of a graph for any number, the most to give to it."""
+    widths = sorted({graph.tokens for graph in manifest.graphs if graph.phase == "prefill" and graph.tokens})
+    *narrower, widest = widths or [manifest.prefill_len]
+    return f"{', '.join(map(str, narrower))} or {widest}" if narrower else str(widest)
 
 
 def _show_graph(graph: GraphEntry) -> None:

@@ -16,53 +16,44 @@ VOCAB = 50
 
 
 def plans() -> Iterator[dict[str, Any]]:
-    """The calls for prompts of many lengths at many positions; null where the prompt is refused."""
-    for prefill_len, cache_len in ((1, 4), (4, 4), (4, 10), (8, 20), (16, 48), (128, 1024)):
+    """The calls for prompts of many lengths at many positions, or the name of the refusal."""
+    shapes = (
+        ([1], 4), ([4], 4), ([4], 10), ([8], 20), ([16], 48), ([128], 1024),
+        ([2, 4], 4), ([2, 3, 8], 20), ([8, 32, 128], 200),
+    )  # fmt: skip
+    for widths, cache_len in shapes:
+        ends = [*widths, cache_len]
         lengths = {
-            0,
-            1,
-            2,
-            prefill_len - 1,
-            prefill_len,
-            prefill_len + 1,
-            2 * prefill_len + 3,
-            cache_len - 1,
-            cache_len,
-            cache_len + 1,
-        }
-        for position in sorted(
-            {0, 1, prefill_len, cache_len - prefill_len, cache_len - prefill_len + 1, cache_len - 1, cache_len}
-        ):
-            for count in sorted(lengths):
-                for dynamic in (False, True):
-                    case = {
-                        "prefill_len": prefill_len,
-                        "cache_len": cache_len,
-                        "position": position,
-                        "count": count,
-                        "dynamic": dynamic,
-                    }
-                    yield {**case, "calls": planned(**case)}
+            0, 1, 2, 2 * widths[-1] + 3, *(end + more for end in ends for more in (-1, 0, 1)),
+            *(width // 2 + more for width in widths for more in (-1, 0, 1)), widths[0] + widths[-1],
+        }  # fmt: skip
+        places = {0, 1, *widths, cache_len - 1, cache_len}
+        places |= {cache_len - width + more for width in widths for more in (0, 1)}
+        for position in sorted(place for place in places if 0 <= place <= cache_len):
+            for count in sorted(length for length in lengths if length >= 0):
+                for dynamic in (False, True) if len(widths) == 1 else (False,):
+                    case = {"widths": widths, "cache_len": cache_len, "position": position, "count": count}
+                    yield {**case, "dynamic": dynamic, "calls": planned(**case, dynamic=dynamic)}
 
 
-def planned(prefill_len: int, cache_len: int, position: int, count: int, dynamic: bool) -> Any:
+def planned(widths: list[int], cache_len: int, position: int, count: int, dynamic: bool) -> Any:
     """Phase, real tokens and width of each call, or the name of the refusal."""
     calls: list[list[Any]] = []
 
-    class Recorder(OnnxRunner):
-        def _run(self, phase: Any, width: int, tokens: Sequence[int]) -> Any:
-            calls.append([phase, len(tokens), width])
-            self._position += len(tokens)
-            return np.zeros((1, VOCAB), np.float32)
+    def record(phase: str, tokens: int, width: int) -> Any:
+        calls.append([phase, tokens, width])
+        runner._position += tokens
+        return np.zeros((1, VOCAB), np.float32)
 
-    runner = object.__new__(Recorder)
-    runner.vocab_size, runner.cache_len, runner._prefill_len, runner._position = (
-        VOCAB,
-        cache_len,
-        prefill_len,
-        position,
+    runner = (
+        static_runner(widths[0], cache_len, dynamic) if len(widths) == 1 else several_widths(widths, cache_len)
     )
-    runner._dynamic, runner._logits = dynamic, "last"
+    if len(widths) == 1:
+        runner._run = lambda phase, width, tokens: record(phase, len(tokens), width)
+    else:
+        runner._run = lambda method, tokens, _: record("prefill", len(tokens), method)
+        runner._step = lambda _: record("decode", 1, 1)
+    runner._position = position
     try:
         runner.prefill([5] * count)
     except CacheFullError:
@@ -72,12 +63,29 @@ def planned(prefill_len: int, cache_len: int, position: int, count: int, dynamic
     return calls
 
 
+def static_runner(prefill_len: int, cache_len: int, dynamic: bool) -> Any:
+    """An ONNX host of one width."""
+    runner = object.__new__(OnnxRunner)
+    runner.vocab_size, runner.cache_len, runner._prefill_len = VOCAB, cache_len, prefill_len
+    runner._dynamic, runner._logits = dynamic, "last"
+    return runner
+
+
+def several_widths(widths: list[int], cache_len: int) -> Any:
+    """An ExecuTorch host whose methods are their widths."""
+    cache = CacheSpec(1, 1, cache_len, 1, "append", batched=False)
+    runner = object.__new__(ExecutorchRunner)
+    runner.vocab_size, runner.cache_len, runner._spec = VOCAB, cache_len, DecoderSpec(VOCAB, cache, widths[-1])
+    runner._prefill, runner._full = {width: width for width in widths}, None  # type: ignore[assignment,misc]
+    return runner
+
+
 def cache_runs() -> Iterator[dict[str, Any]]:
     """Conversations with the contents of the cache that every call of a graph sees, and the one at the end."""
     for batched in (True, False):
         for operations in ([5, -1, -1, 3], [1, -1], [12, -1, -1, -1], [4, 4, 4, -1], [14, -1, -1]):
             yield onnx_run(batched, operations)
-    for buckets in ([], [4], [4, 8], [3, 5, 9]):
+    for buckets, widths in (([], [4]), ([4], [2, 4]), ([4, 8], [4]), ([3, 5, 9], [2, 3, 6])):
         for operations in (
             [2, -1, -1, -1, -1, -1, -1],
             [1, -1, -1, 4, -1, -1],
@@ -87,7 +95,7 @@ def cache_runs() -> Iterator[dict[str, Any]]:
             # Through every cache to the full one, and back to the shortest, which is made anew.
             [2, *[-1] * 8, 0, 1, -1, -1, -1],
         ):
-            yield executorch_run(buckets, operations)
+            yield executorch_run(buckets, widths, operations)
 
 
 def rows_of(call: int, spec: CacheSpec, width: int) -> list[Any]:
@@ -144,25 +152,28 @@ def onnx_run(batched: bool, operations: list[int]) -> dict[str, Any]:
     runner.vocab_size, runner.cache_len, runner._prefill_len, runner._position = VOCAB, 16, 4, 0
     runner._cache, runner._logits, runner._dynamic, runner._sessions = spec, "last", False, {}
     runner._buffers = [np.zeros(spec.shape, np.float32) for _ in range(4)]
-    steps = {("prefill", 4): OnnxStep(log, spec, "prefill", 4), ("decode", 1): OnnxStep(log, spec, "decode_16", 1)}
+    steps = {
+        ("prefill", 4): OnnxStep(log, spec, "prefill_4", 4),
+        ("decode", 1): OnnxStep(log, spec, "decode_16", 1),
+    }
     for step in steps.values():
         step.arrays = runner._buffers
     runner._steps = steps  # type: ignore[assignment]
     drive(runner, operations)
-    return described(spec, [], operations, log, runner._buffers)
+    return described(spec, [], [4], operations, log, runner._buffers)
 
 
-def executorch_run(buckets: list[int], operations: list[int]) -> dict[str, Any]:
+def executorch_run(buckets: list[int], widths: list[int], operations: list[int]) -> dict[str, Any]:
     spec = CacheSpec(layers=2, num_key_value_heads=2, cache_len=16, head_dim=3, update="append", batched=False)
     log: list[Any] = []
     runner = object.__new__(ExecutorchRunner)
-    runner.vocab_size, runner.cache_len, runner._spec = VOCAB, 16, DecoderSpec(VOCAB, spec, 4)
+    runner.vocab_size, runner.cache_len, runner._spec = VOCAB, 16, DecoderSpec(VOCAB, spec, widths[-1])
     runner._position, runner._synced, runner._bucket = 0, 0, None
     runner._full = _Buffers(runner._spec, 16)
-    runner._prefill = Method(log, spec, "prefill", 4)  # type: ignore[assignment]
+    runner._prefill = {width: Method(log, spec, f"prefill_{width}", width) for width in widths}  # type: ignore[misc]
     runner._decode = {slots: Method(log, spec, f"decode_{slots}", 1) for slots in [*buckets, 16]}  # type: ignore[misc]
     drive(runner, operations)
-    return described(spec, buckets, operations, log, runner._full.arrays)
+    return described(spec, buckets, widths, operations, log, runner._full.arrays)
 
 
 def drive(runner: Any, operations: list[int]) -> None:
@@ -180,7 +191,13 @@ def drive(runner: Any, operations: list[int]) -> None:
 
 
 def described(
-    spec: CacheSpec, buckets: list[int], operations: list[int], log: list[Any], arrays: Sequence[Any]
+    spec: CacheSpec,
+    buckets: list[int],
+    widths: list[int],
+    operations: list[int],
+    log: list[Any],
+    arrays: Sequence[Any],
 ) -> dict[str, Any]:
     final = [array.reshape(-1).astype(int).tolist() for array in arrays]
-    return {"batched": spec.batched, "buckets": buckets, "operations": operations, "calls": log, "final": final}
+    shape = {"batched": spec.batched, "buckets": buckets, "widths": widths}
+    return {**shape, "operations": operations, "calls": log, "final": final}

@@ -86,6 +86,8 @@ MUTATIONS: list[tuple[str, Any]] = [
     ("graphs", []),
     ("graphs.0.phase", "train"),
     ("graphs.1.phase", "prefill"),
+    ("graphs.0.tokens", 64),
+    ("prefill_len", 64),
     ("graphs.0.tokens", 0),
     ("graphs.0.tokens", "128"),
     ("graphs.0.file", "missing.onnx"),

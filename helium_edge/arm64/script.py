@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from helium_edge.bundle import GraphEntry, Manifest
 from helium_edge.errors import UsageError
+from helium_edge.runtime.chunks import DECODE, next_width
 
-MIN_TOKENS = 8
-"""Enough for two calls of prefill, the second with an unfinished chunk, and some of decode."""
+MIN_TOKENS = 10
+"""Enough for two calls of prefill, the second with an unfinished chunk of two tokens, and some of decode."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ def plan_calls(manifest: Manifest, ids: Sequence[int]) -> list[Call]:
     """Split a conversation: a third in a first chunk, a fifth in a second one, the rest token by token.
 
     The graphs are those that the runners of `helium_edge.runtime` choose: the graph for any number of tokens where
-    there is one, otherwise `prefill` and the `decode` with the shortest cache that fits.
+    there is one, otherwise the prefill of `next_width` and the `decode` with the shortest cache that fits.
 
     Raises:
         UsageError: Fewer tokens than `MIN_TOKENS`, or more than the cache holds.
@@ -34,16 +36,35 @@ def plan_calls(manifest: Manifest, ids: Sequence[int]) -> list[Call]:
         raise UsageError(
             f"{len(ids)} tokens cannot be compared; allowed: {MIN_TOKENS} to {manifest.cache_len}, the cache_len"
         )
-    chunks = [min(len(ids) // 3, manifest.prefill_len), min(len(ids) // 5, manifest.prefill_len)]
+    ends = [0]
+    for length in (len(ids) // 3, len(ids) // 5):
+        ends.append(ends[-1] + min(length, manifest.prefill_len))
     calls: list[Call] = []
-    done = 0
-    for length in chunks:
-        graph = _prefill_graph(manifest, done)
-        if graph is not None:
-            calls.append(Call(graph, "prefill", tuple(ids[done : done + length])))
-            done += length
-    steps = (Call(_decode_graph(manifest, at), "decode", (ids[at],)) for at in range(done, len(ids)))
-    return [*calls, *steps]
+    for start, end in pairwise(ends):
+        calls += _chunk_calls(manifest, ids[:end], start)
+    return [*calls, *(_decode_call(manifest, ids, at) for at in range(ends[-1], len(ids)))]
+
+
+def _chunk_calls(manifest: Manifest, ids: Sequence[int], start: int) -> Iterator[Call]:
+    """The calls that append the tokens from `start` on."""
+    graphs = {
+        graph.tokens: index for index, graph in enumerate(manifest.graphs) if graph.phase in ("prefill", "any")
+    }
+    if None in graphs:
+        yield Call(graphs[None], "prefill", tuple(ids[start:]))
+        return
+    widths = sorted(width for width in graphs if width is not None)
+    while start < len(ids):
+        width = next_width(widths, len(ids) - start, manifest.cache_len - start)
+        if width == DECODE:
+            yield _decode_call(manifest, ids, start)
+        else:
+            yield Call(graphs[width], "prefill", tuple(ids[start : start + width]))
+        start += width
+
+
+def _decode_call(manifest: Manifest, ids: Sequence[int], position: int) -> Call:
+    return Call(_decode_graph(manifest, position), "decode", (ids[position],))
 
 
 def write_script(manifest: Manifest, calls: Sequence[Call]) -> str:
@@ -74,16 +95,6 @@ def _graph_lines(graph: GraphEntry) -> Iterable[str]:
 def _quoted(text: str) -> str:
     """As std::quoted reads it."""
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
-
-
-def _prefill_graph(manifest: Manifest, position: int) -> int | None:
-    """Graph for a chunk; None where its padded tail would pass the last slot."""
-    for index, graph in enumerate(manifest.graphs):
-        if graph.phase == "any":
-            return index
-    if position + manifest.prefill_len > manifest.cache_len:
-        return None
-    return next(index for index, graph in enumerate(manifest.graphs) if graph.phase == "prefill")
 
 
 def _decode_graph(manifest: Manifest, position: int) -> int:

@@ -64,18 +64,20 @@ def _open_coreml(bundle: Bundle, threads: int, static: bool) -> Runner:
     return CoremlRunner(_methods(bundle)[0], bundle.manifest.decoder_spec())
 
 
-def _methods(bundle: Bundle) -> tuple[Path, str, dict[int, str]]:
-    """The program of an ExecuTorch bundle, its prefill method, and its decode methods by cache length."""
-    prefill: str | None = None
+def _methods(bundle: Bundle) -> tuple[Path, dict[int, str], dict[int, str]]:
+    """The program of an ExecuTorch bundle, its prefill methods by tokens, its decode methods by cache length."""
+    prefill: dict[int, str] = {}
     decode: dict[int, str] = {}
     files = set()
     for graph in bundle.manifest.graphs:
         files.add(graph.file)
-        if graph.phase == "prefill":
-            prefill = graph.method
-        elif graph.method is not None and graph.cache_len is not None:
+        if graph.method is None:
+            continue
+        if graph.phase == "prefill" and graph.tokens is not None:
+            prefill[graph.tokens] = graph.method
+        elif graph.cache_len is not None:
             decode[graph.cache_len] = graph.method
-    if prefill is None or not decode or len(files) != 1:
+    if not prefill or not decode or len(files) != 1:
         raise BundleError(
             f"{bundle.folder.name}: an ExecuTorch bundle has one file with a prefill and a decode method"
         )

@@ -43,7 +43,7 @@ from helium_edge.signature import DecoderSpec, HeadSignature, LogitsMode
 
 MANIFEST_NAME = "helium-edge.json"
 SCHEMA_NAME = "helium-edge/bundle"
-SCHEMA_VERSION = "1.2"
+SCHEMA_VERSION = "1.3"
 SCHEMA_FILE = "schema.json"
 
 MAX_MANIFEST_BYTES = 1 << 20
@@ -222,9 +222,12 @@ def _contradictions(manifest: Manifest) -> Iterator[str]:
         yield f"cache.scales.file = {scales.file!r} is not among the files"
     if manifest.tokenizer.file not in listed:
         yield f"tokenizer.file = {manifest.tokenizer.file!r} is not among the files"
-    keys = [(graph.phase, graph.cache_len) for graph in manifest.graphs]
+    keys = [(graph.phase, graph.tokens, graph.cache_len) for graph in manifest.graphs]
     if len(set(keys)) != len(keys):
-        yield "graphs has two entries of one phase and cache_len, so a host cannot choose"
+        yield "graphs has two entries of one phase, tokens and cache_len, so a host cannot choose"
+    widths = [graph.tokens for graph in manifest.graphs if graph.phase == "prefill" and graph.tokens]
+    if widths and max(widths) != manifest.prefill_len:
+        yield f"prefill_len = {manifest.prefill_len}, but the prefill graphs take up to {max(widths)} tokens"
     if (manifest.cache is None) != (manifest.head is not None):
         yield "a bundle has either a cache or a head"
     if manifest.cache is not None and manifest.cache_len not in manifest.cache.shape:

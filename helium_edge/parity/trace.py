@@ -20,6 +20,7 @@ from helium_edge.bundle import Bundle
 from helium_edge.config import ModelConfig
 from helium_edge.model.kv_cache import KvScales, Side
 from helium_edge.parity.rollout import Step
+from helium_edge.runtime.chunks import DECODE, next_width
 from helium_edge.signature import Phase
 from helium_edge.targets import load_target
 from helium_edge.targets.debug import Array, DebugCall, DebugProgram
@@ -109,11 +110,12 @@ class Tracer:
 
     def _call(self, programs: Mapping[Phase, DebugProgram], step: Step, done: int) -> tuple[Phase, int]:
         """Phase and tokens of the runner's next call: what its `prefill` and `decode` do."""
-        width = programs["prefill"].width
-        if step.phase != "prefill" or (width and step.start + done + width > self._cache_len):
-            # Also where the padded tail of a static chunk would pass the last slot.
+        if step.phase != "prefill":
             return "decode", 1
-        return "prefill", min(self._prefill_len, len(step.tokens) - done)
+        left, width = len(step.tokens) - done, programs["prefill"].width
+        if width and next_width([width], left, self._cache_len - step.start - done) == DECODE:
+            return "decode", 1
+        return "prefill", min(self._prefill_len, left)
 
     def _past(self, step: Step, layer: int, side: Side) -> Array:
         """A buffer as real values, (Hkv, S, D)."""

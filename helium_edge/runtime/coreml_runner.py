@@ -14,6 +14,7 @@ import numpy as np
 
 from helium_edge.errors import BundleError
 from helium_edge.runtime.cache_memory import cache_buffers
+from helium_edge.runtime.chunks import DECODE, next_width
 from helium_edge.runtime.coreml_program import CoremlMethod, TensorType, read_coreml
 from helium_edge.runtime.mil_interpreter import MilFunction
 from helium_edge.runtime.mil_ops import Array
@@ -81,15 +82,15 @@ class CoremlRunner:
         self._position = 0
 
     def prefill(self, tokens: Sequence[int]) -> Logits:
-        """Append tokens in chunks of at most `prefill_len`; see `Runner.prefill`."""
+        """Append tokens in chunks of at most `prefill_len`; see `Runner.prefill` and `next_width`."""
         check_tokens(tokens, position=self._position, cache_len=self.cache_len, vocab_size=self.vocab_size)
         rows: list[Logits] = []
         done = 0
         while done < len(tokens):
-            # The padded tail of a static chunk must not pass the last slot.
-            fits = self._position + self._spec.prefill_len <= self.cache_len
-            chunk = tokens[done : done + (self._spec.prefill_len if fits else 1)]
-            rows.append(self._run("prefill" if fits else "decode", chunk))
+            left, room = len(tokens) - done, self.cache_len - self._position
+            width = next_width([self._spec.prefill_len], left, room)
+            chunk = tokens[done : done + width]
+            rows.append(self._run("decode" if width == DECODE else "prefill", chunk))
             done += len(chunk)
         return np.concatenate(rows) if self._spec.logits == "all" else rows[-1]
 

@@ -2,7 +2,8 @@
 
 Methods read the cache where it lies and return the new rows, and only they are copied to their slots. A program
 may hold several decode methods with shorter caches: the runner takes the shortest that fits, with buffers of its
-own that follow the full cache row by row, and moves on when the conversation grows.
+own that follow the full cache row by row, and moves on when the conversation grows. It may hold prefill methods
+for fewer tokens as well, which `next_width` chooses from.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import torch
 
 from helium_edge.errors import BundleError, UsageError
 from helium_edge.runtime.cache_memory import cache_buffers
+from helium_edge.runtime.chunks import DECODE, next_width
 from helium_edge.runtime.executorch_library import load_runtime
 from helium_edge.runtime.executorch_options import set_weight_cache
 from helium_edge.runtime.quiet import quiet
@@ -42,7 +44,7 @@ class ExecutorchRunner:
         path: The `.pte`.
         spec: Cache, vocabulary and shapes of the methods; the cache is that of `prefill`, the longest.
         decode: Name of the decode method by the length of its cache; one of them has the full cache.
-        prefill: Name of the prefill method.
+        prefill: Name of the prefill method by its tokens; by default `prefill`, of the spec's.
         threads: Threads of the process's pool, which all programs share; 0 leaves it as it is.
 
     Raises:
@@ -58,7 +60,7 @@ class ExecutorchRunner:
         spec: DecoderSpec,
         decode: Mapping[int, str],
         *,
-        prefill: str = "prefill",
+        prefill: Mapping[int, str] | None = None,
         threads: int = 0,
     ) -> None:
         cache = spec.cache
@@ -71,10 +73,15 @@ class ExecutorchRunner:
         if cache.cache_len not in decode:
             raise BundleError(f"{path.name}: no decode method for the full cache of {cache.cache_len} slots")
         self._full = _Buffers(spec, cache.cache_len)
-        methods = load_methods(path, [prefill, *decode.values()], threads, self)
-        self._prefill = _Method(methods[prefill], _signature(spec, "prefill", cache.cache_len))
+        prefill = prefill or {spec.prefill_len: "prefill"}
+        methods = load_methods(path, [*prefill.values(), *decode.values()], threads, self)
+        self._prefill = {
+            width: _Method(methods[prefill[width]], _signature(spec, "prefill", width, cache.cache_len))
+            for width in sorted(prefill)
+        }
         self._decode = {
-            slots: _Method(methods[decode[slots]], _signature(spec, "decode", slots)) for slots in sorted(decode)
+            slots: _Method(methods[decode[slots]], _signature(spec, "decode", DECODE, slots))
+            for slots in sorted(decode)
         }
 
     @property
@@ -99,20 +106,19 @@ class ExecutorchRunner:
         self._synced = min(self._synced, position)
 
     def prefill(self, tokens: Sequence[int]) -> Logits:
-        """Append tokens in chunks of at most `prefill_len`; see `Runner.prefill`."""
+        """Append tokens in chunks; see `Runner.prefill` and `next_width`."""
         check_tokens(tokens, position=self._position, cache_len=self.cache_len, vocab_size=self.vocab_size)
-        width = self._spec.prefill_len
+        widths = list(self._prefill)
         rows: list[Logits] = []
         done = 0
         while done < len(tokens):
-            if self._position + width > self.cache_len:
-                # The padded tail of a chunk would pass the last slot.
-                rows.append(self._step(tokens[done]))
-                done += 1
+            width = next_width(widths, len(tokens) - done, self.cache_len - self._position)
+            chunk = tokens[done : done + width]
+            if width == DECODE:
+                rows.append(self._step(chunk[0]))
             else:
-                chunk = tokens[done : done + width]
-                rows.append(self._run(self._prefill, chunk, self._full))
-                done += len(chunk)
+                rows.append(self._run(self._prefill[width], chunk, self._full))
+            done += len(chunk)
         return np.concatenate(rows) if self._spec.logits == "all" else rows[-1]
 
     def decode(self, token: int) -> Logits:
@@ -209,8 +215,7 @@ def check_shapes(meta: Any, signature: GraphSignature | HeadSignature) -> None:
                 )
 
 
-def _signature(spec: DecoderSpec, phase: Phase, slots: int) -> GraphSignature:
-    tokens = spec.prefill_len if phase == "prefill" else 1
+def _signature(spec: DecoderSpec, phase: Phase, tokens: int, slots: int) -> GraphSignature:
     cache = dataclasses.replace(spec.cache, cache_len=slots)
     return GraphSignature(phase, tokens, spec.vocab_size, cache, spec.logits, "int64")
 

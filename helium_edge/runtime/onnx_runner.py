@@ -17,6 +17,7 @@ import onnxruntime as ort
 
 from helium_edge.errors import BundleError
 from helium_edge.runtime.cache_memory import cache_buffers
+from helium_edge.runtime.chunks import DECODE, next_width
 from helium_edge.runtime.mapped_pages import release_clean_pages
 from helium_edge.runtime.runner import Logits, check_seek, check_tokens
 from helium_edge.signature import (
@@ -92,19 +93,20 @@ class OnnxRunner:
         self._position = position
 
     def prefill(self, tokens: Sequence[int]) -> Logits:
-        """Append tokens in chunks of at most `prefill_len`; see `Runner.prefill`."""
+        """Append tokens in chunks of at most `prefill_len`; see `Runner.prefill` and `next_width`."""
         check_tokens(tokens, position=self._position, cache_len=self.cache_len, vocab_size=self.vocab_size)
         rows: list[Logits] = []
         done = 0
         while done < len(tokens):
-            chunk = tokens[done : done + self._prefill_len]
-            if not self._dynamic and self._position + self._prefill_len > self.cache_len:
-                # The padded tail of a static chunk would pass the last slot.
-                chunk = tokens[done : done + 1]
-                rows.append(self._run("decode", 1, chunk))
+            left = len(tokens) - done
+            if self._dynamic:
+                phase: Phase = "any"
+                width = min(left, self._prefill_len)
             else:
-                phase: Phase = "any" if self._dynamic else "prefill"
-                rows.append(self._run(phase, len(chunk) if self._dynamic else self._prefill_len, chunk))
+                width = next_width([self._prefill_len], left, self.cache_len - self._position)
+                phase = "decode" if width == DECODE else "prefill"
+            chunk = tokens[done : done + width]
+            rows.append(self._run(phase, width, chunk))
             done += len(chunk)
         return np.concatenate(rows) if self._logits == "all" else rows[-1]
 

@@ -26,18 +26,19 @@ public class Decoder(
     private val cache: KvCache
     private val planner: PrefillPlanner
     private val steps = ArrayList<KeptStep>()
-    private val prompt: GraphSpec?
+    private val prefillGraphs = manifest.graphs.filter { it.phase == Phase.PREFILL }.associateBy { it.tokens }
 
     init {
         val spec = manifest.cache ?: throw InvalidRequestException(
             "${manifest.name} classifies text and continues none",
             "Use the classify screen, or choose a bundle of a text model.",
         )
-        prompt = anyGraph ?: manifest.graph(Phase.PREFILL) ?: throw missing("prefill")
+        if (anyGraph == null && prefillGraphs.isEmpty()) throw missing("prefill")
         if (anyGraph == null && spec.slots !in decodeGraphs) throw missing("decode graph for ${spec.slots} slots")
         val buckets = if (anyGraph == null) decodeGraphs.keys.filterNotNull() else emptyList()
         cache = KvCache(spec, allocator, buckets)
-        planner = PrefillPlanner(manifest.prefillLen, spec.slots, dynamic = anyGraph != null)
+        val widths = if (anyGraph == null) prefillGraphs.keys.filterNotNull() else listOf(manifest.prefillLen)
+        planner = PrefillPlanner(widths, spec.slots, dynamic = anyGraph != null)
     }
 
     /** Tokens in the cache, which is the position of the next one. */
@@ -120,11 +121,13 @@ public class Decoder(
     }
 
     private fun run(chunk: Chunk, tokens: IntArray): Logits {
-        val kept = chunk.width == 1 || chunk.width == manifest.prefillLen
+        val any = anyGraph
+        val kept = any == null || chunk.width == 1 || chunk.width == manifest.prefillLen
         val step = when {
             chunk.phase == Phase.DECODE -> decodeStep()
-            kept -> step(prompt!!, chunk.width, cache.full)
-            else -> engine.bind(prompt!!, chunk.width, cache.full)
+            any == null -> step(prefillGraphs.getValue(chunk.width), chunk.width, cache.full)
+            kept -> step(any, chunk.width, cache.full)
+            else -> engine.bind(any, chunk.width, cache.full)
         }
         try {
             for (index in 0 until chunk.width) {

@@ -188,9 +188,9 @@ public data class Manifest(
     /** Whether the bundle classifies text instead of continuing it. */
     val isClassifier: Boolean get() = graphs.any { it.phase == Phase.CLASSIFY }
 
-    /** The graph of a phase with the full cache, or null. */
+    /** The graph of a phase with the full cache and for most tokens, or null. */
     public fun graph(phase: Phase): GraphSpec? =
-        graphs.filter { it.phase == phase }.maxByOrNull { it.cacheLen ?: 0 }
+        graphs.filter { it.phase == phase }.maxWithOrNull(compareBy({ it.cacheLen ?: 0 }, { it.tokens ?: 0 }))
 
     /** Size of all files together. */
     val totalBytes: Long get() = files.sumOf { it.bytes }

@@ -204,8 +204,12 @@ private fun contradiction(manifest: Manifest): String? {
     val listed = manifest.files.map { it.path }.toSet()
     manifest.graphs.firstOrNull { it.file !in listed }?.let { return "graphs names \"${it.file}\", which is not among the files" }
     if (manifest.tokenizerFile !in listed) return "tokenizer.file = \"${manifest.tokenizerFile}\" is not among the files"
-    val keys = manifest.graphs.map { it.phase to it.cacheLen }
-    if (keys.toSet().size != keys.size) return "graphs has two entries of one phase and cache_len"
+    val keys = manifest.graphs.map { Triple(it.phase, it.tokens, it.cacheLen) }
+    if (keys.toSet().size != keys.size) return "graphs has two entries of one phase, tokens and cache_len"
+    val widest = manifest.graphs.filter { it.phase == Phase.PREFILL }.mapNotNull { it.tokens }.maxOrNull()
+    if (widest != null && widest != manifest.prefillLen) {
+        return "prefill_len = ${manifest.prefillLen}, but the prefill graphs take up to $widest tokens"
+    }
     return cacheContradiction(manifest) ?: idOutsideVocabulary(manifest)
 }
 

@@ -13,11 +13,13 @@ public data class Chunk(val phase: Phase, val start: Int, val count: Int, val wi
 /**
  * Cuts a prompt into calls of the graphs.
  *
- * @param prefillLen Tokens of the static prefill graph, and the longest chunk for a graph of phase `any`.
+ * @param widths Tokens of each static prefill graph; of a graph of phase `any`, the longest chunk alone.
  * @param slots Tokens that fit in the cache.
  * @param dynamic Whether one graph of phase `any` serves both phases.
  */
-public class PrefillPlanner(private val prefillLen: Int, private val slots: Int, private val dynamic: Boolean) {
+public class PrefillPlanner(widths: Collection<Int>, private val slots: Int, private val dynamic: Boolean) {
+    private val widths = widths.sorted()
+
     /**
      * The calls for [count] tokens at [position]; the first [position] slots are taken.
      *
@@ -40,12 +42,21 @@ public class PrefillPlanner(private val prefillLen: Int, private val slots: Int,
     }
 
     private fun next(position: Int, start: Int, remaining: Int): Chunk {
-        val count = minOf(prefillLen, remaining)
-        return when {
-            dynamic -> Chunk(Phase.ANY, start, count, count)
-            position + prefillLen <= slots -> Chunk(Phase.PREFILL, start, count, prefillLen)
-            // The padded tail of a static chunk would pass the last slot.
-            else -> Chunk(Phase.DECODE, start, 1, 1)
-        }
+        if (dynamic) return minOf(widths.last(), remaining).let { Chunk(Phase.ANY, start, it, it) }
+        val width = nextWidth(remaining, room = slots - position)
+        return Chunk(if (width == 1) Phase.DECODE else Phase.PREFILL, start, minOf(width, remaining), width)
+    }
+
+    /**
+     * Tokens of the next call: of the narrowest graph that holds all [remaining] tokens, if they fill half of it or no
+     * narrower one is there, otherwise of the widest that they fill. 1 is a decode step: for a single token, and where
+     * the padding of no graph fits in the [room] of the cache.
+     */
+    private fun nextWidth(remaining: Int, room: Int): Int {
+        val fitting = widths.filter { it <= room }
+        if (remaining == 1 || fitting.isEmpty()) return 1
+        val filled = fitting.lastOrNull { it <= remaining }
+        val enough = fitting.firstOrNull { it >= remaining }
+        return if (enough != null && (filled == null || 2 * remaining >= enough)) enough else filled!!
     }
 }

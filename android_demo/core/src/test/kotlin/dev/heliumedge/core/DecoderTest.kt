@@ -10,7 +10,7 @@ class DecoderTest {
         val cases = Vectors.cases("plans.json")
         assertTrue(cases.size > 500)
         for (case in cases) {
-            val planner = PrefillPlanner(case.int("prefill_len"), case.int("cache_len"), case.flag("dynamic"))
+            val planner = PrefillPlanner(case.ints("widths"), case.int("cache_len"), case.flag("dynamic"))
             val plan = { planner.plan(case.int("position"), case.int("count")) }
             when (case.textOrNull("calls")) {
                 "cache_full" -> assertFails<CacheFullException> { plan() }
@@ -31,17 +31,18 @@ class DecoderTest {
         for (case in cases) {
             val engine = FakeEngine(50)
             val allocator = KeepingAllocator()
-            val decoder = Decoder(fakeManifest(batched = case.flag("batched"), buckets = case.ints("buckets")), engine, allocator)
+            val decoder = Decoder(fakeManifest(batched = case.flag("batched"), buckets = case.ints("buckets"), widths = case.ints("widths")), engine, allocator)
             drive(decoder, case.ints("operations"))
             val expected = case.cases("calls")
             assertEquals(expected.size, engine.calls.size)
             expected.zip(engine.calls).forEachIndexed { index, (wanted, call) ->
-                val where = "${case.ints("operations")} with ${case.ints("buckets")}, call $index"
+                val where = "${case.ints("operations")} with ${case.ints("buckets")} and ${case.ints("widths")}, call $index"
                 assertEquals(where, wanted.ints("ids"), call.ids)
                 assertEquals(where, wanted.int("position"), call.position)
                 assertEquals(where, wanted.int("last_index"), call.lastIndex)
                 assertEquals(where, wanted.table("cache"), call.cache)
-                val name = if (call.graph.phase == Phase.PREFILL) call.graph.phase.id else "decode_${call.graph.cacheLen}"
+                val size = if (call.graph.phase == Phase.PREFILL) call.graph.tokens else call.graph.cacheLen
+                val name = "${call.graph.phase.id}_$size"
                 assertEquals(where, wanted.text("graph"), name)
             }
             assertEquals(case.table("final"), allocator.buffers.take(4).map { it.floats() })

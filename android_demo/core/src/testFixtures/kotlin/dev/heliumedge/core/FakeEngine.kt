@@ -87,7 +87,7 @@ class CountingAllocator : BufferAllocator {
     }
 }
 
-/** A manifest for [FakeEngine]: 2 layers, 2 heads, 16 slots, 3 dimensions, chunks of 4. */
+/** A manifest for [FakeEngine]: 2 layers, 2 heads, 16 slots, 3 dimensions, chunks of [widths]. */
 fun fakeManifest(
     update: CacheUpdate = CacheUpdate.APPEND,
     batched: Boolean = false,
@@ -96,17 +96,18 @@ fun fakeManifest(
     allLogits: Boolean = false,
     golden: GoldenTrace? = null,
     eos: Set<Int> = setOf(2),
+    widths: List<Int> = listOf(4),
 ): Manifest {
     val cache = CacheSpec(update, 2, 2, 16, 3, batched, Dtype.FLOAT32)
     val graphs = when {
         dynamic -> listOf(fakeGraph(Phase.ANY, null, cache, allLogits))
-        else -> listOf(fakeGraph(Phase.PREFILL, 4, cache, allLogits)) +
+        else -> widths.map { fakeGraph(Phase.PREFILL, it, cache, allLogits) } +
             (buckets + 16).map { fakeGraph(Phase.DECODE, 1, cache.copy(slots = it), allLogits) }
     }
     return Manifest(
         schemaVersion = "1.0", name = "fake", runtime = "onnxruntime", target = "onnx", vocabSize = 50,
         tokens = Tokens(1, eos, 3, addBos = true), tokenizerFile = "tokenizer.json", tokenizerKind = "unigram",
-        graphs = graphs, cache = cache, allLogits = allLogits, prefillLen = 4, cacheLen = 16,
+        graphs = graphs, cache = cache, allLogits = allLogits, prefillLen = widths.last(), cacheLen = 16,
         generation = GenerationDefaults(false, 1.0, 0, 1.0, 8), memory = MemorySpec(1000, 400, 1536, 100, 2036),
         golden = golden, head = null, files = emptyList(),
     )
@@ -127,5 +128,6 @@ private fun fakeGraph(phase: Phase, tokens: Int?, cache: CacheSpec, allLogits: B
             }
         }
     }
-    return GraphSpec("decoder.pte", "${phase.id}_${cache.slots}", phase, tokens, cache.slots, inputs, outputs)
+    val method = "${phase.id}_${if (phase == Phase.PREFILL) tokens else cache.slots}"
+    return GraphSpec("decoder.pte", method, phase, tokens, cache.slots, inputs, outputs)
 }

@@ -22,8 +22,8 @@ import java.nio.FloatBuffer
  * The engine over ExecuTorch's own tensors; the program is replaced, because its library runs on Android alone.
  */
 class ExecutorchEngineTest {
-    private fun manifest(buckets: List<Int> = emptyList(), target: String = "xnnpack"): Manifest =
-        fakeManifest(buckets = buckets).copy(runtime = "executorch", target = target)
+    private fun manifest(buckets: List<Int> = emptyList(), target: String = "xnnpack", widths: List<Int> = listOf(4)): Manifest =
+        fakeManifest(buckets = buckets, widths = widths).copy(runtime = "executorch", target = target)
 
     /** Answers as the graphs of hosts.py do, out of memory that every call uses again. */
     private class FakeProgram(private val manifest: Manifest, private val facts: Map<String, Long> = emptyMap()) : Program {
@@ -62,7 +62,7 @@ class ExecutorchEngineTest {
         val cases = Vectors.cases("caches.json").filter { !it.flag("batched") }
         assertTrue(cases.size > 15)
         for (case in cases) {
-            val manifest = manifest(case.ints("buckets"))
+            val manifest = manifest(case.ints("buckets"), widths = case.ints("widths"))
             val program = FakeProgram(manifest)
             Decoder(manifest, ExecutorchGraphEngine(manifest, program)).use { drive(it, case.ints("operations")) }
             assertTrue(program.closed)
@@ -70,7 +70,7 @@ class ExecutorchEngineTest {
         }
     }
 
-    private fun Case.seen() = listOf(text("graph").let { if (it == "prefill") "prefill_16" else it }, ints("ids"), int("position"), table("cache"))
+    private fun Case.seen() = listOf(text("graph"), ints("ids"), int("position"), table("cache"))
 
     private fun drive(decoder: Decoder, operations: List<Int>) {
         var token = 1
