@@ -30,13 +30,16 @@ def head_metadata(config: ModelConfig, tokens: int) -> dict[str, bool | int | li
     return constants
 
 
-def metadata_methods(config: ModelConfig, recipe: Recipe, buckets: list[int]) -> dict[str, bool | int | list[int]]:
+def metadata_methods(
+    config: ModelConfig, recipe: Recipe, buckets: list[int], widths: list[int]
+) -> dict[str, bool | int | list[int]]:
     """Constants by method name.
 
     Args:
         config: The model.
         recipe: Its shapes, with the cache capped at the model's context.
         buckets: Cache lengths of the decode methods, ascending; the last is that of `decode`.
+        widths: Tokens of the prefill methods, ascending; the last is that of `prefill`.
     """
     shapes = recipe.shapes
     constants: dict[str, bool | int | list[int]] = {
@@ -52,6 +55,7 @@ def metadata_methods(config: ModelConfig, recipe: Recipe, buckets: list[int]) ->
         "helium_edge_prefill_len": shapes.prefill_len,
         "helium_edge_cache_len": shapes.cache_len,
         "helium_edge_cache_buckets": buckets,
+        "helium_edge_prefill_buckets": widths,
         "helium_edge_layers": config.num_hidden_layers,
         "helium_edge_kv_heads": config.num_key_value_heads,
         "helium_edge_head_dim": config.head_dim,

@@ -49,9 +49,15 @@ class XnnpackExport:
         graphs = [graph for graph in self.graphs if graph.signature.phase == "decode"]
         return {graph.signature.cache.cache_len: str(graph.method) for graph in graphs}
 
+    @property
+    def prefill(self) -> dict[int, str]:
+        """Name of each prefill method by its tokens."""
+        graphs = [graph for graph in self.graphs if graph.signature.phase == "prefill"]
+        return {int(graph.signature.token_dim): str(graph.method) for graph in graphs}
+
     def runner(self, **options: Any) -> ExecutorchRunner:
         """The program on ExecuTorch."""
-        return ExecutorchRunner(self.path, self.spec, self.decode, **options)
+        return ExecutorchRunner(self.path, self.spec, self.decode, prefill=self.prefill, **options)
 
     def program(self) -> XnnpackProgram:
         """What is in the file."""

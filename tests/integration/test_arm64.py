@@ -43,7 +43,7 @@ MODEL = {"num_key_value_heads": 2, "attention_bias": True, "max_position_embeddi
 def xnnpack_recipe(name: str, *buckets: int, **changes: object) -> Recipe:
     data = load_recipe(name).model_dump(mode="json")
     data["shapes"] = {"prefill_len": 8, "cache_len": 48}
-    data["targets"]["xnnpack"]["cache_buckets"] = buckets
+    data["targets"]["xnnpack"] |= {"cache_buckets": buckets, "prefill_buckets": [6]}
     return Recipe.model_validate_json(json.dumps(data | changes))
 
 

@@ -29,7 +29,7 @@ TOKENS = random_tokens(30, 320)
 def export(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     folder = tmp_path_factory.mktemp("xnnpack")
     checkpoint = make_checkpoint(folder / "checkpoint", **MODEL | {"num_hidden_layers": 2}, vocab_size=320)
-    with pieces_of(7, 64):  # in prefill, attention is whole
+    with pieces_of(7, 64):
         return export_bundle(checkpoint, bundle_recipe("xnnpack-int4"), folder / "bundle")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ if importlib.util.find_spec("executorch") is None:
 
 from helium_edge.targets.xnnpack.anatomy import Delegate, inputs_of
 from helium_edge.targets.xnnpack.lowering import load_exporter
-from tests.helpers.xnnpack import PREFILL_LEN, XnnpackExport, export_xnnpack, pieces_of, rms_error, xnnpack_recipe
+from tests.helpers.xnnpack import XnnpackExport, export_xnnpack, pieces_of, rms_error, xnnpack_recipe
 
 load_exporter()  # quietly, before what imports it
 
@@ -28,7 +29,8 @@ pytestmark = pytest.mark.slow  # each lowering takes seconds
 # Two query heads share a key-value head; scores are far from uniform.
 MODEL: dict[str, Any] = {"seed": 8, "std": 0.2, "num_hidden_layers": 1, "num_key_value_heads": 2}
 KV_SIZE = 32
-BUCKET = 30
+BUCKET, WIDTH = 30, 6
+PREFILL_LEN = 20  # whose 40 query rows are too many for pieces
 # Of 48 slots the last piece has 6 with 7 each; 48 pieces are joined in three steps.
 CASES = [("float32", 7), ("int8", 7), ("int8", 1)]
 
@@ -37,14 +39,16 @@ CASES = [("float32", 7), ("int8", 7), ("int8", 1)]
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> XnnpackExport:
     cache, slots = request.param
     root = tmp_path_factory.mktemp("pieces")
-    recipe = xnnpack_recipe("xnnpack-int4", kv_cache=cache, xnnpack={"cache_buckets": [BUCKET]})
+    options = {"cache_buckets": [BUCKET], "prefill_buckets": [WIDTH]}
+    shapes = {"prefill_len": PREFILL_LEN}
+    recipe = xnnpack_recipe("xnnpack-int4", kv_cache=cache, xnnpack=options, shapes=shapes)
     checkpoint = make_checkpoint(root / "checkpoint", **MODEL)
     with pieces_of(slots, KV_SIZE):
         return export_xnnpack(checkpoint, recipe, root / "pieces")
 
 
 def test_every_slot_is_read_once(exported: XnnpackExport) -> None:
-    for slots, method in exported.decode.items():
+    for method, slots in in_pieces(exported).items():
         delegate = Delegate(PteFile(exported.path), method)
         for past in caches(delegate, exported):
             reads = [node["xnode_union"] for node in delegate.users[past]]
@@ -56,7 +60,7 @@ def test_every_slot_is_read_once(exported: XnnpackExport) -> None:
 
 def test_a_piece_is_used_up_before_the_next_is_read(exported: XnnpackExport) -> None:
     """Were all of them copied first, which no result would show, they would take the memory of the cache again."""
-    for method in exported.decode.values():
+    for method in in_pieces(exported):
         delegate = Delegate(PteFile(exported.path), method)
         order = {id(node): number for number, node in enumerate(delegate.nodes)}
         for past in caches(delegate, exported):
@@ -71,7 +75,7 @@ def test_a_piece_is_used_up_before_the_next_is_read(exported: XnnpackExport) -> 
 
 def test_no_value_is_left_that_nothing_computes(exported: XnnpackExport) -> None:
     """XNNPACK gives memory to every value."""
-    for method in exported.decode.values():
+    for method in in_pieces(exported):
         delegate = Delegate(PteFile(exported.path), method)
         used = {value for node in delegate.nodes for value in inputs_of(node)}
         for node in delegate.nodes:
@@ -80,22 +84,33 @@ def test_no_value_is_left_that_nothing_computes(exported: XnnpackExport) -> None
         assert set(range(len(delegate.values))) <= used
 
 
-def test_prefill_is_not_cut(exported: XnnpackExport) -> None:
+def test_a_wide_prefill_is_not_cut(exported: XnnpackExport) -> None:
     delegate = Delegate(PteFile(exported.path), "prefill")
     for past in caches(delegate, exported):
         assert "XNNStaticSlice" not in {node["xnode_union_type"] for node in delegate.users[past]}
 
 
 def test_it_computes_what_the_whole_does(exported: XnnpackExport) -> None:
-    """Prefill has its attention whole: its logits against those of decoding, over both methods."""
-    tokens = random_tokens(5 * PREFILL_LEN, exported.spec.vocab_size)
-    whole, cut = exported.runner(), exported.runner()
-    for runner in (whole, cut):
+    """The wide prefill has its attention whole: its logits against those of decoding and of the narrow one."""
+    tokens = random_tokens(2 * PREFILL_LEN, exported.spec.vocab_size)
+    whole, cut, narrow = exported.runner(), exported.runner(), exported.runner()
+    for runner in (whole, cut, narrow):
         for buffer in runner.cache_buffers:
             buffer[:] = 100  # in slots that hold nothing
-    expected = [whole.prefill(tokens[at : at + PREFILL_LEN])[-1] for at in range(0, len(tokens), PREFILL_LEN)]
+    expected = np.stack([whole.prefill(tokens[:PREFILL_LEN])[-1], whole.prefill(tokens[PREFILL_LEN:])[-1]])
     found = [cut.decode(token) for token in tokens]
-    assert rms_error(np.stack(found[PREFILL_LEN - 1 :: PREFILL_LEN]), np.stack(expected)) < 1e-3
+    assert rms_error(np.stack(found[PREFILL_LEN - 1 :: PREFILL_LEN]), expected) < 1e-3
+    ends = [
+        WIDTH,
+        2 * WIDTH,
+        3 * WIDTH,
+        PREFILL_LEN,
+        PREFILL_LEN + WIDTH,
+        2 * PREFILL_LEN - WIDTH,
+        2 * PREFILL_LEN,
+    ]
+    rows = {end: narrow.prefill(tokens[start:end])[-1] for start, end in pairwise([0, *ends])}
+    assert rms_error(np.stack([rows[end] for end in (PREFILL_LEN, 2 * PREFILL_LEN)]), expected) < 1e-3
 
 
 def test_pieces_cover_the_cache() -> None:
@@ -103,6 +118,12 @@ def test_pieces_cover_the_cache() -> None:
     assert pieces.bounds(300, 100, 12_800) == [0, 128, 256, 300]
     assert pieces.bounds(128, 100, 12_800) == [0, 128]
     assert pieces.bounds(3, 100, 10) == [0, 1, 2, 3]
+
+
+def in_pieces(exported: XnnpackExport) -> dict[str, int]:
+    """Slots that each method reads which is cut, by its name."""
+    decode = {method: slots for slots, method in exported.decode.items()}
+    return {exported.prefill[WIDTH]: exported.spec.cache.cache_len, **decode}
 
 
 def caches(delegate: Delegate, exported: XnnpackExport) -> list[int]:

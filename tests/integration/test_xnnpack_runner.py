@@ -30,8 +30,12 @@ from tests.helpers.xnnpack import CACHE_LEN, PREFILL_LEN, XnnpackExport, export_
 pytestmark = pytest.mark.slow  # each lowering takes seconds
 
 TOLERANCE = {"float32": 1e-4, "int8": FLIPPED_CODE}
-BUCKETS = [12, 24]
-VARIANTS = {"one decode method": {}, "buckets": {12: "decode_12", 24: "decode_24"}}
+BUCKETS, WIDTHS = [12, 24], [2, 5]
+PREFILL = {width: f"prefill_{width}" for width in WIDTHS} | {PREFILL_LEN: "prefill"}
+VARIANTS: dict[str, tuple[dict[int, str], dict[int, str] | None]] = {
+    "one method each": ({}, None),
+    "buckets": ({12: "decode_12", 24: "decode_24"}, PREFILL),
+}
 
 
 @pytest.fixture(scope="module", params=TOLERANCE)
@@ -39,7 +43,7 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     """With a float32 cache and with an int8 one."""
     root = tmp_path_factory.mktemp("runner")
     source = make_checkpoint(root / "checkpoint", seed=11, std=0.2)
-    buckets = {"cache_buckets": [*BUCKETS, CACHE_LEN, 64]}
+    buckets = {"cache_buckets": [*BUCKETS, CACHE_LEN, 64], "prefill_buckets": [*WIDTHS, PREFILL_LEN, 64]}
     recipe = xnnpack_recipe("xnnpack-fp32", xnnpack=buckets, kv_cache=request.param)
     return export_xnnpack(source, recipe, root / "out")
 
@@ -51,14 +55,16 @@ def tolerance(exported: XnnpackExport) -> float:
 
 @pytest.fixture(params=VARIANTS)
 def runner(request: pytest.FixtureRequest, exported: XnnpackExport) -> Iterator[ExecutorchRunner]:
-    names = VARIANTS[request.param] | {CACHE_LEN: "decode"}
-    yield ExecutorchRunner(exported.path, exported.spec, names)
+    decode, prefill = VARIANTS[request.param]
+    names = decode | {CACHE_LEN: "decode"}
+    yield ExecutorchRunner(exported.path, exported.spec, names, prefill=prefill)
     gc.collect()
 
 
 def test_buckets_are_methods_below_the_full_cache(exported: XnnpackExport) -> None:
     assert exported.decode == {12: "decode_12", 24: "decode_24", CACHE_LEN: "decode"}
-    assert set(exported.program().methods) == {"prefill", *exported.decode.values()}
+    assert exported.prefill == PREFILL
+    assert set(exported.program().methods) == {*PREFILL.values(), *exported.decode.values()}
 
 
 def test_prefill_equals_decode_steps(runner: ExecutorchRunner, tolerance: float) -> None:
@@ -167,7 +173,7 @@ def test_the_shortest_bucket_that_fits_is_used(exported: XnnpackExport, monkeypa
 
     monkeypatch.setattr(runner, "_cache_of", cache_of)
     roll(runner, random_tokens(CACHE_LEN, runner.vocab_size), [1], CACHE_LEN - 1)
-    assert used == [12] * 11 + [24] * 12 + [CACHE_LEN] * 24
+    assert used == [12] * 12 + [24] * 12 + [CACHE_LEN] * 24
 
 
 def test_a_stale_bucket_would_show(exported: XnnpackExport) -> None:

@@ -148,7 +148,7 @@ class CoremlTarget:
         methods: dict[str, CoremlMethod] = {
             phase: CoremlMethod(stack, signature) for phase, signature in signatures.items()
         }
-        constants = metadata_methods(store.config, recipe, [recipe.shapes.cache_len])
+        constants = metadata_methods(store.config, recipe, [recipe.shapes.cache_len], [recipe.shapes.prefill_len])
         program = lower(methods, constants, ios=ios, scratch=folder)
         with (folder / PROGRAM_FILE).open("wb") as file:
             program.write_to_file(file)

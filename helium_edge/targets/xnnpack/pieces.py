@@ -32,6 +32,9 @@ from helium_edge.targets.xnnpack.anatomy import NOTHING, VALUE_FIELDS
 PIECE_BYTES = 5 << 18
 """Most bytes of the keys, or of the values, of a piece as float32. Measured: benchmarks/pte_attention.py."""
 
+MOST_ROWS = 32
+"""Query rows of a key-value head up to which pieces pay: more of them make use of what is packed (ADR 14)."""
+
 _INPUT = 1
 """XNNPACK's flag of a value that is handed in."""
 _SLOTS, _COLUMNS = 1, 2
@@ -43,10 +46,10 @@ _READING = (schema.XNNConvert, schema.XNNClamp, schema.XNNStaticTranspose)
 
 
 def in_pieces(graph: Any, piece_bytes: int | None = None) -> Any:
-    """A decode method's graph with the products of each cache in pieces, where it has more slots than one has.
+    """A method's graph with the products of each cache in pieces, where it has more slots than one has.
 
     Args:
-        graph: XNNPACK's graph of a decode method of ours; stays as it is.
+        graph: XNNPACK's graph of a decoder method of ours; stays as it is.
         piece_bytes: Most bytes of a piece, by default `PIECE_BYTES`; a piece has a slot at least.
 
     Returns:

@@ -1,8 +1,9 @@
 """`XnnpackTarget`: checks, plans and writes the `.pte` of an XNNPACK bundle.
 
-One file, `decoder.pte`, with the methods `prefill` and `decode`, and `decode_{S}` for each shorter cache that the
-recipe asks for: a static attention pays for every slot of its cache at every step. A model that is
-no language model becomes `classifier.pte` with the method `classify`.
+One file, `decoder.pte`, with the methods `prefill` and `decode`, and more that the recipe asks for: `decode_{S}`
+for a shorter cache, since a static attention pays for every slot of its cache at every step, and `prefill_{T}` for
+fewer tokens, since a call pays for all of its tokens, whatever they are. A model that is no language model
+becomes `classifier.pte` with the method `classify`.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ class XnnpackTarget:
     def plan(self, config: ModelConfig, recipe: Recipe, weights: list[PlannedWeight]) -> list[tuple[str, int]]:
         """See `Target.plan`."""
         is_decoder = config.head == "language_model"
-        methods = 1 + len(cache_buckets(recipe)) if is_decoder else 1
+        methods = len(prefill_buckets(recipe)) + len(cache_buckets(recipe)) if is_decoder else 1
         tables = 4 * config.head_dim * recipe.shapes.cache_len
         layer = _GRAPH_BYTES_PER_LAYER
         if is_decoder and recipe.kv_cache == "int8":
@@ -127,7 +128,7 @@ class XnnpackTarget:
     def build_memory(self, config: ModelConfig, recipe: Recipe, weights: list[PlannedWeight]) -> int:  # noqa: ARG002
         """See `Target.build_memory`; products are streamed, but ExecuTorch copies the embedding around.
 
-        Two methods are lowered, whatever the number of decode methods.
+        Two methods are lowered, whatever the number of others.
         """
         methods = 2 if config.head == "language_model" else 1
         table = sum(_stored_bytes(weight) for weight in weights if weight.name == EMBEDDING)
@@ -148,7 +149,7 @@ class XnnpackTarget:
             HeliumEdgeError: The exporter stopped, or left an operator of the layers outside XNNPACK.
         """
         load_exporter()
-        from helium_edge.targets.xnnpack.shorter_cache import deriving, unmistakable
+        from helium_edge.targets.xnnpack.deriving import deriving, template
         from helium_edge.targets.xnnpack.streamed import StreamedParts, give_back_memory, streaming
 
         config = store.config
@@ -159,16 +160,14 @@ class XnnpackTarget:
         methods: dict[str, MethodModule | HeadModule]
         if config.head == "language_model":
             decoders = self._signatures(config, recipe)
-            file, constants = PROGRAM_FILE, metadata_methods(config, recipe, cache_buckets(recipe))
+            file, constants = PROGRAM_FILE, _metadata(config, recipe)
             signatures = {**decoders}
-            lowered = {name: decoders[name] for name in ("prefill", "decode")}
-            lengths = {name: graph.cache.cache_len for name, graph in decoders.items() if name != "prefill"}
-            slots = lengths["decode"]
-            if len(lengths) > 1:
-                slots = unmistakable(config, slots)
-                lowered["decode"] = _with_slots(decoders["decode"], slots)
-            others = deriving("decode", slots, lengths)
-            methods = {name: MethodModule(stack, signature) for name, signature in lowered.items()}
+            templates = [
+                template(config, name, {key: graph for key, graph in decoders.items() if graph.phase == name})
+                for name in ("prefill", "decode")
+            ]
+            others = deriving(config, templates)
+            methods = {each.name: MethodModule(stack, each.signature) for each in templates}
         else:
             head = head_signature(config, recipe.shapes.prefill_len)
             file, constants = HEAD_FILE, head_metadata(config, head.tokens)
@@ -181,7 +180,7 @@ class XnnpackTarget:
         return [BuiltGraph(file, name, signature) for name, signature in signatures.items()]
 
     def debug(self, bundle: Bundle, *, static: bool = False) -> list[DebugProgram]:
-        """See `Target.debug`; of several decode methods, the one with the full cache."""
+        """See `Target.debug`; of several methods, the one for most tokens or with the full cache."""
         from helium_edge.targets.xnnpack.debug import XnnpackDebug
 
         del static  # all of its graphs are
@@ -191,6 +190,8 @@ class XnnpackTarget:
         for graph in manifest.graphs:
             phase = graph.phase
             if phase == "classify" or graph.method is None or graph.cache_len != manifest.cache_len:
+                continue
+            if phase == "prefill" and graph.tokens != manifest.prefill_len:
                 continue
             width = manifest.prefill_len if phase == "prefill" else 1
             programs.append(XnnpackDebug(bundle.path(graph.file), graph.method, config, phase, width, scales))
@@ -213,14 +214,24 @@ class XnnpackTarget:
             full = GraphSignature("decode", 1, config.vocab_size, cache, recipe.logits, index_dtype="int64")
             return _with_slots(full, slots)
 
-        rows = recipe.shapes.prefill_len
-        prefill = GraphSignature("prefill", rows, config.vocab_size, cache, recipe.logits, index_dtype="int64")
+        def prefill(tokens: int) -> GraphSignature:
+            return GraphSignature("prefill", tokens, config.vocab_size, cache, recipe.logits, index_dtype="int64")
+
+        *narrower, widest = prefill_buckets(recipe)
         *shorter, full = cache_buckets(recipe)
         return {
-            "prefill": prefill,
+            "prefill": prefill(widest),
+            **{f"prefill_{tokens}": prefill(tokens) for tokens in narrower},
             "decode": decode(full),
             **{f"decode_{slots}": decode(slots) for slots in shorter},
         }
+
+
+def prefill_buckets(recipe: Recipe) -> list[int]:
+    """Tokens of the prefill methods, ascending; the last is the recipe's `prefill_len`, those above it go."""
+    options = recipe.targets.xnnpack or XnnpackOptions()
+    widest = recipe.shapes.prefill_len
+    return [*(tokens for tokens in options.prefill_buckets if tokens < widest), widest]
 
 
 def cache_buckets(recipe: Recipe) -> list[int]:
@@ -228,6 +239,10 @@ def cache_buckets(recipe: Recipe) -> list[int]:
     options = recipe.targets.xnnpack or XnnpackOptions()
     full = recipe.shapes.cache_len
     return [*(slots for slots in options.cache_buckets if slots < full), full]
+
+
+def _metadata(config: ModelConfig, recipe: Recipe) -> dict[str, bool | int | list[int]]:
+    return metadata_methods(config, recipe, cache_buckets(recipe), prefill_buckets(recipe))
 
 
 def _with_slots(graph: GraphSignature, slots: int) -> GraphSignature:

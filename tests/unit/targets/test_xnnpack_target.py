@@ -12,10 +12,10 @@ import pytest
 from helium_edge.config import ModelConfig
 from helium_edge.errors import MissingDependencyError, RecipeError
 from helium_edge.quant import plan_weights
-from helium_edge.recipe import Recipe, load_recipe, parse_recipe
+from helium_edge.recipe import Recipe, XnnpackOptions, load_recipe, parse_recipe
 from helium_edge.targets import load_target
 from helium_edge.targets.metadata import metadata_methods
-from helium_edge.targets.xnnpack.target import XnnpackTarget, cache_buckets
+from helium_edge.targets.xnnpack.target import XnnpackTarget, cache_buckets, prefill_buckets
 from tests.helpers.checkpoints import make_checkpoint
 
 
@@ -96,11 +96,20 @@ def test_buckets_end_with_the_full_cache(asked: list[int], found: list[int]) -> 
     assert cache_buckets(recipe("xnnpack-int4", cache_buckets=asked)) == found
 
 
+@pytest.mark.parametrize(("asked", "found"), [([], [8]), ([2, 4], [2, 4, 8]), ([4, 8, 64], [4, 8]), ([64], [8])])
+def test_prefill_buckets_end_with_prefill_len(asked: list[int], found: list[int]) -> None:
+    chosen = recipe("xnnpack-int4", cache_buckets=[])
+    options = XnnpackOptions(prefill_buckets=tuple(asked))
+    targets = chosen.targets.model_copy(update={"xnnpack": options})
+    assert prefill_buckets(chosen.model_copy(update={"targets": targets})) == found
+
+
+@pytest.mark.parametrize("key", ["cache_buckets", "prefill_buckets"])
 @pytest.mark.parametrize("buckets", ["[32, 16]", "[16, 16]", "[1]", "[16.0]", "['16']"])
-def test_buckets_are_ascending_lengths(buckets: str) -> None:
-    text = f"name: a\ntargets: {{xnnpack: {{cache_buckets: {buckets}}}}}\n"
+def test_buckets_are_ascending_lengths(key: str, buckets: str) -> None:
+    text = f"name: a\ntargets: {{xnnpack: {{{key}: {buckets}}}}}\n"
     text += "quantization: {rules: [{match: '.*', scheme: int8}]}\n"
-    with pytest.raises(RecipeError, match="cache_buckets"):
+    with pytest.raises(RecipeError, match=key):
         parse_recipe(text, where="a")
 
 
@@ -125,12 +134,13 @@ def test_a_bucket_costs_a_graph_and_its_cache(target: XnnpackTarget, config: Mod
 
 
 def test_metadata_says_what_a_host_needs(config: ModelConfig) -> None:
-    constants = metadata_methods(config, recipe("xnnpack-int4", logits="all"), [16, 48])
+    constants = metadata_methods(config, recipe("xnnpack-int4", logits="all"), [16, 48], [4, 8])
     assert constants["get_max_seq_len"] == 8
     assert constants["get_max_context_len"] == 48
     assert constants["get_eos_ids"] == [2]
     assert constants["get_bos_id"] == 1
     assert constants["helium_edge_cache_buckets"] == [16, 48]
+    assert constants["helium_edge_prefill_buckets"] == [4, 8]
     assert constants["helium_edge_logits_all"] is True
 
 
