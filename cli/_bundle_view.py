@@ -118,9 +118,8 @@ def _show_memory(manifest: Manifest) -> None:
 
 
 def _chunks(manifest: Manifest) -> str:
-    """Tokens of the prefill graphs, as in `8, 32 or 128`; of a graph for any number, the most to give to it."""
-    widths = sorted({graph.tokens for graph in manifest.graphs if graph.phase == "prefill" and graph.tokens})
-    *narrower, widest = widths or [manifest.prefill_len]
+    """As in `8, 32 or 128`."""
+    *narrower, widest = manifest.prefill_widths()
     return f"{', '.join(map(str, narrower))} or {widest}" if narrower else str(widest)
 
 

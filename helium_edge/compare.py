@@ -316,7 +316,7 @@ class _Run:
             self._yardstick = Yardstick(self._weights, arithmetic, runner.cache_len, self._scales, self._tracer())
         tell.stage("compare", tokens, "tokens")
         self._comparison = Comparison(
-            runner, reference, windows, self._recipe.gates, self._bundle.manifest.prefill_len,
+            runner, reference, windows, self._recipe.gates, self._bundle.manifest.prefill_widths(),
             self._yardstick, self._limits(), bool(prompts), self._clock,
         )  # fmt: skip
         return ParityReport(tuple(self._comparison.run(tell.advance)))

@@ -103,6 +103,11 @@ class Manifest(Section):
         """File of each phase."""
         return {graph.phase: graph.file for graph in self.graphs}
 
+    def prefill_widths(self) -> list[int]:
+        """Tokens of each prefill graph, ascending; of a graph for any number, the most to give to it."""
+        widths = {graph.tokens for graph in self.graphs if graph.phase == "prefill" and graph.tokens is not None}
+        return sorted(widths) or [self.prefill_len]
+
     def head_signature(self) -> HeadSignature:
         """Input and output of the graph of a model that is no language model.
 
@@ -225,9 +230,9 @@ def _contradictions(manifest: Manifest) -> Iterator[str]:
     keys = [(graph.phase, graph.tokens, graph.cache_len) for graph in manifest.graphs]
     if len(set(keys)) != len(keys):
         yield "graphs has two entries of one phase, tokens and cache_len, so a host cannot choose"
-    widths = [graph.tokens for graph in manifest.graphs if graph.phase == "prefill" and graph.tokens]
-    if widths and max(widths) != manifest.prefill_len:
-        yield f"prefill_len = {manifest.prefill_len}, but the prefill graphs take up to {max(widths)} tokens"
+    widest = manifest.prefill_widths()[-1]
+    if widest != manifest.prefill_len:
+        yield f"prefill_len = {manifest.prefill_len}, but the prefill graphs take up to {widest} tokens"
     if (manifest.cache is None) != (manifest.head is not None):
         yield "a bundle has either a cache or a head"
     if manifest.cache is not None and manifest.cache_len not in manifest.cache.shape:

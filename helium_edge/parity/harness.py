@@ -189,7 +189,7 @@ class Comparison:
         reference: The original's logits.
         windows: The text; each window is a conversation of its own.
         gates: The limits of the recipe.
-        chunk: Tokens of one prefill chunk of the candidate, so that prompts have a ragged tail.
+        widths: Tokens of each prefill graph of the candidate, ascending, so that prompts have ragged tails.
         yardstick: For L1 and L2; None runs L3 alone.
         limits: What L1 allows.
         budget: Run L2 too.
@@ -200,7 +200,7 @@ class Comparison:
     reference: Reference
     windows: Sequence[Window]
     gates: Gates
-    chunk: int
+    widths: Sequence[int]
     yardstick: Yardstick | None = None
     limits: GraphLimits | None = None
     budget: bool = True
@@ -214,8 +214,8 @@ class Comparison:
         """
         if not self.windows:
             raise UsageError("no windows of text to compare on")
-        if self.chunk < 1:
-            raise UsageError(f"a prefill chunk of {self.chunk} tokens is not possible")
+        if min(self.widths) < 1:
+            raise UsageError(f"a prefill chunk of {min(self.widths)} tokens is not possible")
         longest = max(len(window.tokens) for window in self.windows)
         if longest > self.candidate.cache_len:
             raise UsageError(
@@ -239,7 +239,7 @@ class Comparison:
     def _run_window(self, index: int, window: Window, tally: _Tally, on_progress: Progress) -> None:
         expected = self.reference.rows(window.tokens[:-1])
         first: int | None = None
-        steps = rollout(self.candidate, window.tokens, prefill_tokens=self.chunk)
+        steps = rollout(self.candidate, window.tokens, widths=self.widths, turn=index)
         for step in self.clock.each("candidate", steps):
             first = step.first_row if first is None else first
             tally.user.add(window.language, _compare(expected[step.first_row : step.end], step, window, index))

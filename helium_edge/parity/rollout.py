@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from helium_edge.errors import ParityError, UsageError
+from helium_edge.runtime.chunks import next_width
 from helium_edge.runtime.runner import Logits, Runner
 from helium_edge.signature import Phase
 
@@ -80,8 +81,39 @@ def prefill_split(length: int, prefill_tokens: int) -> int:
     return chunks * prefill_tokens + (remainder - 1 + remainder % 2)
 
 
-def rollout(runner: Runner, tokens: Sequence[int], *, prefill_tokens: int) -> Iterator[Step]:
+def split_of_turn(length: int, widths: Sequence[int], turn: int) -> int:
+    """Number of tokens of a window to prefill, such that graphs take turns in running the last chunk.
+
+    Its logits are all that a prompt gives: a graph that runs other chunks alone would be judged by its rows of the
+    cache.
+
+    Args:
+        length: Tokens of the window, at least `MIN_WINDOW`.
+        widths: Tokens of each prefill graph of the candidate, ascending.
+        turn: Number of the window. A graph that it has no room for is left out.
+    """
+    if len(widths) == 1:
+        return prefill_split(length, widths[0])
+    width, widest = widths[-1 - turn % len(widths)], widths[-1]
+    ragged = (
+        count for count in range(max(2, width // 3), width + 1)
+        if count % 2 and next_width(widths, count, length) == width
+    )  # fmt: skip
+    tail = next(ragged, width)
+    for lead in (max(1, length // 3 // widest) * widest, 0):
+        if lead + tail <= 2 * length // 3:
+            return lead + tail
+    return prefill_split(length, widest)
+
+
+def rollout(runner: Runner, tokens: Sequence[int], *, widths: Sequence[int], turn: int = 0) -> Iterator[Step]:
     """Run a window as a new conversation, all tokens but the last, which only is predicted.
+
+    Args:
+        runner: The candidate.
+        tokens: The window.
+        widths: Tokens of each of its prefill graphs, ascending.
+        turn: See `split_of_turn`.
 
     Raises:
         UsageError: Fewer than `MIN_WINDOW` tokens.
@@ -91,7 +123,7 @@ def rollout(runner: Runner, tokens: Sequence[int], *, prefill_tokens: int) -> It
     if len(tokens) < MIN_WINDOW:
         raise UsageError(f"a window of {len(tokens)} tokens is too short to compare; at least {MIN_WINDOW}")
     runner.reset()
-    split = prefill_split(len(tokens), prefill_tokens)
+    split = split_of_turn(len(tokens), widths, turn)
     yield prefill_step(runner, tokens[:split], 0)
     for start in range(split, len(tokens) - 1, BLOCK):
         yield decode_step(runner, tokens[start : min(start + BLOCK, len(tokens) - 1)], start)

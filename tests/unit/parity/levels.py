@@ -20,5 +20,5 @@ def run_level(
 ) -> LevelReport:
     """L3 alone: the candidate against the reference."""
     logits = Reference(LogitsStore(None, {}), lambda: reference, candidate.vocab_size, Clock())
-    (level,) = Comparison(candidate, logits, windows, gates, prefill_tokens).run(on_progress)
+    (level,) = Comparison(candidate, logits, windows, gates, [prefill_tokens]).run(on_progress)
     return level

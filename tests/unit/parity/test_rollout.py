@@ -12,7 +12,7 @@ import pytest
 from helium_edge.errors import CacheFullError, ParityError, UsageError
 from helium_edge.parity import LevelReport, ParityReport, Window
 from helium_edge.parity.metrics import compare_rows
-from helium_edge.parity.rollout import MIN_WINDOW, all_rows, prefill_split, rollout
+from helium_edge.parity.rollout import MIN_WINDOW, all_rows, prefill_split, rollout, split_of_turn
 from helium_edge.parity.statistics import aggregate
 from helium_edge.parity.verdict import GateResult, judge_budget
 from helium_edge.recipe import Gates
@@ -61,11 +61,25 @@ def test_prefill_split_leaves_something_to_decode() -> None:
                 assert (split % chunk) % 2 == 1  # ragged
 
 
+@pytest.mark.parametrize(
+    ("length", "widths", "splits"),
+    [
+        (256, [128], [128 + 41, 128 + 41]),
+        (48, [8, 12], [12 + 9, 12 + 3, 12 + 9]),
+        (512, [8, 32, 128], [128 + 65, 128 + 17, 128 + 3]),
+        (64, [8, 32, 128], [21, 17, 3]),  # no room for half of 128 within two thirds
+        (48, [2, 12], [12 + 7, 12 + 2]),  # two tokens are never ragged
+    ],
+)
+def test_each_graph_has_its_turn(length: int, widths: list[int], splits: list[int]) -> None:
+    assert [split_of_turn(length, widths, turn) for turn in range(len(splits))] == splits
+
+
 @pytest.mark.parametrize("length", [3, 4, 20, 24, 130, 200])
 @pytest.mark.parametrize("logits", ["last", "all"])
 def test_positions_of_a_rollout(length: int, logits: LogitsMode) -> None:
     ids = tokens(length)
-    steps = list(rollout(FakeRunner(logits=logits), ids, prefill_tokens=8))
+    steps = list(rollout(FakeRunner(logits=logits), ids, widths=[8]))
     first = 0 if logits == "all" else prefill_split(length, 8) - 1
     positions = [position for step in steps for position in range(step.first_row, step.end)]
     assert positions == list(range(first, length - 1))
@@ -86,7 +100,7 @@ def test_rows_of_a_reference(length: int, logits: LogitsMode) -> None:
 def test_how_the_candidate_is_called() -> None:
     ids = tokens(40)
     candidate = FakeRunner()
-    list(rollout(candidate, ids, prefill_tokens=8))
+    list(rollout(candidate, ids, widths=[8]))
     split = prefill_split(40, 8)
     assert split == 8 + 1
     assert candidate.calls == [
@@ -98,7 +112,7 @@ def test_how_the_candidate_is_called() -> None:
 
 def test_too_short() -> None:
     with pytest.raises(UsageError, match="2 tokens"):
-        list(rollout(FakeRunner(), tokens(2), prefill_tokens=8))
+        list(rollout(FakeRunner(), tokens(2), widths=[8]))
 
 
 @pytest.mark.parametrize("reference_logits", ["last", "all"])
