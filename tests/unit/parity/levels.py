@@ -15,10 +15,11 @@ def run_level(
     windows: Sequence[Window],
     *,
     gates: Gates,
-    prefill_tokens: int,
+    prefill_tokens: int | Sequence[int],
     on_progress: Callable[[int], None] = lambda _: None,
 ) -> LevelReport:
     """L3 alone: the candidate against the reference."""
     logits = Reference(LogitsStore(None, {}), lambda: reference, candidate.vocab_size, Clock())
-    (level,) = Comparison(candidate, logits, windows, gates, [prefill_tokens]).run(on_progress)
+    widths = [prefill_tokens] if isinstance(prefill_tokens, int) else prefill_tokens
+    (level,) = Comparison(candidate, logits, windows, gates, widths).run(on_progress)
     return level

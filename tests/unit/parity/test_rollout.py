@@ -110,6 +110,14 @@ def test_how_the_candidate_is_called() -> None:
     ]
 
 
+def test_windows_take_turns_in_the_graph_of_the_last_chunk() -> None:
+    candidate, widths = FakeRunner(), [8, 12]
+    chosen = windows(48, 48, 48)
+    run_level(candidate, FakeRunner(), chosen, gates=NO_GATES, prefill_tokens=widths)
+    prompts = [len(ids) for call, ids in candidate.calls if call == "prefill"]
+    assert prompts == [split_of_turn(48, widths, turn) for turn in range(3)] == [12 + 9, 12 + 3, 12 + 9]
+
+
 def test_too_short() -> None:
     with pytest.raises(UsageError, match="2 tokens"):
         list(rollout(FakeRunner(), tokens(2), widths=[8]))
