@@ -14,7 +14,7 @@ import torch
 from helium_edge.config import ModelConfig
 from helium_edge.model.kv_cache import SIDES, Side
 from helium_edge.model.rope import restore_interleaved_rows, rope_tables
-from helium_edge.runtime.pte_file import PteFile
+from helium_edge.pte.file import PteFile
 from helium_edge.runtime.xnnpack_program import decode_delegate
 from helium_edge.targets.xnnpack.anatomy import Anatomy, Product, dissect
 from helium_edge.targets.xnnpack.cache_readback import scale_constants

@@ -24,7 +24,7 @@ if importlib.util.find_spec("executorch") is None:
 
 from helium_edge.model.decoder import HeliumDecoder
 from helium_edge.runtime.executorch_runner import ExecutorchRunner
-from helium_edge.runtime.pte_file import PteFile
+from helium_edge.pte.file import PteFile
 from helium_edge.runtime.xnnpack_program import read_xnnpack
 from helium_edge.targets.xnnpack.anatomy import dissect, inputs_of
 from helium_edge.targets.xnnpack.lowering import OUTSIDE

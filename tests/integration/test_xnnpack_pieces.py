@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from helium_edge.runtime.pte_file import PteFile
+from helium_edge.pte.file import PteFile
 from tests.helpers.checkpoints import make_checkpoint
 from tests.helpers.exports import random_tokens
 

@@ -16,7 +16,7 @@ import torch
 
 from helium_edge.config import ModelConfig
 from helium_edge.errors import BundleError
-from helium_edge.runtime.pte_file import PteFile
+from helium_edge.pte.file import PteFile
 from helium_edge.runtime.xnnpack_program import BACKEND, decode_delegate
 
 Node = dict[str, Any]
