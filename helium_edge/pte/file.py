@@ -16,7 +16,7 @@ from helium_edge.documents import first_line
 from helium_edge.errors import BundleError
 from helium_edge.pte.builder import DTYPES, HEADER, HEADER_PLACE, MAGIC
 from helium_edge.pte.executorch_schema import IDENTIFIER, DataLocation, ExecutionPlan, Program, Tensor
-from helium_edge.pte.flatbuffer import FlatbufferError, decode
+from helium_edge.pte.flatbuffer import decode
 
 
 class PteFile:
@@ -110,7 +110,8 @@ class PteFile:
             return self.segment(processed.index)
         inline = self.program.backend_delegate_data
         if processed.index >= len(inline):
-            raise BundleError(f"{self.path.name}: the program refers to delegate {processed.index} of {len(inline)}")
+            place = f"delegate {processed.index} of {len(inline)}"
+            raise BundleError(f"{self.path.name}: the program refers to {place}")
         return memoryview(inline[processed.index].data)
 
     def constant(self, plan: ExecutionPlan, value: int) -> torch.Tensor | None:

@@ -13,8 +13,8 @@ import pytest
 
 from helium_edge.errors import HeliumEdgeError
 from helium_edge.presets import PRESETS, preset
-from helium_edge.runtime.executorch_runner import ExecutorchRunner
 from helium_edge.pte.file import PteFile
+from helium_edge.runtime.executorch_runner import ExecutorchRunner
 from helium_edge.signature import CacheSpec, GraphSignature
 from tests.helpers.checkpoints import make_checkpoint
 from tests.helpers.exports import random_tokens

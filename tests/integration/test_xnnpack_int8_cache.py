@@ -23,8 +23,8 @@ if importlib.util.find_spec("executorch") is None:
     pytest.skip("executorch is not installed", allow_module_level=True)
 
 from helium_edge.model.decoder import HeliumDecoder
-from helium_edge.runtime.executorch_runner import ExecutorchRunner
 from helium_edge.pte.file import PteFile
+from helium_edge.runtime.executorch_runner import ExecutorchRunner
 from helium_edge.runtime.xnnpack_program import read_xnnpack
 from helium_edge.targets.xnnpack.anatomy import dissect, inputs_of
 from helium_edge.targets.xnnpack.lowering import OUTSIDE

@@ -14,8 +14,8 @@ from torch import Tensor
 from helium_edge.config import ModelConfig
 from helium_edge.errors import BundleError
 from helium_edge.model.kv_cache import SIDES, KvScales
-from helium_edge.runtime.executorch_library import load_runtime
 from helium_edge.pte.file import PteFile
+from helium_edge.runtime.executorch_library import load_runtime
 from helium_edge.runtime.quiet import quiet
 from helium_edge.signature import Phase
 from helium_edge.targets.debug import (

@@ -1,148 +1,225 @@
-"""The decoder as one method of a program: a static number of tokens, a static cache, the inputs of the contract.
+"""`GraphBuilder`: an XNNPACK graph, node by node, in the terms of its schema.
 
-Around the stack stand the few operators that turn two integers into RoPE rows and masks. They stay outside the
-delegate; what they produce is small.
+A value is a number. Values that come from outside are arguments: values of the method that calls the graph. Shapes
+are static and follow from the nodes. Constants are arguments too, except those that XNNPACK packs into memory of its
+own (matrices and biases of products): what else is constant it reads where it lies, at every call.
 
-Shapes: T tokens, S cache slots, G query heads of one key-value head, D head_dim, V vocabulary.
+Source: pytorch/executorch backends/xnnpack/serialization/schema.fbs, runtime/XNNCompiler.cpp (1.5.1); XNNPACK
+include/xnnpack.h.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-import numpy as np
-import torch
-from torch import Tensor
+from helium_edge.pte import xnnpack_schema as schema
+from helium_edge.pte.builder import NamedData
+from helium_edge.pte.xnnpack_schema import NO_OFFSET, NOTHING, Datatype, encode_graph
 
-from helium_edge.config import ModelConfig
-from helium_edge.model.decoder import MASKED, DecoderStack, causal_mask
-from helium_edge.model.head import last_token
-from helium_edge.model.parts import Parts
-from helium_edge.model.rope import rope_tables
-from helium_edge.signature import GraphSignature, HeadSignature
+TRANSPOSE_B = 1
+"""XNNPACK's flag of a batch product whose second operand has its axes exchanged, (B, N, K)."""
 
 
-def build_stack(config: ModelConfig, parts: Parts) -> DecoderStack:
-    """The decoder in operators that XNNPACK computes as torch does."""
-    return DecoderStack(config, parts, gelu_tanh if config.hidden_act == "gelu_pytorch_tanh" else None)
+@dataclass(frozen=True, eq=False)
+class Matrix:
+    """A constant matrix of a product, and its bias.
 
-
-def gelu_tanh(x: Tensor) -> Tensor:
-    """GELU in its tanh approximation, written out: XNNPACK takes `gelu` whole and computes the exact one."""
-    return 0.5 * x * (1.0 + torch.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x * x * x)))
-
-
-class Method(Protocol):
-    """A module that can be lowered."""
-
-    def eval(self) -> torch.nn.Module:
-        """The module, ready to be exported."""
-        ...
-
-    def example_inputs(self) -> tuple[Tensor, ...]:
-        """Zeros of every input's shape and type."""
-        ...
-
-
-class HeadModule(torch.nn.Module):
-    """The one method of a model that is no language model.
-
-    Args:
-        stack: The model, with its weights.
-        signature: Its input and output.
+    Attributes:
+        shape: (N, K).
+        datatype: QBINT4 (int4 by groups), QCINT8 (int8 by channel) or FP32.
+        group: Input channels that share a scale; 0 where the scheme has no groups.
+        data: Codes or float32 weights.
+        scales: bfloat16 of groups, float32 of channels; None in float32.
+        bias: (N,) float32, or None.
     """
 
-    cos: Tensor
-    sin: Tensor
-    causal: Tensor
-    positions: Tensor
-
-    def __init__(self, stack: DecoderStack, signature: HeadSignature) -> None:
-        super().__init__()
-        config, tokens = stack.config, signature.tokens
-        self.signature = signature
-        self.stack = stack
-        cos, sin = rope_tables(config.rope_theta, config.head_dim, tokens)
-        self.register_buffer("cos", cos)
-        self.register_buffer("sin", sin)
-        self.register_buffer("causal", causal_mask(config, tokens))
-        self.register_buffer("positions", torch.arange(tokens)[None])
-
-    def forward(self, input_ids: Tensor) -> Tensor:
-        """(1, T) int64 -> (1, L), (1, T, L) or (1, T, C)."""
-        x = self.stack.encode(input_ids.view(-1), (self.cos, self.sin), self.causal)
-        if self.signature.head != "sequence_classification":
-            rows = self.stack.logits(x)
-            return rows.view(1, *rows.shape)
-        last = last_token(input_ids, self.positions, self.signature.pad_token_id)
-        # A row is chosen by a product, as in `MethodModule`.
-        chosen = torch.eq(self.positions, last).to(torch.float32)
-        x = torch.bmm(chosen.view(1, 1, -1), x.view(1, *x.shape))
-        return self.stack.logits(x.view(1, -1))
-
-    def example_inputs(self) -> tuple[Tensor, ...]:
-        """Zeros of the input's shape and type."""
-        return (torch.zeros((1, self.signature.tokens), dtype=torch.int64),)
+    shape: tuple[int, int]
+    datatype: Datatype
+    group: int
+    data: NamedData
+    scales: NamedData | None
+    bias: NamedData | None
 
 
-class MethodModule(torch.nn.Module):
-    """One method over a stack that all methods share.
+class GraphBuilder:
+    """One graph; nodes run in the order in which they are added."""
 
-    Args:
-        stack: The decoder, with its weights.
-        signature: Inputs, outputs and shapes; T is a number, the cache is not batched.
-    """
+    def __init__(self) -> None:
+        self._nodes: list[schema.XNode] = []
+        self._values: list[schema.XValue] = []
+        self._constants: dict[NamedData, int] = {}
+        self._inputs: dict[int, int] = {}
+        self._outputs: dict[int, int] = {}
 
-    cos: Tensor
-    sin: Tensor
-    rows: Tensor
-    columns: Tensor
-    slots: Tensor
-    causal: Tensor
+    # -- values
 
-    def __init__(self, stack: DecoderStack, signature: GraphSignature) -> None:
-        super().__init__()
-        config, tokens, slots = stack.config, int(signature.token_dim), signature.cache.cache_len
-        self.signature = signature
-        self.stack = stack
-        cos, sin = rope_tables(config.rope_theta, config.head_dim, slots)
-        self.register_buffer("cos", cos)
-        self.register_buffer("sin", sin)
-        # Constants of the graph: computed inside, they would be operators of every call.
-        self.register_buffer("rows", torch.arange(tokens))
-        self.register_buffer("columns", torch.arange(tokens).view(1, 1, tokens))
-        self.register_buffer("slots", torch.arange(slots)[None])
-        self.register_buffer("causal", causal_mask(config, tokens))
+    def shape(self, value: int) -> list[int]:
+        """The shape of a value."""
+        return self._values[value].tensor.dims
 
-    def forward(self, input_ids: Tensor, past_length: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
-        """Inputs and outputs in the order of the signature.
+    def input(self, argument: int, shape: Sequence[int], *, codes: bool = False) -> int:
+        """A value of the method, float32, or int8 codes in units of 1."""
+        if argument not in self._inputs:
+            self._inputs[argument] = self._codes(shape) if codes else self._value(shape)
+        return self._inputs[argument]
 
-        Args:
-            input_ids: (1, T) int64.
-            past_length: (1,) int64.
-            rest: `last_index` (1,) int64 where the signature has it, then key and value of each layer.
+    def output(self, value: int, argument: int) -> None:
+        """Let a value be a result, written to a value of the method."""
+        self._outputs[argument] = value
 
-        Returns:
-            Logits, then the new key and value rows of each layer.
-        """
-        positions = self.rows + past_length
-        rope = self.cos.index_select(0, positions), self.sin.index_select(0, positions)
-        on_past = torch.ge(self.slots, past_length).to(torch.float32) * MASKED
-        past = rest[1:] if self.signature.has_last_index else rest
-        x, new = self.stack(input_ids.view(-1), rope, (on_past, self.causal), past)
-        if self.signature.has_last_index:
-            # A row is chosen by a product, exact since all other terms are 0 * finite: indexing would end the
-            # delegate before the head.
-            chosen = torch.eq(self.columns, rest[0]).to(torch.float32)
-            x = torch.bmm(chosen, x.view(1, *x.shape)).view(1, -1)
-        logits = self.stack.logits(x)
-        return logits.view(1, *logits.shape), *new
-
-    def example_inputs(self) -> tuple[Tensor, ...]:
-        """Zeros of every input's shape and type."""
-        # numpy takes zeroed pages from the system, which are never touched: caches need no memory.
-        return tuple(
-            torch.from_numpy(np.zeros([int(dim) for dim in spec.shape], dtype=spec.dtype))
-            for spec in self.signature.inputs()
+    def _value(
+        self,
+        shape: Sequence[int],
+        datatype: Datatype = Datatype.FP32,
+        quantized: schema.QuantParams | None = None,
+        data: NamedData | None = None,
+    ) -> int:
+        number = len(self._values)
+        tensor = schema.XNNTensorValue(
+            datatype, len(shape), list(shape), self._constant(data), NOTHING, flags=0, id_out=number
         )
+        whole = tensor if quantized is None else schema.XNNQuantizedTensorValue(tensor, quantized)
+        self._values.append(schema.XValue(whole))
+        return number
+
+    def _constant(self, data: NamedData | None) -> int:
+        if data is None:
+            return 0
+        return self._constants.setdefault(data, len(self._constants) + 1)  # 0 is for values that are not constant
+
+    def _codes(self, shape: Sequence[int]) -> int:
+        return self._value(shape, Datatype.QINT8, schema.PerTensorQuant(1.0, 0))
+
+    def _add(self, node: schema.Node, bounds: schema.OutputMinMax | None = None) -> int:
+        self._nodes.append(schema.XNode(node, len(self._nodes), bounds))
+        return node.output_id
+
+    # -- nodes
+
+    def add(self, left: int, right: int) -> int:
+        """left + right, broadcast."""
+        return self._binary(schema.XNNAdd, left, right)
+
+    def multiply(self, left: int, right: int) -> int:
+        """left * right, broadcast."""
+        return self._binary(schema.XNNMultiply, left, right)
+
+    def _binary(self, kind: type[schema.Binary], left: int, right: int) -> int:
+        out = self._value(_broadcast(self.shape(left), self.shape(right)))
+        return self._add(kind(left, right, out))
+
+    def unary(self, kind: type[schema.Unary], x: int) -> int:
+        """A function of each number, or of each row."""
+        return self._add(kind(x, self._value(self.shape(x))))
+
+    def clamp(self, x: int, low: float, high: float) -> int:
+        """x, but not below `low` and not above `high`."""
+        out = self._value(self.shape(x))
+        return self._add(schema.XNNClamp(x, out), schema.OutputMinMax(low, high))
+
+    def to_codes(self, x: int) -> int:
+        """int8 codes in units of 1: rounded half to even, clamped to [-128, 127]."""
+        return self._add(schema.XNNConvert(x, self._codes(self.shape(x))))
+
+    def from_codes(self, codes: int) -> int:
+        """Codes as float32."""
+        return self._add(schema.XNNConvert(codes, self._value(self.shape(codes))))
+
+    def quantize_rows(self, x: int) -> int:
+        """(T, K) as int8, each row with the scale and zero point that it needs."""
+        out = self._value(self.shape(x), Datatype.QDINT8, schema.PerTokenDynamicQuant(1))
+        return self._add(schema.XNNConvert(x, out))
+
+    def linear(self, x: int, matrix: Matrix) -> int:
+        """(T, K) @ (N, K)' + bias; `x` from `quantize_rows` where the matrix is quantized."""
+        rows, columns = matrix.shape
+        params: schema.QuantParams | None = None
+        if matrix.scales is not None:
+            scales = self._constant(matrix.scales)
+            if matrix.datatype == Datatype.QBINT4:
+                count = rows * columns // matrix.group
+                params = schema.PerChannelGroupQuant(
+                    group_size=matrix.group, scale_buffer_idx=scales, num_scales=count
+                )
+            else:
+                params = schema.PerChannelQuant(scale_buffer_idx=scales, num_scales=rows)
+        weight = self._value(matrix.shape, matrix.datatype, params, matrix.data)
+        bias = NOTHING if matrix.bias is None else self._value([rows], data=matrix.bias)
+        out = self._value([*self.shape(x)[:-1], rows])
+        return self._add(schema.XNNFullyConnected(x, weight, bias, out))
+
+    def matmul(self, left: int, right: int, *, transpose: bool = False) -> int:
+        """(B, M, K) @ (B, K, N), or with `transpose` (B, M, K) @ (B, N, K)'."""
+        columns = self.shape(right)[1 if transpose else 2]
+        out = self._value([*self.shape(left)[:2], columns])
+        return self._add(schema.XNNBatchMatrixMultiply(left, right, out, TRANSPOSE_B if transpose else 0))
+
+    def reshape(self, x: int, shape: Sequence[int]) -> int:
+        """The same numbers in another shape; `x` itself where it has that shape."""
+        if self.shape(x) == list(shape):
+            return x
+        assert math.prod(self.shape(x)) == math.prod(shape)
+        return self._add(schema.XNNStaticReshape(len(shape), list(shape), x, self._value(shape)))
+
+    def transpose(self, x: int, perm: Sequence[int]) -> int:
+        """Axes in another order; only reshaped where no number moves."""
+        shape = [self.shape(x)[axis] for axis in perm]
+        long = [axis for axis in perm if self.shape(x)[axis] > 1]
+        if long == sorted(long):
+            return self.reshape(x, shape)
+        return self._add(schema.XNNStaticTranspose(len(perm), list(perm), x, self._value(shape)))
+
+    def slice(self, x: int, axis: int, start: int, end: int) -> int:
+        """A copy of the numbers from `start` to `end` of an axis; `x` itself where that is all."""
+        whole = self.shape(x)
+        if (start, end) == (0, whole[axis]):
+            return x
+        offsets, sizes = [0] * len(whole), list(whole)
+        offsets[axis], sizes[axis] = start, end - start
+        is_codes = self._values[x].tensor.datatype == Datatype.QINT8
+        out = self._codes(sizes) if is_codes else self._value(sizes)
+        return self._add(schema.XNNStaticSlice(len(whole), offsets, sizes, x, out))
+
+    def concatenate(self, parts: Sequence[int], axis: int) -> int:
+        """Several values, joined along an axis; more than five in several steps."""
+        most = len(schema.CONCATENATIONS) + 1
+        while len(parts) > most:
+            groups = [parts[at : at + most] for at in range(0, len(parts), most)]
+            parts = [self.concatenate(group, axis) for group in groups]
+        if len(parts) == 1:
+            return parts[0]
+        shape = list(self.shape(parts[0]))
+        shape[axis] = sum(self.shape(part)[axis] for part in parts)
+        kind, padded = schema.CONCATENATIONS[len(parts) - 2], [*parts, *[NOTHING] * (most - len(parts))]
+        first, second, third, fourth, fifth = padded
+        return self._add(kind(axis, first, second, third, fourth, self._value(shape), 0, fifth))
+
+    # -- the whole
+
+    @property
+    def arguments(self) -> list[int]:
+        """Values of the method, in the order in which the delegate is called with them."""
+        return [*self._inputs, *self._outputs]
+
+    def finish(self) -> bytes:
+        """The graph as the data of a delegate, once its constants have names."""
+        for external, value in enumerate([*self._inputs.values(), *self._outputs.values()]):
+            tensor = self._values[value].tensor
+            tensor.external_id = external
+            tensor.flags |= schema.EXTERNAL_INPUT if external < len(self._inputs) else schema.EXTERNAL_OUTPUT
+        constants = [schema.ConstantDataOffset(NO_OFFSET, data.size, data.key) for data in self._constants]
+        return encode_graph(
+            schema.XNNGraph(
+                version="0", xnodes=self._nodes, xvalues=self._values, num_externs=len(self.arguments),
+                input_ids=list(self._inputs.values()), output_ids=list(self._outputs.values()),
+                constant_data=[schema.ConstantDataOffset(), *constants],
+            )
+        )  # fmt: skip
+
+
+def _broadcast(left: Sequence[int], right: Sequence[int]) -> list[int]:
+    length = max(len(left), len(right))
+    pairs = zip([1] * (length - len(left)) + [*left], [1] * (length - len(right)) + [*right], strict=True)
+    return [max(pair) for pair in pairs]

@@ -13,9 +13,9 @@ from helium_edge.config import ModelConfig
 from helium_edge.errors import BundleError
 from helium_edge.model.kv_cache import KvScales
 from helium_edge.model.weights import EMBEDDING, FINAL_NORM, HEAD, layer_name, vector_names
+from helium_edge.pte.file import PteFile
 from helium_edge.quant.packing import read_embedding_4bit
 from helium_edge.recipe import Scheme
-from helium_edge.pte.file import PteFile
 from helium_edge.runtime.xnnpack_program import stored_weight
 from helium_edge.targets.artifact import (
     Artifact,

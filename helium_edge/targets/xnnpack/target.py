@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from helium_edge.bundle import Bundle
@@ -19,6 +18,7 @@ from helium_edge.config import ModelConfig
 from helium_edge.errors import RecipeError
 from helium_edge.model.kv_cache import KvScales
 from helium_edge.model.weights import EMBEDDING
+from helium_edge.pte.builder import ProgramBuilder
 from helium_edge.quant import PlannedWeight, QuantizedStore
 from helium_edge.recipe import Recipe, XnnpackOptions
 from helium_edge.runtime.executorch_library import require_executorch
@@ -27,8 +27,8 @@ from helium_edge.targets.artifact import Artifact
 from helium_edge.targets.base import HEAD_STEM, BuiltGraph
 from helium_edge.targets.debug import DebugProgram
 from helium_edge.targets.metadata import head_metadata, metadata_methods
-from helium_edge.targets.xnnpack.graph import HeadModule, MethodModule, build_stack
-from helium_edge.targets.xnnpack.lowering import load_exporter, lower, write_program
+from helium_edge.targets.xnnpack.method import add_decoder, add_head
+from helium_edge.targets.xnnpack.weights import Weights, stored_bytes
 
 PROGRAM_FILE = "decoder.pte"
 HEAD_FILE = f"{HEAD_STEM}.pte"
@@ -96,7 +96,7 @@ class XnnpackTarget:
         return [
             (
                 PROGRAM_FILE if is_decoder else HEAD_FILE,
-                sum(_stored_bytes(weight) for weight in weights) + tables + graphs,
+                sum(sum(stored_bytes(weight)) for weight in weights) + tables + graphs,
             )
         ]
 
@@ -107,7 +107,7 @@ class XnnpackTarget:
             2 * config.hidden_size + 2 * config.kv_size, 3 * config.intermediate_size
         )
         # The embedding is read from the mapped file.
-        stored = sum(_stored_bytes(weight) for weight in weights if weight.name != EMBEDDING)
+        stored = sum(sum(stored_bytes(weight)) for weight in weights if weight.name != EMBEDDING)
         if config.head != "language_model":
             scores = 2 * config.num_attention_heads * rows * rows
             return {"weights": stored, "cache": 0, "activations": 4 * (rows * width + scores)}
@@ -131,7 +131,7 @@ class XnnpackTarget:
         Two methods are lowered, whatever the number of others.
         """
         methods = 2 if config.head == "language_model" else 1
-        table = sum(_stored_bytes(weight) for weight in weights if weight.name == EMBEDDING)
+        table = sum(sum(stored_bytes(weight)) for weight in weights if weight.name == EMBEDDING)
         layers = methods * config.num_hidden_layers * _LOWERED_BYTES_PER_LAYER
         return _EXPORTER_BYTES + _TABLE_COPIES * table + layers
 
@@ -143,40 +143,22 @@ class XnnpackTarget:
         on_weight: Callable[[str], None],
         scales: KvScales | None = None,
     ) -> list[BuiltGraph]:
-        """See `Target.build`.
-
-        Raises:
-            HeliumEdgeError: The exporter stopped, or left an operator of the layers outside XNNPACK.
-        """
-        load_exporter()
-        from helium_edge.targets.xnnpack.deriving import deriving, template
-        from helium_edge.targets.xnnpack.streamed import StreamedParts, give_back_memory, streaming
-
-        config = store.config
-        parts = StreamedParts(store, on_weight, scales)
-        stack = build_stack(config, parts)
-        others: AbstractContextManager[None] = nullcontext()
+        """See `Target.build`."""
+        config, program = store.config, ProgramBuilder()
+        weights = Weights(store, program, on_weight, scales)
         signatures: dict[str, GraphSignature | HeadSignature]
-        methods: dict[str, MethodModule | HeadModule]
         if config.head == "language_model":
             decoders = self._signatures(config, recipe)
-            file, constants = PROGRAM_FILE, _metadata(config, recipe)
-            signatures = {**decoders}
-            templates = [
-                template(config, name, {key: graph for key, graph in decoders.items() if graph.phase == name})
-                for name in ("prefill", "decode")
-            ]
-            others = deriving(config, templates)
-            methods = {each.name: MethodModule(stack, each.signature) for each in templates}
+            file, signatures = PROGRAM_FILE, {**decoders}
+            program.metadata(_metadata(config, recipe))
+            for name, signature in decoders.items():
+                add_decoder(program, name, signature, weights, recipe.shapes.cache_len)
         else:
             head = head_signature(config, recipe.shapes.prefill_len)
-            file, constants = HEAD_FILE, head_metadata(config, head.tokens)
-            signatures, methods = {CLASSIFY: head}, {CLASSIFY: HeadModule(stack, head)}
-        give_back_memory()
-        with streaming(parts.weights, list(methods.values())), others:
-            program = lower(methods, constants)
-        give_back_memory()
-        write_program(program, folder / file)
+            file, signatures = HEAD_FILE, {CLASSIFY: head}
+            program.metadata(head_metadata(config, head.tokens))
+            add_head(program, CLASSIFY, head, weights)
+        program.write(folder / file)
         return [BuiltGraph(file, name, signature) for name, signature in signatures.items()]
 
     def debug(self, bundle: Bundle, *, static: bool = False) -> list[DebugProgram]:
@@ -247,13 +229,3 @@ def _metadata(config: ModelConfig, recipe: Recipe) -> dict[str, bool | int | lis
 
 def _with_slots(graph: GraphSignature, slots: int) -> GraphSignature:
     return dataclasses.replace(graph, cache=dataclasses.replace(graph.cache, cache_len=slots))
-
-
-def _stored_bytes(weight: PlannedWeight) -> int:
-    """Bytes in the file: packed codes with bfloat16 (int4) or float32 scales, or float32 weights."""
-    rows, columns = weight.shape
-    if weight.scheme is None:
-        return 4 * rows * columns
-    groups = columns // (weight.scheme.group_size or columns)
-    scale = 2 if weight.scheme.bits == 4 and weight.name != EMBEDDING else 4
-    return rows * columns * weight.scheme.bits // 8 + scale * rows * groups

@@ -1,0 +1,169 @@
+"""One method of a program: the few operators that turn token ids and positions into the delegate's inputs, and it.
+
+Operators outside of the delegate are ExecuTorch's portable ones. They stay there since XNNPACK has no integers of
+64 bits and no indexing; what they produce is small, and has planned memory of its own.
+
+Shapes: T tokens, S cache slots, D head_dim, C hidden_size, V vocabulary.
+
+Source: pytorch/executorch kernels/portable/functions.yaml, kernels/quantized/quantized.yaml (argument order).
+"""
+
+from __future__ import annotations
+
+import torch
+
+from helium_edge.model.decoder import causal_mask
+from helium_edge.pte.builder import MethodBuilder, ProgramBuilder
+from helium_edge.pte.xnnpack_schema import BACKEND
+from helium_edge.signature import GraphSignature, HeadSignature, TensorSpec
+from helium_edge.targets.xnnpack.decoder import Decoder
+from helium_edge.targets.xnnpack.weights import Constant, Weights
+
+_DTYPES = {"int64": torch.int64, "float32": torch.float32, "int8": torch.int8}
+
+
+def add_decoder(program: ProgramBuilder, name: str, signature: GraphSignature, weights: Weights, rows: int) -> None:
+    """Add a decoder method to a program.
+
+    Args:
+        program: The program.
+        name: Of the method.
+        signature: Inputs, outputs and shapes; T is a number, the cache is not batched.
+        weights: Of the program.
+        rows: Of the RoPE tables, which all methods share: the longest cache.
+    """
+    tokens, slots = int(signature.token_dim), signature.cache.cache_len
+    method = program.method(name)
+    inputs = {spec.name: _input(method, spec) for spec in signature.inputs()}
+    ids, past_length, *rest = inputs.values()
+    prologue = _Prologue(method, weights, tokens)
+    x = prologue.embed(ids)
+    positions = prologue.call("aten::add", "out", [prologue.arange(tokens), past_length, method.number(1)], [tokens])
+    cos, sin = (prologue.rows(table, positions) for table in weights.rope(rows))
+    hidden = prologue.call("aten::ge", "Tensor_out", [prologue.arange(slots, 2), past_length], [1, slots], torch.bool)
+    chosen = prologue.is_place(rest.pop(0)) if signature.has_last_index else None
+
+    decoder = Decoder(method, weights, tokens)
+    graph = decoder.graph
+    width = weights.config.head_dim // 2
+    stream = graph.input(x, [tokens, weights.config.hidden_size])
+    decoder.set_rope(graph.input(cos, [tokens, width]), graph.input(sin, [tokens, width]))
+    decoder.set_past_mask(graph.input(prologue.as_float(hidden, [1, slots]), [1, slots]))
+    outputs = [_output(method, spec) for spec in signature.outputs()]
+    is_coded = signature.cache.dtype == "int8"
+    for layer in range(signature.cache.layers):
+        keys, values = (graph.input(each, signature.cache.shape, codes=is_coded) for each in rest[2 * layer :][:2])
+        stream, key, value = decoder.layer(stream, layer, (keys, values))
+        graph.output(key, outputs[1 + 2 * layer])
+        graph.output(value, outputs[2 + 2 * layer])
+    if chosen is not None:
+        stream = decoder.chosen_row(stream, graph.input(chosen, [1, 1, tokens]))
+    logits = decoder.logits(stream)
+    graph.output(graph.reshape(logits, [1, *graph.shape(logits)]), outputs[0])
+    method.delegate(BACKEND, graph.finish, graph.arguments)
+
+
+def add_head(program: ProgramBuilder, name: str, signature: HeadSignature, weights: Weights) -> None:
+    """Add the one method of a classifier or an encoder to a program; arguments as in `add_decoder`."""
+    tokens, config = signature.tokens, weights.config
+    method = program.method(name)
+    (ids,) = (_input(method, spec) for spec in signature.inputs())
+    prologue = _Prologue(method, weights, tokens)
+    x = prologue.embed(ids)
+    chosen = prologue.last_token(ids, signature.pad_token_id) if signature.head == "sequence_classification" else None
+
+    decoder = Decoder(method, weights, tokens)
+    graph = decoder.graph
+    stream = graph.input(x, [tokens, config.hidden_size])
+    cos, sin = (decoder.constant(table) for table in weights.rope(tokens))
+    decoder.set_rope(cos, sin)
+    for layer in range(config.num_hidden_layers):
+        stream, _, _ = decoder.layer(stream, layer, None)
+    if chosen is not None:
+        stream = decoder.chosen_row(stream, graph.input(chosen, [1, 1, tokens]))
+    (spec,) = signature.outputs()
+    shape = [int(dim) for dim in spec.shape]
+    graph.output(graph.reshape(decoder.logits(stream), shape), _output(method, spec))
+    method.delegate(BACKEND, graph.finish, graph.arguments)
+
+
+def _input(method: MethodBuilder, spec: TensorSpec) -> int:
+    return method.input(_DTYPES[spec.dtype], [int(dim) for dim in spec.shape])
+
+
+def _output(method: MethodBuilder, spec: TensorSpec) -> int:
+    return method.output(_DTYPES[spec.dtype], [int(dim) for dim in spec.shape])
+
+
+class _Prologue:
+    """Operators in front of a delegate."""
+
+    def __init__(self, method: MethodBuilder, weights: Weights, tokens: int) -> None:
+        self._method = method
+        self._weights = weights
+        self._tokens = tokens
+
+    def call(
+        self, name: str, overload: str, args: list[int], shape: list[int], dtype: torch.dtype = torch.int64
+    ) -> int:
+        """Call an operator with one result in planned memory."""
+        out = self._method.planned(dtype, shape)
+        self._method.kernel(name, overload, [*args, out, out])
+        return out
+
+    def constant(self, constant: Constant) -> int:
+        """A constant as a value of the method."""
+        return self._method.constant(constant.index, constant.dtype, constant.shape)
+
+    def arange(self, length: int, dims: int = 1) -> int:
+        """0 to length - 1, int64, as the last of some axes."""
+        numbers = torch.arange(length).view(*[1] * (dims - 1), length)
+        return self.constant(self._weights.made(f"arange {length} {dims}", numbers))
+
+    def as_float(self, flags: int, shape: list[int]) -> int:
+        """Truth values as 0 and 1."""
+        args = [flags, self._method.number(False), self._method.number(None)]
+        return self.call("aten::_to_copy", "out", args, shape, torch.float32)
+
+    def embed(self, ids: int) -> int:
+        """(1, T) token ids to (T, C) float32."""
+        method, table = self._method, self._weights.embedding()
+        flat = method.view(torch.int64, [self._tokens])
+        # The one operator whose result is no argument of its own twice: it gives another shape of the same memory.
+        method.kernel("executorch_prim::et_view", "default", [ids, method.numbers([-1]), flat])
+        shape = [self._tokens, self._weights.config.hidden_size]
+        rows = self.constant(table.rows)
+        if table.scales is None or table.scheme is None:
+            args = [rows, flat, method.number(-1), method.number(False), method.number(False)]
+            return self.call("aten::embedding", "out", args, shape, torch.float32)
+        low, high = (-128, 127) if table.scheme.bits == 8 else (-8, 7)
+        args = [
+            rows, self.constant(table.scales), method.number(None), method.number(low), method.number(high), flat,
+        ]  # fmt: skip
+        name = "embedding_byte" if table.scheme.bits == 8 else "embedding_4bit"
+        return self.call(f"quantized_decomposed::{name}", "out", args, shape, torch.float32)
+
+    def rows(self, table: Constant, positions: int) -> int:
+        """Rows (T, D/2) of a table at positions (T,)."""
+        args = [self.constant(table), self._method.number(0), positions]
+        return self.call("aten::index_select", "out", args, [self._tokens, table.shape[1]], torch.float32)
+
+    def is_place(self, place: int) -> int:
+        """(1, 1, T) float32: 1 at a place (1,), else 0."""
+        shape = [1, 1, self._tokens]
+        flags = self.call("aten::eq", "Tensor_out", [self.arange(self._tokens, 3), place], shape, torch.bool)
+        return self.as_float(flags, shape)
+
+    def last_token(self, ids: int, pad: int | None) -> int:
+        """(1, 1, T) float32: 1 at the token that stands for the text, as in `model.head.last_token`."""
+        method, shape = self._method, [1, self._tokens]
+        if pad is None:
+            last = torch.zeros(1, 1, self._tokens)
+            last[..., -1] = 1.0
+            return self.constant(self._weights.made("last", last))
+        flags = self.call("aten::ne", "Scalar_out", [ids, method.number(pad)], shape, torch.bool)
+        args = [flags, method.number(False), method.number(None)]
+        is_text = self.call("aten::_to_copy", "out", args, shape)
+        places = self.call("aten::mul", "out", [self.arange(self._tokens, 2), is_text], shape)
+        last_place = self.call("aten::amax", "out", [places, method.numbers([1]), method.number(False)], [1])
+        return self.is_place(last_place)
