@@ -280,7 +280,8 @@ class ProgramBuilder:
             HeliumEdgeError: Data has another size than was said.
             OSError: It cannot be written.
         """
-        # Names have one length, so that the room which the FlatBuffer needs is known before they are.
+        # Names have one length for each prefix and stand in one order: how much room the FlatBuffer needs is known
+        # before they are.
         room = HEADER.size + len(encode(self._program(self._longest()), schema.IDENTIFIER))
         base = _round_up(room, _SEGMENT_ALIGNMENT)
         with path.open("wb") as file:
@@ -346,7 +347,7 @@ class ProgramBuilder:
             execution_plan=sorted(plans, key=lambda plan: plan.name),
             segments=[schema.DataSegment(offset, size) for offset, size in layout.segments],
             constant_segment=schema.SubsegmentOffsets(layout.constants or 0, offsets),
-            named_data=[schema.NamedData(key, index) for key, index in sorted(layout.named.items())],
+            named_data=[schema.NamedData(key, index) for key, index in layout.named.items()],
         )
 
 

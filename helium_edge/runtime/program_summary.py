@@ -43,7 +43,8 @@ def summarize_program(path: Path, target: str) -> list[MethodSummary]:
 
 
 def _xnnpack(path: Path) -> list[MethodSummary]:
-    from helium_edge.runtime.xnnpack_program import BACKEND, read_xnnpack
+    from helium_edge.pte.xnnpack_schema import BACKEND
+    from helium_edge.runtime.xnnpack_program import read_xnnpack
 
     return [
         MethodSummary(

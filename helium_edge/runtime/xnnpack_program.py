@@ -3,37 +3,31 @@
 A method of our files is one XNNPACK delegate with a few operators around it. Weights stand once in the file's
 named data, whatever the number of methods.
 
-Source: pytorch/executorch backends/xnnpack/serialization (schema.fbs, xnnpack_graph_serialize.py) and
-exir/_serialize/_program.py.
+Source: pytorch/executorch backends/xnnpack/serialization/schema.fbs and schema/program.fbs.
 """
 
 from __future__ import annotations
 
-import importlib
-import importlib.resources
-import json
-import re
-import tempfile
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from helium_edge.documents import first_line
 from helium_edge.errors import BundleError
+from helium_edge.pte import executorch_schema as program_schema
+from helium_edge.pte import xnnpack_schema as graph_schema
+from helium_edge.pte.file import PteFile
+from helium_edge.pte.xnnpack_schema import BACKEND, Datatype, XNNFullyConnected, decode_graph
 from helium_edge.quant.packing import read_embedding_4bit, unpack_codes
 from helium_edge.recipe import Scheme
-from helium_edge.runtime.executorch_library import require_executorch
-from helium_edge.runtime.quiet import quiet
 
-BACKEND = "XnnpackBackend"
-
-_KERNELS = {
-    ("xnn_datatype_qdint8", "xnn_datatype_qbint4"): "qd8-f32-qb4w",
-    ("xnn_datatype_qdint8", "xnn_datatype_qcint8"): "qd8-f32-qc8w",
-    ("xnn_datatype_fp32", "xnn_datatype_fp32"): "f32",
+_KERNELS: dict[tuple[int, int], str] = {
+    (Datatype.QDINT8, Datatype.QBINT4): "qd8-f32-qb4w",
+    (Datatype.QDINT8, Datatype.QCINT8): "qd8-f32-qc8w",
+    (Datatype.FP32, Datatype.FP32): "f32",
 }
 
 
@@ -111,41 +105,34 @@ def read_xnnpack(path: Path) -> XnnpackProgram:
 
     Raises:
         BundleError: Not readable, or a delegate is not one of XNNPACK's.
-        MissingDependencyError: executorch is not installed.
     """
-    require_executorch("reading an ExecuTorch bundle")
+    pte = PteFile(path)
+    plans = pte.program.execution_plan
     try:
-        with quiet():
-            serialization = importlib.import_module("executorch.exir._serialize._program")
-            file = serialization.deserialize_pte_binary(path.read_bytes())
-            plans = file.program.execution_plan
-            methods = {plan.name: _read_method(file, plan) for plan in plans if plan.delegates or plan.operators}
-    except (BundleError, OSError, MemoryError):
-        raise
-    except Exception as error:  # the reader raises whatever a damaged file makes it meet
-        first = (str(error).splitlines() or [type(error).__name__])[0]
+        methods = {plan.name: _read_method(pte, plan) for plan in plans if plan.delegates or plan.operators}
+        constants = {plan.name: _metadata(plan) for plan in plans if plan.name not in methods}
+    except (ValueError, IndexError, KeyError, AttributeError, RuntimeError) as error:  # whatever damage may cause
         raise BundleError(
-            f"{path.name}: not readable as an ExecuTorch program for XNNPACK: {first}",
+            f"{path.name}: not readable as an ExecuTorch program for XNNPACK: {first_line(error)}",
             hint="`helium-edge verify` tells whether the file is damaged",
         ) from error
-    constants = {plan.name: _constant(plan) for plan in plans if plan.name not in methods}
-    buffers = file.named_data.buffers if file.named_data else []
-    return XnnpackProgram(methods, constants, sum(len(buffer) for buffer in buffers))
+    segments = {entry.segment_index for entry in pte.program.named_data}
+    return XnnpackProgram(methods, constants, sum(pte.segment_offset(index)[1] for index in segments))
 
 
-def _read_method(file: Any, plan: Any) -> XnnpackMethod:
+def _read_method(pte: PteFile, plan: program_schema.ExecutionPlan) -> XnnpackMethod:
     others = [delegate.id for delegate in plan.delegates if delegate.id != BACKEND]
     if others:
         raise BundleError(f"method {plan.name}: it runs on {others[0]}, not on {BACKEND}")
-    blobs = [bytes(file.program.backend_delegate_data[item.processed.index].data) for item in plan.delegates]
-    graphs = [_Graph(blob, file.named_data) for blob in blobs]
+    blobs = [pte.delegate(plan, index) for index in range(len(plan.delegates))]
+    graphs = [_Graph(decode_graph(blob), pte) for blob in blobs]
     calls = [instruction.instr_args for chain in plan.chains for instruction in chain.instructions]
-    kernels = [call for call in calls if hasattr(call, "op_index")]
+    kernels = [call for call in calls if isinstance(call, program_schema.KernelCall)]
     operators = tuple(plan.operators[call.op_index].name for call in kernels)
     embedding = None
     for name, call in zip(operators, kernels, strict=True):
         if name.startswith("quantized_decomposed::embedding_"):
-            embedding = _read_embedding(file.program, plan, name, call.args)
+            embedding = _read_embedding(pte, plan, name, call.args)
     return XnnpackMethod(
         name=plan.name,
         delegates=len(plan.delegates),
@@ -158,97 +145,67 @@ def _read_method(file: Any, plan: Any) -> XnnpackMethod:
 
 
 class _Graph:
-    """One delegate's graph: nodes and values as XNNPACK's schema names them."""
+    """One delegate's graph."""
 
-    def __init__(self, blob: bytes, named_data: Any) -> None:
-        self._data = decode_delegate(blob)
-        self._named = named_data
+    def __init__(self, graph: graph_schema.XNNGraph, pte: PteFile) -> None:
+        self._graph = graph
+        self._pte = pte
 
     def nodes(self) -> Counter[str]:
-        return Counter(node["xnode_union_type"] for node in self._data["xnodes"])
+        return Counter(type(node.xnode_union).__name__ for node in self._graph.xnodes)
 
     def products(self) -> list[Product]:
-        linear = [node for node in self._data["xnodes"] if node["xnode_union_type"] == "XNNFullyConnected"]
-        return [self._product(node["xnode_union"]) for node in linear]
+        nodes = [node.xnode_union for node in self._graph.xnodes]
+        return [self._product(node) for node in nodes if isinstance(node, XNNFullyConnected)]
 
-    def _product(self, node: dict[str, Any]) -> Product:
-        matrix = self._data["xvalues"][node["filter_id"]]["xvalue_union"]
-        tensor = _tensor(matrix)
-        activations = _tensor(self._data["xvalues"][node["input1_id"]]["xvalue_union"])
-        types = activations["datatype"], tensor["datatype"]
-        rows, columns = tensor["dims"]
-        weight = None
-        if "quant_params" in matrix:
-            data = self._constant(tensor["constant_buffer_idx"])
-            scales = self._constant(matrix["quant_params"]["scale_buffer_idx"])
-            weight = stored_weight(tensor["datatype"], data, scales, rows, columns)
-        # An absent bias has the largest id.
-        has_bias = node["bias_id"] < len(self._data["xvalues"])
-        return Product(_KERNELS.get(types, " x ".join(types)), (rows, columns), weight, has_bias)
+    def _product(self, node: XNNFullyConnected) -> Product:
+        matrix = self._graph.xvalues[node.filter_id]
+        types = self._graph.xvalues[node.input1_id].tensor.datatype, matrix.tensor.datatype
+        rows, columns = matrix.tensor.dims
+        weight, params = None, matrix.quant_params
+        if isinstance(params, graph_schema.PerChannelQuant | graph_schema.PerChannelGroupQuant):
+            data, scales = (
+                self._constant(matrix.tensor.constant_buffer_idx),
+                self._constant(params.scale_buffer_idx),
+            )
+            weight = stored_weight(matrix.tensor.datatype, data, scales, rows, columns)
+        kernel = _KERNELS.get(types, " x ".join(str(each) for each in types))
+        return Product(kernel, (rows, columns), weight, node.bias_id != graph_schema.NOTHING)
 
     def _constant(self, index: int) -> torch.Tensor:
-        key = self._data["constant_data"][index]["named_key"]
-        entry = self._named.pte_data[key]
-        return torch.frombuffer(bytearray(self._named.buffers[entry.buffer_index]), dtype=torch.uint8)
-
-
-def _tensor(value: dict[str, Any]) -> dict[str, Any]:
-    tensor: dict[str, Any] = value.get("tensor_value", value)
-    return tensor
+        data = self._pte.named(self._graph.constant_data[index].named_key)
+        return torch.frombuffer(bytearray(data), dtype=torch.uint8)
 
 
 def stored_weight(
-    datatype: str, data: torch.Tensor, scales: torch.Tensor, rows: int, columns: int
+    datatype: int, data: torch.Tensor, scales: torch.Tensor, rows: int, columns: int
 ) -> StoredWeight:
     """Codes and scales from the bytes of a matrix.
 
     Raises:
         BundleError: A type that is not known here.
     """
-    if datatype == "xnn_datatype_qbint4":
+    if datatype == Datatype.QBINT4:
         real = scales.view(torch.bfloat16).to(torch.float32).view(rows, -1)
         scheme = Scheme(bits=4, group_size=columns // real.shape[1])
         return StoredWeight(unpack_codes(data.view(rows, -1), scheme, columns), real)
-    if datatype == "xnn_datatype_qcint8":
+    if datatype == Datatype.QCINT8:
         return StoredWeight(data.view(torch.int8).view(rows, columns), scales.view(torch.float32).view(rows, 1))
-    raise BundleError(f"XNNPACK weights of type {datatype} are not known to this version")
+    raise BundleError(f"XNNPACK weights of datatype {datatype} are not known to this version")
 
 
-def _read_embedding(program: Any, plan: Any, name: str, args: list[int]) -> StoredWeight:
+def _read_embedding(pte: PteFile, plan: program_schema.ExecutionPlan, name: str, args: list[int]) -> StoredWeight:
     """The first two arguments of an embedding operator: packed codes (V, ...) and scales (V,) or (V, G)."""
-    codes, scales = (_planned_constant(program, plan.values[index].val) for index in args[:2])
-    scales = scales.view(torch.float32).view(codes.shape[0], -1)
+    codes, scales = pte.constant(plan, args[0]), pte.constant(plan, args[1])
+    if codes is None or scales is None:
+        raise BundleError(f"method {plan.name}: an embedding of no constants")
+    scales = scales.view(codes.shape[0], -1)
     if name == "quantized_decomposed::embedding_byte":
-        return StoredWeight(codes.view(torch.int8), scales)
+        return StoredWeight(codes, scales)
     scheme = Scheme(bits=4, group_size=2 * codes.shape[1] // scales.shape[1])
     return StoredWeight(read_embedding_4bit(codes, scheme), scales)
 
 
-def _planned_constant(program: Any, tensor: Any) -> torch.Tensor:
-    """A constant of the program as bytes, (rows, bytes of a row)."""
-    storage = bytes(program.constant_buffer[tensor.data_buffer_idx].storage)
-    return torch.frombuffer(bytearray(storage), dtype=torch.uint8).view(tensor.sizes[0], -1)
-
-
-def _constant(plan: Any) -> tuple[Any, ...]:
+def _metadata(plan: program_schema.ExecutionPlan) -> tuple[bool | int | float | str, ...]:
     """What a metadata method returns."""
-    values = [plan.values[index].val for index in plan.outputs]
-    return tuple(next(iter(vars(value).values())) for value in values)
-
-
-def decode_delegate(blob: bytes) -> dict[str, Any]:
-    """A delegate's flatbuffer as JSON, by the schema and the compiler that come with executorch."""
-    serialize = importlib.import_module("executorch.backends.xnnpack.serialization.xnnpack_graph_serialize")
-    compiler = importlib.import_module("executorch.exir._serialize._flatbuffer")
-    header = serialize.XNNHeader.from_bytes(blob[: serialize.XNNHeader.EXPECTED_LENGTH])
-    graph = blob[header.flatbuffer_offset :][: header.flatbuffer_size]
-    schema = importlib.resources.files("executorch.backends.xnnpack.serialization").joinpath("schema.fbs")
-    with tempfile.TemporaryDirectory(prefix="helium-edge-") as name:
-        folder = Path(name)
-        (folder / "schema.fbs").write_bytes(schema.read_bytes())
-        (folder / "graph.bin").write_bytes(graph)
-        compiler._flatc_decompile(name, str(folder / "schema.fbs"), str(folder / "graph.bin"))
-        text = (folder / "graph.json").read_text(encoding="utf-8")
-    # A clamp without a bound has an infinite one, which the compiler spells its own way.
-    data: dict[str, Any] = json.loads(re.sub(r"(?<=: )(-?)inf(?=[,\s}])", r"\1Infinity", text))
-    return data
+    return tuple(next(iter(vars(plan.values[index].val).values())) for index in plan.outputs)

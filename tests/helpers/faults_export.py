@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import torch
 
 from helium_edge.config import ModelConfig
-from helium_edge.targets.xnnpack import graph
+from helium_edge.targets.xnnpack import decoder
+from helium_edge.targets.xnnpack.graph import GraphBuilder
 
 
 @contextmanager
@@ -20,20 +22,26 @@ def no_causal_mask() -> Iterator[None]:
         return torch.zeros(config.num_attention_heads // config.num_key_value_heads * tokens, tokens)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(graph, "causal_mask", seen)
+        patch.setattr(decoder, "causal_mask", seen)
         yield
 
 
 @contextmanager
 def rows_rounded_down() -> Iterator[None]:
     """XNNPACK: new rows of an int8 cache are cut off to the code below, where the nearest one is right."""
-    from helium_edge.targets.xnnpack import operators
+    plain_start, plain_codes = decoder.Decoder.__init__, GraphBuilder.to_codes
+    halves: dict[GraphBuilder, Callable[[], int]] = {}
 
-    def forward(self: operators.Int8Rows, rows: torch.Tensor) -> torch.Tensor:
-        return operators._quantize(torch.floor(rows * self.inverse))
+    def start(self: decoder.Decoder, *args: Any) -> None:
+        plain_start(self, *args)
+        halves[self.graph] = lambda: self.number(-0.5)
+
+    def to_codes(self: GraphBuilder, x: int) -> int:
+        return plain_codes(self, self.add(x, halves[self]()))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(operators.Int8Rows, "forward", forward)
+        patch.setattr(decoder.Decoder, "__init__", start)
+        patch.setattr(GraphBuilder, "to_codes", to_codes)
         yield
 
 

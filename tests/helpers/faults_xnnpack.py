@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,19 @@ import torch
 from helium_edge.config import ModelConfig
 from helium_edge.model.kv_cache import SIDES, Side
 from helium_edge.model.rope import restore_interleaved_rows, rope_tables
+from helium_edge.pte.executorch_schema import Tensor
 from helium_edge.pte.file import PteFile
-from helium_edge.runtime.xnnpack_program import decode_delegate
+from helium_edge.pte.xnnpack_schema import (
+    PerChannelGroupQuant,
+    PerChannelQuant,
+    PerTensorQuant,
+    XNNGraph,
+    XNNStaticSlice,
+)
 from helium_edge.targets.xnnpack.anatomy import Anatomy, Product, dissect
 from helium_edge.targets.xnnpack.cache_readback import scale_constants
-from helium_edge.targets.xnnpack.surgery import encode_delegate
 from tests.helpers.faults import WRONG_EPS, WRONG_THETA, swap_nibbles
+from tests.helpers.pte import EditedPte
 
 Array = npt.NDArray[Any]
 PROGRAM = "decoder.pte"
@@ -44,20 +51,19 @@ def _edit(folder: Path, place: tuple[int, int], dtype: Any, edit: Callable[[Arra
 def _matrix(folder: Path, product: Callable[[Anatomy], Product], *, scales: bool = False) -> tuple[int, int]:
     """Where the codes or the scales of a matrix lie in the file."""
     anatomy = _anatomy(folder)
-    delegate, weight = anatomy.delegate, product(anatomy).weight
-    index = (
-        delegate.values[weight]["quant_params"]["scale_buffer_idx"]
-        if scales
-        else delegate.tensor(weight)["constant_buffer_idx"]
-    )
+    delegate, value = anatomy.delegate, anatomy.delegate.graph.xvalues[product(anatomy).weight]
+    params = value.quant_params
+    assert isinstance(params, PerChannelQuant | PerChannelGroupQuant)
+    index = params.scale_buffer_idx if scales else value.tensor.constant_buffer_idx
     start, _ = delegate.pte.segment_offset(delegate.pte.named_segment(delegate.key(index)))
-    return start, delegate.data["constant_data"][index]["size"]
+    return start, delegate.graph.constant_data[index].size
 
 
 def _constant(folder: Path, method: str, value: int) -> tuple[int, int]:
     """Where a constant of the program lies in the file."""
     delegate = _anatomy(folder, method).delegate
     tensor = delegate.plan.values[value].val
+    assert isinstance(tensor, Tensor)
     found = delegate.pte.constant(delegate.plan, value)
     assert found is not None
     return delegate.pte.constant_place(tensor.data_buffer_idx)[0], found.numel() * found.element_size()
@@ -84,33 +90,21 @@ def _edit_once(folder: Path, places: list[tuple[str, int]], dtype: Any, edit: Ca
 
 def _replace(folder: Path, places: list[tuple[str, int]], edit: Callable[[Array], Array]) -> None:
     """Give values of the methods int64 constants of their own: equal ones are one constant of the file."""
-    serialize = importlib.import_module("executorch.exir._serialize._program")
-    buffer = importlib.import_module("executorch.exir.schema").Buffer
-    path = folder / PROGRAM
-    pte = PteFile(path)
-    file = serialize.deserialize_pte_binary(path.read_bytes())
+    pte, edited = PteFile(folder / PROGRAM), EditedPte(folder / PROGRAM)
     for method, value in places:
         old = pte.constant(pte.plan(method), value)
         assert old is not None
-        (plan,) = [plan for plan in file.program.execution_plan if plan.name == method]
-        plan.values[value].val.data_buffer_idx = len(file.program.constant_buffer)
-        file.program.constant_buffer.append(buffer(storage=edit(old.numpy()).astype(np.int64).tobytes()))
-    path.write_bytes(bytes(serialize.serialize_pte_binary(file, extract_delegate_segments=True)))
+        edited.set_constant(method, value, edit(old.numpy()).astype(np.int64).tobytes())
+    edited.save()
 
 
-def rewrite(folder: Path, edit: Callable[[str, Anatomy, dict[str, Any]], None]) -> None:
-    """Replace the graphs of all delegates: `edit` gets the method, its parts and the graph as JSON data."""
-    serialize = importlib.import_module("executorch.exir._serialize._program")
-    path = folder / PROGRAM
-    parts = {method: _anatomy(folder, method) for method in ("prefill", "decode")}
-    file = serialize.deserialize_pte_binary(path.read_bytes())
-    for plan in file.program.execution_plan:
-        if plan.name in parts:
-            inline = file.program.backend_delegate_data[plan.delegates[0].processed.index]
-            data = decode_delegate(bytes(inline.data))
-            edit(plan.name, parts[plan.name], data)
-            inline.data = encode_delegate(data)
-    path.write_bytes(bytes(serialize.serialize_pte_binary(file, extract_delegate_segments=True)))
+def rewrite(folder: Path, edit: Callable[[str, Anatomy, XNNGraph], None]) -> None:
+    """Replace the graphs of all delegates: `edit` gets the method, its parts and the graph."""
+    edited = EditedPte(folder / PROGRAM)
+    for method in ("prefill", "decode"):
+        parts = _anatomy(folder, method)
+        edited.edit_graph(method, functools.partial(edit, method, parts))
+    edited.save()
 
 
 # -- faults in the weights
@@ -192,7 +186,7 @@ def wrong_theta(folder: Path, layer: int) -> None:
 
 def mask_one_long(folder: Path, layer: int) -> None:
     """The first slot after the cached tokens is seen as well."""
-    _edit_once(folder, _kernel_constants(folder, "aten::ge"), np.int64, lambda a: a - 1)
+    _replace(folder, _kernel_constants(folder, "aten::ge"), lambda a: a - 1)
 
 
 def position_off(folder: Path, layer: int) -> None:
@@ -270,9 +264,11 @@ def value_scales_elsewhere(folder: Path, layer: int) -> None:
 def cache_read_otherwise(folder: Path, layer: int) -> None:
     """A code of the values counts half when the cache is read."""
 
-    def edit(method: str, parts: Anatomy, data: dict[str, Any]) -> None:
+    def edit(method: str, parts: Anatomy, graph: XNNGraph) -> None:
         past = parts.delegate.plan.inputs[-2 * len(parts.layers) :][2 * layer + 1]
-        data["xvalues"][parts.delegate.value_of(past)]["xvalue_union"]["quant_params"]["scale"] = 0.5
+        params = graph.xvalues[parts.delegate.value_of(past)].quant_params
+        assert isinstance(params, PerTensorQuant)
+        params.scale = 0.5
 
     rewrite(folder, edit)
 
@@ -283,14 +279,11 @@ def cache_read_otherwise(folder: Path, layer: int) -> None:
 def gate_up_swapped(folder: Path, layer: int) -> None:
     """The activation is that of up."""
 
-    def edit(method: str, parts: Anatomy, data: dict[str, Any]) -> None:
+    def edit(method: str, parts: Anatomy, graph: XNNGraph) -> None:
         outs = {product.out for product in parts.layers[layer].gate_up}
-        slices = [
-            node["xnode_union"] for node in data["xnodes"]
-            if node["xnode_union_type"] == "XNNStaticSlice" and node["xnode_union"]["input_id"] in outs
-        ]  # fmt: skip
-        first, second = slices
-        first["offsets"], second["offsets"] = second["offsets"], first["offsets"]
+        nodes = [node.xnode_union for node in graph.xnodes]
+        first, second = (node for node in nodes if isinstance(node, XNNStaticSlice) and node.input_id in outs)
+        first.offsets, second.offsets = second.offsets, first.offsets
 
     rewrite(folder, edit)
 
@@ -298,14 +291,12 @@ def gate_up_swapped(folder: Path, layer: int) -> None:
 def decode_elsewhere(folder: Path, layer: int) -> None:
     """The decode method alone reads o_proj of the layer before."""
 
-    def edit(method: str, parts: Anatomy, data: dict[str, Any]) -> None:
+    def edit(method: str, parts: Anatomy, graph: XNNGraph) -> None:
         if method != "decode":
             return
         ours, theirs = parts.layers[layer].o.weight, parts.layers[layer - 1].o.weight
-        values = [data["xvalues"][value]["xvalue_union"] for value in (ours, theirs)]
-        indices = [value["tensor_value"]["constant_buffer_idx"] for value in values]
-        constants = data["constant_data"]
-        constants[indices[0]]["named_key"] = constants[indices[1]]["named_key"]
+        mine, other = (graph.xvalues[value].tensor.constant_buffer_idx for value in (ours, theirs))
+        graph.constant_data[mine].named_key = graph.constant_data[other].named_key
 
     rewrite(folder, edit)
 

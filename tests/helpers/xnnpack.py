@@ -23,9 +23,9 @@ from helium_edge.runtime.runner import Logits
 from helium_edge.runtime.xnnpack_program import XnnpackProgram, read_xnnpack
 from helium_edge.signature import DecoderSpec
 from helium_edge.targets.base import BuiltGraph
-from helium_edge.targets.xnnpack.parts import StoreParts
 from helium_edge.targets.xnnpack.target import XnnpackTarget
 from tests.helpers.exports import random_tokens
+from tests.helpers.xnnpack_lowered import StoreParts, load_exporter
 
 PREFILL_LEN, CACHE_LEN = 8, 48
 
@@ -65,7 +65,8 @@ class XnnpackExport:
 
     def decoder(self, *, emulated: bool) -> HeliumDecoder:
         """Our torch decoder with the same weights, in float32 or with activations quantized as XNNPACK does."""
-        parts = StoreParts(self.store, lambda _: None) if emulated else None
+        load_exporter()
+        parts = StoreParts(self.store) if emulated else None
         return HeliumDecoder(self.checkpoint.config, self.store, self.spec.cache.cache_len, parts)
 
 
@@ -82,7 +83,7 @@ def xnnpack_recipe(name: str, **changes: Any) -> Recipe:
 @contextlib.contextmanager
 def pieces_of(slots: int, kv_size: int) -> Iterator[None]:
     """Let decode methods that are built meanwhile read caches in pieces of some slots, as large models do."""
-    with mock.patch("helium_edge.targets.xnnpack.pieces.PIECE_BYTES", 4 * kv_size * slots):
+    with mock.patch("helium_edge.targets.xnnpack.decoder.PIECE_BYTES", 4 * kv_size * slots):
         yield
 
 

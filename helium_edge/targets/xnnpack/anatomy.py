@@ -1,7 +1,7 @@
 """The parts of a method of an XNNPACK program: what reads an artifact back, and where its delegate can be cut.
 
-A delegate is a graph of nodes and values, as XNNPACK's schema names them. Its weights are named data of the file;
-small constants (gains, eps, masks) are constants of the program, handed in as arguments.
+Parts are found by what the graph computes, not by how it was written. Weights are named data of the file; small
+constants (gains, eps, masks) are constants of the program, handed in as arguments.
 
 Source: pytorch/executorch backends/xnnpack/serialization/schema.fbs, runtime/XNNExecutor.cpp.
 """
@@ -15,14 +15,15 @@ from typing import Any
 import torch
 
 from helium_edge.config import ModelConfig
+from helium_edge.documents import first_line
 from helium_edge.errors import BundleError
+from helium_edge.pte import xnnpack_schema as schema
+from helium_edge.pte.executorch_schema import DelegateCall, KernelCall
 from helium_edge.pte.file import PteFile
-from helium_edge.runtime.xnnpack_program import BACKEND, decode_delegate
+from helium_edge.pte.flatbuffer import FlatbufferError
+from helium_edge.pte.xnnpack_schema import BACKEND, NOTHING, decode_graph
 
-Node = dict[str, Any]
-NOTHING = 2**32 - 1
-"""The id of what is absent."""
-VALUE_FIELDS = (
+INPUT_FIELDS = (
     "input_id",
     "input1_id",
     "input2_id",
@@ -40,9 +41,13 @@ class Delegate:
 
     Attributes:
         pte: The file.
+        method: Name of the method.
         plan: The method.
-        data: The graph as JSON data.
+        graph: What the delegate computes.
         arguments: Value of the method behind each external value of the graph, by external id.
+        nodes: Of the graph, in order.
+        producers: Node that computes a value, by value.
+        users: Nodes that read a value, by value.
     """
 
     def __init__(self, pte: PteFile, method: str) -> None:
@@ -52,17 +57,19 @@ class Delegate:
         where = f"{pte.path.name}, method {method}"
         if [delegate.id for delegate in self.plan.delegates] != [BACKEND]:
             raise BundleError(f"{where}: a method of ours is one XNNPACK delegate")
-        self.data = decode_delegate(bytes(pte.delegate(self.plan)))
-        calls = [call for call in self._calls() if hasattr(call, "delegate_index")]
+        try:
+            self.graph = decode_graph(pte.delegate(self.plan))
+        except FlatbufferError as error:
+            raise BundleError(f"{where}: not a graph of XNNPACK: {first_line(error)}") from error
+        calls = [call for call in self._calls() if isinstance(call, DelegateCall)]
         if len(calls) != 1:
             raise BundleError(f"{where}: the delegate is called {len(calls)} times")
-        self.arguments: list[int] = list(calls[0].args)
-        self.values = [value["xvalue_union"] for value in self.data["xvalues"]]
-        self.nodes: list[Node] = self.data["xnodes"]
-        self.producers: dict[int, Node] = {}
-        self.users: dict[int, list[Node]] = {}
+        self.arguments = calls[0].args
+        self.nodes: list[Any] = [node.xnode_union for node in self.graph.xnodes]
+        self.producers: dict[int, Any] = {}
+        self.users: dict[int, list[Any]] = {}
         for node in self.nodes:
-            self.producers[node["xnode_union"]["output_id"]] = node
+            self.producers[node.output_id] = node
             for value in inputs_of(node):
                 self.users.setdefault(value, []).append(node)
 
@@ -74,17 +81,16 @@ class Delegate:
     def kernels(self) -> Iterator[tuple[str, list[int]]]:
         """Operators outside of the delegate, in order: name and arguments."""
         for call in self._calls():
-            if hasattr(call, "op_index"):
-                yield self.plan.operators[call.op_index].name, list(call.args)
+            if isinstance(call, KernelCall):
+                yield self.plan.operators[call.op_index].name, call.args
 
-    def tensor(self, value: int) -> dict[str, Any]:
+    def tensor(self, value: int) -> schema.XNNTensorValue:
         """Type, shape and place of a value."""
-        found: dict[str, Any] = self.values[value].get("tensor_value", self.values[value])
-        return found
+        return self.graph.xvalues[value].tensor
 
     def argument(self, value: int) -> int | None:
         """Value of the method that is handed in as a value of the graph; None for one of the graph's own."""
-        external = self.tensor(value)["external_id"]
+        external = self.tensor(value).external_id
         return None if external == NOTHING else self.arguments[external]
 
     def value_of(self, argument: int) -> int:
@@ -93,7 +99,7 @@ class Delegate:
         Raises:
             BundleError: There is none.
         """
-        for value in range(len(self.values)):
+        for value in range(len(self.graph.xvalues)):
             if self.argument(value) == argument:
                 return value
         raise BundleError(
@@ -102,7 +108,7 @@ class Delegate:
 
     def constant(self, value: int) -> torch.Tensor | None:
         """A constant argument or a constant of the graph, as float32; None for anything else."""
-        index = self.tensor(value)["constant_buffer_idx"]
+        index = self.tensor(value).constant_buffer_idx
         if index:
             return self.stored(index).view(torch.float32)
         argument = self.argument(value)
@@ -110,19 +116,17 @@ class Delegate:
 
     def key(self, index: int) -> str:
         """Name of the data behind a constant of the graph."""
-        name: str = self.data["constant_data"][index]["named_key"]
-        return name
+        return self.graph.constant_data[index].named_key
 
     def stored(self, index: int) -> torch.Tensor:
         """Bytes of a constant of the graph, a copy."""
-        size = self.data["constant_data"][index]["size"]
+        size = self.graph.constant_data[index].size
         return torch.frombuffer(bytearray(self.pte.named(self.key(index))[:size]), dtype=torch.uint8)
 
 
-def inputs_of(node: Node) -> list[int]:
+def inputs_of(node: Any) -> list[int]:
     """Values that a node reads."""
-    union = node["xnode_union"]
-    return [union[name] for name in VALUE_FIELDS if union.get(name, NOTHING) != NOTHING]
+    return [value for name in INPUT_FIELDS if (value := getattr(node, name, NOTHING)) != NOTHING]
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +134,7 @@ class Product:
     """A product with a constant matrix; values by id.
 
     Attributes:
-        node: XNNFullyConnected.
+        node: Of the product.
         x: What is multiplied, before its quantization.
         out: The result.
         weight: The matrix.
@@ -138,7 +142,7 @@ class Product:
         rows: N.
     """
 
-    node: Node
+    node: schema.XNNFullyConnected
     x: int
     out: int
     weight: int
@@ -222,18 +226,17 @@ def dissect(pte: PteFile, method: str, config: ModelConfig) -> Anatomy:
     return Anatomy(delegate, tuple(layers), norms[-1], head)
 
 
-def _matrices(delegate: Delegate) -> Iterator[Node]:
-    return (node for node in delegate.nodes if node["xnode_union_type"] == "XNNFullyConnected")
+def _matrices(delegate: Delegate) -> Iterator[schema.XNNFullyConnected]:
+    return (node for node in delegate.nodes if isinstance(node, schema.XNNFullyConnected))
 
 
-def _averages(delegate: Delegate) -> Iterator[Node]:
+def _averages(delegate: Delegate) -> Iterator[schema.XNNFullyConnected]:
     """The mean of a norm is a product with one row."""
     return (node for node in _matrices(delegate) if _rows(delegate, node) == 1)
 
 
-def _rows(delegate: Delegate, node: Node) -> int:
-    rows: int = delegate.tensor(node["xnode_union"]["filter_id"])["dims"][0]
-    return rows
+def _rows(delegate: Delegate, node: schema.XNNFullyConnected) -> int:
+    return delegate.tensor(node.filter_id).dims[0]
 
 
 def _products(delegate: Delegate) -> Iterator[Product]:
@@ -241,40 +244,37 @@ def _products(delegate: Delegate) -> Iterator[Product]:
         rows = _rows(delegate, node)
         if rows == 1:
             continue
-        union = node["xnode_union"]
-        x = union["input1_id"]
+        x = node.input1_id
         source = delegate.producers.get(x)
-        if source is not None and source["xnode_union_type"] == "XNNConvert":
-            x = source["xnode_union"]["input_id"]
-        bias = None if union["bias_id"] == NOTHING else union["bias_id"]
-        yield Product(node, x, union["output_id"], union["filter_id"], bias, rows)
+        if isinstance(source, schema.XNNConvert):
+            x = source.input_id
+        bias = None if node.bias_id == NOTHING else node.bias_id
+        yield Product(node, x, node.output_id, node.filter_id, bias, rows)
 
 
-def _norm(delegate: Delegate, average: Node) -> Norm:
+def _norm(delegate: Delegate, average: schema.XNNFullyConnected) -> Norm:
     """Follow x * x, its mean, + eps, rsqrt, * x, * gain."""
-    squared = delegate.producers.get(average["xnode_union"]["input1_id"])
-    added = _only(delegate, average["xnode_union"]["output_id"], "XNNAdd")
-    root = _only(delegate, added["xnode_union"]["output_id"], "XNNReciprocalSquareRoot")
-    scaled = _only(delegate, root["xnode_union"]["output_id"], "XNNMultiply")
-    gained = _only(delegate, scaled["xnode_union"]["output_id"], "XNNMultiply")
-    if squared is None:
+    squared = delegate.producers.get(average.input1_id)
+    added = _only(delegate, average.output_id, schema.XNNAdd)
+    root = _only(delegate, added.output_id, schema.XNNReciprocalSquareRoot)
+    scaled = _only(delegate, root.output_id, schema.XNNMultiply)
+    gained = _only(delegate, scaled.output_id, schema.XNNMultiply)
+    if not isinstance(squared, schema.XNNMultiply):
         raise BundleError(f"{delegate.pte.path.name}, method {delegate.method}: a norm of no square")
-    eps = _other(added, average["xnode_union"]["output_id"])
-    gain = _other(gained, scaled["xnode_union"]["output_id"])
-    return Norm(squared["xnode_union"]["input1_id"], gained["xnode_union"]["output_id"], gain, eps)
+    eps, gain = _other(added, average.output_id), _other(gained, scaled.output_id)
+    return Norm(squared.input1_id, gained.output_id, gain, eps)
 
 
-def _only(delegate: Delegate, value: int, kind: str) -> Node:
+def _only(delegate: Delegate, value: int, kind: type[schema.Binary | schema.Unary]) -> Any:
     users = delegate.users.get(value, [])
-    if len(users) != 1 or users[0]["xnode_union_type"] != kind:
-        raise BundleError(f"{delegate.pte.path.name}, method {delegate.method}: a norm without its {kind}")
+    if len(users) != 1 or not isinstance(users[0], kind):
+        where = f"{delegate.pte.path.name}, method {delegate.method}"
+        raise BundleError(f"{where}: a norm without its {kind.__name__}")
     return users[0]
 
 
-def _other(node: Node, value: int) -> int:
-    union = node["xnode_union"]
-    other: int = union["input2_id"] if union["input1_id"] == value else union["input1_id"]
-    return other
+def _other(node: schema.Binary, value: int) -> int:
+    return node.input2_id if node.input1_id == value else node.input1_id
 
 
 def _up_first(delegate: Delegate, product: int) -> bool:
@@ -282,6 +282,6 @@ def _up_first(delegate: Delegate, product: int) -> bool:
     node = delegate.producers[product]
     for value in inputs_of(node):
         source = delegate.producers.get(value)
-        if source is not None and source["xnode_union_type"] == "XNNStaticSlice":
-            return bool(source["xnode_union"]["offsets"][-1] == 0)
+        if isinstance(source, schema.XNNStaticSlice):
+            return source.offsets[-1] == 0
     return False

@@ -11,10 +11,11 @@ import torch
 
 from helium_edge.config import ModelConfig
 from helium_edge.model.kv_cache import SIDES, KvScales, Side, scale_name
+from helium_edge.pte.xnnpack_schema import PerTensorQuant, XNNConvert, XNNMultiply
 from helium_edge.targets.artifact import WeightDifference, wrong_scales
 from helium_edge.targets.xnnpack.anatomy import Anatomy, Layer, inputs_of
 
-_CODES = {"scale": 1.0, "zero_point": 0}
+_CODES = PerTensorQuant(scale=1.0, zero_point=0)
 """Of the conversions: what a code is worth stands in constants beside them."""
 
 
@@ -43,7 +44,7 @@ def _buffers(anatomy: Anatomy, layer: int, side: Side) -> dict[str, int]:
 
 def _wrong_types(anatomy: Anatomy, layer: int, side: Side, *, quantized: bool) -> Iterator[WeightDifference]:
     for name, value in _buffers(anatomy, layer, side).items():
-        found = anatomy.delegate.values[value].get("quant_params")
+        found = anatomy.delegate.graph.xvalues[value].quant_params
         if found != (_CODES if quantized else None):
             said = "no codes where the cache is int8" if found is None else f"codes by {found}"
             yield WeightDifference(f"{side} {name}", layer, anatomy.delegate.method, "constant", diagnosis=said)
@@ -88,7 +89,7 @@ def scale_constants(anatomy: Anatomy, index: int) -> tuple[dict[Side, int], dict
 def _rounded(anatomy: Anatomy, layer: int, side: Side) -> int:
     """What new rows are converted from; -1 where they are not."""
     node = anatomy.delegate.producers.get(_buffers(anatomy, layer, side)["new rows"])
-    return node["xnode_union"]["input_id"] if node and node["xnode_union_type"] == "XNNConvert" else -1
+    return node.input_id if isinstance(node, XNNConvert) else -1
 
 
 def _multipliers(anatomy: Anatomy, layer: Layer) -> dict[int, int]:
@@ -96,13 +97,12 @@ def _multipliers(anatomy: Anatomy, layer: Layer) -> dict[int, int]:
     delegate, inside = anatomy.delegate, False
     found: dict[int, int] = {}
     for node in delegate.nodes:
-        output = node["xnode_union"]["output_id"]
-        if inside and node["xnode_union_type"] == "XNNMultiply":
+        if inside and isinstance(node, XNNMultiply):
             for value in inputs_of(node):
                 constant = delegate.constant(value)
                 if constant is not None and constant.numel() > 1:
-                    found[output] = value
-        inside |= output == layer.qkv[-1].out
-        if output == layer.o.x:
+                    found[node.output_id] = value
+        inside |= node.output_id == layer.qkv[-1].out
+        if node.output_id == layer.o.x:
             break
     return found

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 
 from helium_edge.config import ModelConfig
+from helium_edge.documents import first_line
 from helium_edge.errors import BundleError
 from helium_edge.model.kv_cache import SIDES, KvScales
 from helium_edge.pte.file import PteFile
+from helium_edge.pte.xnnpack_schema import XNNAdd
 from helium_edge.runtime.executorch_library import load_runtime
 from helium_edge.runtime.quiet import quiet
 from helium_edge.signature import Phase
@@ -28,7 +30,7 @@ from helium_edge.targets.debug import (
     split_parts,
 )
 from helium_edge.targets.xnnpack.anatomy import Anatomy, Delegate, dissect, inputs_of
-from helium_edge.targets.xnnpack.surgery import Piecework, piece_program, prologue_program
+from helium_edge.targets.xnnpack.cutting import METHOD, Piecework, write_prologue
 
 Piece = tuple[dict[str, int], dict[str, int]]
 
@@ -116,7 +118,7 @@ class XnnpackDebug:
             (_added(anatomy.delegate, anatomy.layers[-1].down.out), {"norm": anatomy.norm.out}),
             ({"norm": anatomy.head.x}, {"logits": anatomy.head.out}),
         ]
-        if "norm" in feeds and self._delegate.tensor(anatomy.head.x)["dims"][0] == 1:
+        if "norm" in feeds and self._delegate.tensor(anatomy.head.x).dims[0] == 1:
             last = len(call.tokens) - 1
             feeds["norm"] = feeds["norm"][last : last + 1]
         return self._run(("end", cut), pieces, call, feeds, {})
@@ -156,7 +158,7 @@ class XnnpackDebug:
             work.piece(inputs, outputs)
         with tempfile.TemporaryDirectory(prefix="helium-edge-") as folder:
             path = Path(folder) / "piece.pte"
-            piece_program(self._delegate, work, path)
+            work.write(path)
             method = _load_method(self._runtime, path, self.graph)
         names = list(work.inputs)
         return _Loaded(
@@ -174,7 +176,7 @@ class XnnpackDebug:
         if self._prologue is None:
             with tempfile.TemporaryDirectory(prefix="helium-edge-") as folder:
                 path = Path(folder) / "prologue.pte"
-                prologue_program(self._delegate, wanted, list(self._scalars), path)
+                write_prologue(self._delegate, wanted, list(self._scalars), path)
                 self._prologue = _Loaded(_load_method(self._runtime, path, self.graph), [], [], {}, [])
         ids = torch.full((1, self._tokens), int(call.tokens[-1]))
         ids[0, : len(call.tokens)] = torch.from_numpy(call.tokens)
@@ -208,8 +210,7 @@ class _Loaded:
         try:
             results = self._method(tensors, clone_outputs=True)
         except RuntimeError as error:
-            first = (str(error).splitlines() or [type(error).__name__])[0]
-            raise BundleError(f"{where}: ExecuTorch stopped: {first}") from error
+            raise BundleError(f"{where}: ExecuTorch stopped: {first_line(error)}") from error
         return [result.numpy() for result in results]
 
 
@@ -217,9 +218,9 @@ def _load_method(runtime: Any, path: Path, where: str) -> Any:
     try:
         with quiet() as noise:
             checked = runtime.Verification.InternalConsistency
-            return runtime._load_program(str(path), program_verification=checked).load_method("forward")
+            return runtime._load_program(str(path), program_verification=checked).load_method(METHOD)
     except RuntimeError as error:
-        detail = noise.last_error() or (str(error).splitlines() or [type(error).__name__])[0]
+        detail = noise.last_error() or first_line(error)
         raise BundleError(f"method {where}: ExecuTorch cannot load a piece of it: {detail}") from error
 
 
@@ -251,7 +252,7 @@ def layer_pieces(anatomy: Anatomy, index: int) -> list[Piece]:
 def _added(delegate: Delegate, delta: int) -> dict[str, int]:
     """The residual and what is added to it, where a product's result goes."""
     for node in delegate.users.get(delta, []):
-        if node["xnode_union_type"] == "XNNAdd":
+        if isinstance(node, XNNAdd):
             (other,) = [value for value in inputs_of(node) if value != delta]
             return {"residual": other, "delta": delta}
     raise BundleError(f"method {delegate.method}: a product that is not added to the residual")

@@ -1,15 +1,16 @@
 """The decoder as an XNNPACK graph, for any number of tokens and any cache: layers, final norm and head.
 
-It computes what `model/decoder.py` computes, in that order, with these differences, none of which changes a number:
-an axis of one is moved by a reshape, keys are multiplied as they lie (`TRANSPOSE_B`), and both halves of a rotation
-are one product with a table of both. Attention of few tokens over a long cache is done in pieces (ADR 14): each is
-copied (or converted, if it is int8) and used up before the next one is read, since XNNPACK packs the second operand
-of a product at every call, and reads memory slower than the processor's cache.
+It computes what `model/decoder.py` computes, in that order, with these differences, none of which changes a
+number: an axis of one is moved by a reshape, keys are multiplied as they lie (`TRANSPOSE_B`), and both halves of a
+rotation are one product with a table of both. Attention of few tokens over a long cache is done in pieces (ADR
+14): each is copied (or converted, if it is int8) and used up before the next one is read, since XNNPACK packs the
+second operand of a product at every call, and reads memory slower than the processor's cache.
 
     scores = q K'      ->  [q K0', q K1', ...]             K0, K1, ...: copies of the slots of each piece
     out    = w V       ->  w0 V0 + w1 V1 + ...
 
-Shapes: T tokens, S cache slots, H / Hkv query / key-value heads, G = H / Hkv, D head_dim, C hidden_size, V vocabulary.
+Shapes: T tokens, S cache slots, H / Hkv query / key-value heads, G = H / Hkv, D head_dim, C hidden_size, V
+    vocabulary.
 """
 
 from __future__ import annotations
@@ -79,9 +80,7 @@ class Decoder:
         """Root-mean-square norm of (T, C), in the order of `model.parts.RmsNorm`."""
         graph = self.graph
         mean = graph.linear(graph.multiply(x, x), self._weights.average())
-        root = graph.unary(
-            schema.XNNReciprocalSquareRoot, graph.add(mean, self.number(self.config.rms_norm_eps))
-        )
+        root = graph.unary(schema.XNNReciprocalSquareRoot, graph.add(mean, self.number(self.config.rms_norm_eps)))
         return graph.multiply(graph.multiply(x, root), self.constant(self._weights.vector(name)))
 
     def linear(self, x: int, names: Sequence[str]) -> int:
@@ -171,9 +170,9 @@ class Decoder:
     def _read(self, rows: int) -> int:
         """Rows of a cache as float32.
 
-        The clamp changes nothing. Where a product takes what a conversion from int8 gives, XNNPACK rewrites both and
-        then orders all nodes anew, every layer's cache converted before the first is used: 2.3 GB more at 24 layers
-        and 2048 slots of Helium 2 B.
+        The clamp changes nothing. Where a product takes what a conversion from int8 gives, XNNPACK rewrites both
+        and then orders all nodes anew, every layer's cache converted before the first is used: 2.3 GB more at 24
+        layers and 2048 slots of Helium 2 B.
         """
         graph = self.graph
         return graph.clamp(graph.from_codes(rows), LOWEST, HIGHEST) if self._weights.scales is not None else rows

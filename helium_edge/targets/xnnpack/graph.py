@@ -1,8 +1,8 @@
 """`GraphBuilder`: an XNNPACK graph, node by node, in the terms of its schema.
 
 A value is a number. Values that come from outside are arguments: values of the method that calls the graph. Shapes
-are static and follow from the nodes. Constants are arguments too, except those that XNNPACK packs into memory of its
-own (matrices and biases of products): what else is constant it reads where it lies, at every call.
+are static and follow from the nodes. Constants are arguments too, except those that XNNPACK packs into memory of
+its own (matrices and biases of products): what else is constant it reads where it lies, at every call.
 
 Source: pytorch/executorch backends/xnnpack/serialization/schema.fbs, runtime/XNNCompiler.cpp (1.5.1); XNNPACK
 include/xnnpack.h.
@@ -99,11 +99,11 @@ class GraphBuilder:
     # -- nodes
 
     def add(self, left: int, right: int) -> int:
-        """left + right, broadcast."""
+        """Left + right, broadcast."""
         return self._binary(schema.XNNAdd, left, right)
 
     def multiply(self, left: int, right: int) -> int:
-        """left * right, broadcast."""
+        """Left * right, broadcast."""
         return self._binary(schema.XNNMultiply, left, right)
 
     def _binary(self, kind: type[schema.Binary], left: int, right: int) -> int:

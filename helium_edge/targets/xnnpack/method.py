@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import torch
 
-from helium_edge.model.decoder import causal_mask
 from helium_edge.pte.builder import MethodBuilder, ProgramBuilder
 from helium_edge.pte.xnnpack_schema import BACKEND
 from helium_edge.signature import GraphSignature, HeadSignature, TensorSpec
@@ -22,7 +21,9 @@ from helium_edge.targets.xnnpack.weights import Constant, Weights
 _DTYPES = {"int64": torch.int64, "float32": torch.float32, "int8": torch.int8}
 
 
-def add_decoder(program: ProgramBuilder, name: str, signature: GraphSignature, weights: Weights, rows: int) -> None:
+def add_decoder(
+    program: ProgramBuilder, name: str, signature: GraphSignature, weights: Weights, rows: int
+) -> None:
     """Add a decoder method to a program.
 
     Args:
@@ -38,9 +39,13 @@ def add_decoder(program: ProgramBuilder, name: str, signature: GraphSignature, w
     ids, past_length, *rest = inputs.values()
     prologue = _Prologue(method, weights, tokens)
     x = prologue.embed(ids)
-    positions = prologue.call("aten::add", "out", [prologue.arange(tokens), past_length, method.number(1)], [tokens])
+    positions = prologue.call(
+        "aten::add", "out", [prologue.arange(tokens), past_length, method.number(1)], [tokens]
+    )
     cos, sin = (prologue.rows(table, positions) for table in weights.rope(rows))
-    hidden = prologue.call("aten::ge", "Tensor_out", [prologue.arange(slots, 2), past_length], [1, slots], torch.bool)
+    hidden = prologue.call(
+        "aten::ge", "Tensor_out", [prologue.arange(slots, 2), past_length], [1, slots], torch.bool
+    )
     chosen = prologue.is_place(rest.pop(0)) if signature.has_last_index else None
 
     decoder = Decoder(method, weights, tokens)
@@ -70,7 +75,9 @@ def add_head(program: ProgramBuilder, name: str, signature: HeadSignature, weigh
     (ids,) = (_input(method, spec) for spec in signature.inputs())
     prologue = _Prologue(method, weights, tokens)
     x = prologue.embed(ids)
-    chosen = prologue.last_token(ids, signature.pad_token_id) if signature.head == "sequence_classification" else None
+    chosen = (
+        prologue.last_token(ids, signature.pad_token_id) if signature.head == "sequence_classification" else None
+    )
 
     decoder = Decoder(method, weights, tokens)
     graph = decoder.graph

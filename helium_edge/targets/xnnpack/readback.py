@@ -14,6 +14,7 @@ from helium_edge.errors import BundleError
 from helium_edge.model.kv_cache import KvScales
 from helium_edge.model.weights import EMBEDDING, FINAL_NORM, HEAD, layer_name, vector_names
 from helium_edge.pte.file import PteFile
+from helium_edge.pte.xnnpack_schema import Datatype, PerChannelGroupQuant, PerChannelQuant, XNNMultiply
 from helium_edge.quant.packing import read_embedding_4bit
 from helium_edge.recipe import Scheme
 from helium_edge.runtime.xnnpack_program import stored_weight
@@ -41,7 +42,6 @@ class XnnpackArtifact(Artifact):
 
     Raises:
         BundleError: The file is not readable, or a method is not built as ours are.
-        MissingDependencyError: executorch is not installed.
     """
 
     def __init__(
@@ -125,15 +125,13 @@ def _parts(
 
 def _read_matrix(anatomy: Anatomy, product: Product) -> StoredCodes | Tensor:
     delegate = anatomy.delegate
-    tensor = delegate.tensor(product.weight)
-    rows, columns = tensor["dims"]
-    data = delegate.stored(tensor["constant_buffer_idx"])
-    quantized = delegate.values[product.weight].get("quant_params")
-    if quantized is None:
+    value = delegate.graph.xvalues[product.weight]
+    rows, columns = value.tensor.dims
+    data, params = delegate.stored(value.tensor.constant_buffer_idx), value.quant_params
+    if not isinstance(params, PerChannelQuant | PerChannelGroupQuant):
         return data.view(torch.float32).view(rows, columns)
-    scales = delegate.stored(quantized["scale_buffer_idx"])
-    found = stored_weight(tensor["datatype"], data, scales, rows, columns)
-    return StoredCodes(4 if tensor["datatype"].endswith("int4") else 8, found.codes, found.scales)
+    found = stored_weight(value.tensor.datatype, data, delegate.stored(params.scale_buffer_idx), rows, columns)
+    return StoredCodes(4 if value.tensor.datatype == Datatype.QBINT4 else 8, found.codes, found.scales)
 
 
 def _read_table(anatomy: Anatomy) -> StoredCodes | Tensor:
@@ -163,11 +161,11 @@ def _places(anatomy: Anatomy, config: ModelConfig) -> dict[str, tuple[object, ..
     matrices, vectors = _parts(anatomy, config)
     places: dict[str, tuple[object, ...]] = {}
     for name, (product, rows) in matrices.items():
-        quantized = delegate.values[product.weight].get("quant_params") or {}
-        indices = [delegate.tensor(product.weight)["constant_buffer_idx"], quantized.get("scale_buffer_idx")]
+        scales = getattr(delegate.graph.xvalues[product.weight].quant_params, "scale_buffer_idx", 0)
+        indices = [delegate.tensor(product.weight).constant_buffer_idx, scales]
         places[name] = (*(delegate.key(index) for index in indices if index), rows.start, rows.stop)
     for name, (value, rows) in vectors.items():
-        index = delegate.tensor(value)["constant_buffer_idx"]
+        index = delegate.tensor(value).constant_buffer_idx
         places[name] = (delegate.key(index) if index else _argument_place(anatomy, value), rows.start, rows.stop)
     for name, arguments in delegate.kernels():
         if "::embedding" in name:
@@ -207,11 +205,11 @@ def _attention_scales(anatomy: Anatomy, start: int, end: int) -> Iterator[float]
     delegate = anatomy.delegate
     inside = False
     for node in delegate.nodes:
-        inside |= node["xnode_union"]["output_id"] == start
-        if inside and node["xnode_union_type"] == "XNNMultiply":
+        inside |= node.output_id == start
+        if inside and isinstance(node, XNNMultiply):
             for value in inputs_of(node):
                 found = delegate.constant(value)
                 if found is not None and found.numel() == 1:
                     yield float(found)
-        if node["xnode_union"]["output_id"] == end:
+        if node.output_id == end:
             return

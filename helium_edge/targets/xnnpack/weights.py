@@ -1,8 +1,8 @@
 """From the quantized store to the data of a program: products as XNNPACK packs them, the embedding, and constants.
 
-Data is described here and made when the file is written, one matrix at a time. Methods share all of it. Projections
-of one input are one product where their schemes agree: fewer nodes, and one quantization of the activations instead
-of three. The integers are the same either way.
+Data is described here and made when the file is written, one matrix at a time. Methods share all of it.
+Projections of one input are one product where their schemes agree: fewer nodes, and one quantization of the
+activations instead of three. The integers are the same either way.
 
 Shapes: N / K output and input channels, G groups of a row, V vocabulary, C hidden_size, H / Hkv query / key-value
 heads, D head_dim.
@@ -171,7 +171,7 @@ class Weights:
         return self._constant(name, torch.float32, (self.config.hidden_size,), lambda: self._store.vector(name))
 
     def rope(self, positions: int) -> tuple[Constant, Constant]:
-        """cos and sin of each position, (positions, D/2) each."""
+        """Cos and sin of each position, (positions, D/2) each."""
         config = self.config
         tables = rope_tables(config.rope_theta, config.head_dim, positions)
         cos, sin = (self.made(name, table) for name, table in zip(("rope.cos", "rope.sin"), tables, strict=True))
@@ -181,8 +181,8 @@ class Weights:
         """What an int8 cache is scaled by; None where the cache is not quantized.
 
         Returns:
-            What new rows are multiplied by before they are rounded, (Hkv, 1, D); and what queries (keys: (H, 1, D))
-            and the result of attention (values: (H * D,)) are multiplied by.
+            What new rows are multiplied by before they are rounded, (Hkv, 1, D); and what queries (keys: (H, 1,
+            D)) and the result of attention (values: (H * D,)) are multiplied by.
         """
         if self.scales is None:
             return None

@@ -37,7 +37,8 @@ from helium_edge.pte.flatbuffer import FlatbufferError, decode, encode
 _int32, _uint64 = st.integers(-(2**31), 2**31 - 1), st.integers(0, 2**64 - 1)
 _tensors = st.builds(
     Tensor, st.integers(0, 100), sizes=st.lists(_int32, max_size=4), dim_order=st.binary(max_size=4),
-    requires_grad=st.booleans(), allocation_info=st.none() | st.builds(AllocationDetails, st.integers(0, 2**32 - 1)),
+    requires_grad=st.booleans(),
+    allocation_info=st.none() | st.builds(AllocationDetails, st.integers(0, 2**32 - 1)),
 )  # fmt: skip
 _members = [
     st.none(), st.just(Null()), st.builds(Int, st.integers(-(2**63), 2**63 - 1)), st.builds(Bool, st.booleans()),
