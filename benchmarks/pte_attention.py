@@ -2,107 +2,104 @@
 
     python benchmarks/pte_attention.py [--slots 256,1024] [--pieces 64,128,256] [--layers 16] [--repeats 30]
 
-Programs of nothing but attention, in variants: `product` is what is lowered (queries times keys, weights times
-values), `first operand` has keys and transposed values in front, which XNNPACK need not pack, `keys` and
-`values` have one of the two products alone, `int8` is `product` over an int8 cache. `pieces of 128` is one of
-these in pieces of as many slots, as exported decode methods have them. `memory` gives each layer a cache of its
-own, `cache` one to all layers, which the processor's cache may hold. Shares of operators come from ExecuTorch's
-profile.
+Graphs of nothing but attention, in variants: `whole` multiplies a cache as it lies, with keys in the order of
+their rows; `transposed` exchanges the axes of the keys first, as exports before graphs were emitted did; `keys`
+and `values` have one of the two products alone; `int8` is `whole` over an int8 cache. `pieces of 128` has a cache
+in pieces of as many slots, as exported methods have it. `memory` gives each layer a cache of its own, `cache` one
+to all layers, which the processor's cache may hold. Variants take turns, and ratios are to the first of a length.
+Shares of operators come from ExecuTorch's profile.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import statistics
 import tempfile
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from helium_edge.pte import xnnpack_schema as schema
+from helium_edge.pte.builder import ProgramBuilder
 from helium_edge.runtime.executorch_library import load_runtime
-from helium_edge.targets.xnnpack.lowering import load_exporter, lower, write_program
+from helium_edge.targets.xnnpack.graph import GraphBuilder
 
-VARIANTS = ("product", "first operand", "keys", "values", "int8")
-IN_PIECES = ("product", "int8")
-
-
-class Attention(torch.nn.Module):
-    """Attention of one token, layer after layer: the result of one is the query of the next."""
-
-    def __init__(self, variant: str, layers: int, heads: int, slots: int, head_dim: int) -> None:
-        super().__init__()
-        self.variant = variant
-        value = (heads, head_dim, slots) if variant == "first operand" else (heads, slots, head_dim)
-        self.shapes = [(heads, slots, head_dim), value] * layers
-        self.heads, self.slots, self.head_dim = heads, slots, head_dim
-
-    def forward(self, query: Tensor, mask: Tensor, *cache: Tensor) -> Tensor:
-        """(H, 1, D), (1, S) and keys and values of each layer -> (H, 1, D)."""
-        for keys, values in zip(map(self.read, cache[::2]), map(self.read, cache[1::2]), strict=True):
-            if self.variant == "first operand":
-                scores = torch.bmm(keys, query.transpose(1, 2)).transpose(1, 2) + mask
-            elif self.variant == "values":
-                scores = query[:, :, :1] + mask
-            else:
-                scores = torch.bmm(query, keys.transpose(1, 2)) + mask
-            weights = torch.softmax(scores, -1)
-            if self.variant == "first operand":
-                query = torch.bmm(values, weights.transpose(1, 2)).transpose(1, 2)
-            elif self.variant == "keys":
-                query = query + weights[:, :, :1]
-            else:
-                query = torch.bmm(weights, values)
-        return query
-
-    def read(self, cache: Tensor) -> Tensor:
-        """A cache as float32, as `Int8Rows` has it."""
-        if self.variant != "int8":
-            return cache
-        numbers = torch.ops.quantized_decomposed.dequantize_per_tensor(cache, 1.0, 0, -128, 127, torch.int8)
-        return torch.clamp(numbers, -128, 127)
-
-    def example_inputs(self) -> tuple[Tensor, ...]:
-        """Zeros of every input's shape and type."""
-        cache = [torch.zeros(shape, dtype=self.dtype) for shape in self.shapes]
-        return torch.zeros(self.heads, 1, self.head_dim), torch.zeros(1, self.slots), *cache
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the cache."""
-        return torch.int8 if self.variant == "int8" else torch.float32
+VARIANTS = ("whole", "transposed", "keys", "values", "int8")
+IN_PIECES = ("whole", "transposed", "int8")
 
 
-def inputs_of(module: Attention, *, own: bool) -> list[Tensor]:
-    """Random inputs; every layer has a cache of its own, or all have the first one's."""
-    query, mask = torch.randn(module.heads, 1, module.head_dim), torch.zeros(1, module.slots)
-    shapes = module.shapes if own else module.shapes[:2]
-    cache = [torch.randn(shape).clamp(-3, 3).mul(40).to(module.dtype) for shape in shapes]
-    return [query, mask, *(cache * (len(module.shapes) // len(cache)))]
+class Attention:
+    """Attention of one token, layer after layer: the result of one is the query of the next.
 
+    Args:
+        variant: One of `VARIANTS`.
+        piece: Slots of a piece; None takes a cache whole.
+        args: Layers, heads (H) and head_dim (D).
+        slots: S.
+    """
 
-@contextlib.contextmanager
-def cutting(piece_bytes: int) -> Iterator[None]:
-    """Let what is lowered meanwhile have its attention in pieces; see `helium_edge.targets.xnnpack.pieces`."""
-    from executorch.backends.xnnpack import xnnpack_preprocess
+    def __init__(self, variant: str, piece: int | None, args: argparse.Namespace, slots: int) -> None:
+        self.variant, self.slots, self.layers = variant, slots, args.layers
+        self.piece = piece or slots
+        self.heads, self.dim = args.heads, args.head_dim
+        self.dtype = torch.int8 if variant == "int8" else torch.float32
 
-    from helium_edge.targets.xnnpack.pieces import in_pieces
+    def write(self, path: Path) -> None:
+        """Write the program."""
+        program, graph = ProgramBuilder(), GraphBuilder()
+        method = program.method("forward")
+        query = graph.input(method.input(torch.float32, [self.heads, 1, self.dim]), [self.heads, 1, self.dim])
+        mask = graph.input(method.input(torch.float32, [1, self.slots]), [1, self.slots])
+        shape = [self.heads, self.slots, self.dim]
+        for _ in range(self.layers):
+            keys, values = (
+                graph.input(method.input(self.dtype, shape), shape, codes=self.dtype == torch.int8) for _ in "kv"
+            )
+            query = self._layer(graph, query, mask, keys, values)
+        graph.output(query, method.output(torch.float32, [self.heads, 1, self.dim]))
+        method.delegate(schema.BACKEND, graph.finish, graph.arguments)
+        program.write(path)
 
-    plain = xnnpack_preprocess.serialize_xnnpack_binary
+    def _layer(self, graph: GraphBuilder, query: int, mask: int, keys: int, values: int) -> int:
+        places = [(start, min(start + self.piece, self.slots)) for start in range(0, self.slots, self.piece)]
+        if self.variant == "values":
+            scores = graph.slice(query, 2, 0, 1)
+        else:
+            scores = graph.concatenate([self._scores(graph, query, keys, place) for place in places], 2)
+        weights = graph.unary(schema.XNNSoftmax, graph.add(scores, mask))
+        if self.variant == "keys":
+            return graph.add(query, graph.slice(weights, 2, 0, 1))
+        total = None
+        for place in places:
+            read = self._read(graph, values, place)
+            part = graph.matmul(graph.slice(weights, 2, *place), read)
+            total = part if total is None else graph.add(total, part)
+        assert total is not None
+        return total
 
-    def serialize(graph: Any, constants: bytearray) -> Any:
-        return plain(in_pieces(graph, piece_bytes), constants)
+    def _scores(self, graph: GraphBuilder, query: int, keys: int, place: tuple[int, int]) -> int:
+        read = self._read(graph, keys, place)
+        if self.variant == "transposed":
+            return graph.matmul(query, graph.transpose(read, [0, 2, 1]))
+        return graph.matmul(query, read, transpose=True)
 
-    with mock.patch.object(xnnpack_preprocess, "serialize_xnnpack_binary", serialize):
-        yield
+    def _read(self, graph: GraphBuilder, cache: int, place: tuple[int, int]) -> int:
+        piece = graph.slice(cache, 1, *place)
+        return graph.clamp(graph.from_codes(piece), -128, 127) if self.dtype == torch.int8 else piece
+
+    def inputs(self, *, own: bool) -> list[Tensor]:
+        """Random inputs; every layer has a cache of its own, or all have the first one's."""
+        query, mask = torch.randn(self.heads, 1, self.dim), torch.zeros(1, self.slots)
+        count = self.layers if own else 1
+        shape = (self.heads, self.slots, self.dim)
+        cache = [torch.randn(shape).clamp(-3, 3).mul(40).to(self.dtype) for _ in range(2 * count)]
+        return [query, mask, *(cache * (self.layers // count))]
 
 
 def main() -> None:
@@ -112,44 +109,52 @@ def main() -> None:
     parser.add_argument("--pieces", default="64,128,256")
     for name, default in (("layers", 16), ("heads", 20), ("head-dim", 128), ("repeats", 30)):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--variants", default=",".join(VARIANTS))
     args = parser.parse_args()
-    load_exporter()
-    row = 4 * args.heads * args.head_dim
-    print(f"microseconds a slot and layer, median; a slot of a layer has {2 * row / 1e3:.1f} KB as float32")
+    row = 8 * args.heads * args.head_dim
+    print(f"microseconds a slot and layer, median; a slot of a layer has {row / 1e3:.1f} KB as float32")
+    chosen = args.variants.split(",")
     for slots in map(int, args.slots.split(",")):
-        for variant in VARIANTS:
-            show(args, variant, slots, variant, contextlib.nullcontext())
-        for variant in IN_PIECES:
-            for piece in [piece for piece in map(int, args.pieces.split(",")) if piece < slots]:
-                show(args, variant, slots, f"{variant}, pieces of {piece}", cutting(piece * row))
+        pieces = [piece for piece in map(int, args.pieces.split(",")) if piece < slots]
+        tried = [(variant, None) for variant in chosen]
+        tried += [(variant, piece) for variant in IN_PIECES if variant in chosen for piece in pieces]
+        show(args, [Attention(variant, piece, args, slots) for variant, piece in tried])
 
 
-def show(
-    args: argparse.Namespace, variant: str, slots: int, name: str, how: contextlib.AbstractContextManager[None]
-) -> None:
-    """Measure a variant that is lowered within a context, and print its line."""
-    module = Attention(variant, args.layers, args.heads, slots, args.head_dim)
+def show(args: argparse.Namespace, variants: list[Attention]) -> None:
+    """Measure variants of one length in turns, and print their lines."""
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "attention.pte")
-        with how:
-            write_program(lower({"forward": module}, {}), path)
-        figures = " ".join(
-            f"{place} {measure(path, inputs_of(module, own=own), args) / slots / args.layers * 1e6:5.2f}"
-            for place, own in (("memory", True), ("cache", False))
-        )
-        shares = profile(path, inputs_of(module, own=True)) if variant in IN_PIECES else ""
-    print(f"{slots:>5} slots, {name:<22}: {figures}  {shares}".rstrip(), flush=True)
+        paths = [Path(folder, f"{number}.pte") for number in range(len(variants))]
+        for variant, path in zip(variants, paths, strict=True):
+            variant.write(path)
+        found = {own: measure(list(zip(variants, paths, strict=True)), args, own=own) for own in (True, False)}
+        for number, (variant, path) in enumerate(zip(variants, paths, strict=True)):
+            slots = variant.slots * variant.layers
+            name = variant.variant + (f", pieces of {variant.piece}" if variant.piece < variant.slots else "")
+            figures = []
+            for place, own in (("memory", True), ("cache", False)):
+                mine, first = found[own][number], found[own][0]
+                ratio = statistics.median(a / b for a, b in zip(mine, first, strict=True))
+                figures.append(f"{place} {statistics.median(mine) / slots * 1e6:5.2f} ({ratio:4.2f})")
+            shares = profile(path, variant.inputs(own=True))
+            print(f"{variant.slots:>5} slots, {name:<29}: {' '.join(figures)}  {shares}", flush=True)
 
 
-def measure(path: Path, inputs: list[Tensor], args: argparse.Namespace) -> float:
-    """Median seconds of a call."""
-    method = load_runtime("a benchmark")._load_program(str(path)).load_method("forward")
-    seconds = []
-    for _ in range(args.repeats):
-        start = time.perf_counter()
-        method(inputs, clone_outputs=False)
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds)
+def measure(programs: list[tuple[Attention, Path]], args: argparse.Namespace, *, own: bool) -> list[list[float]]:
+    """Seconds of each call of each program; they take turns."""
+    runtime = load_runtime("a benchmark")
+    loaded = [
+        (runtime._load_program(str(path)).load_method("forward"), variant.inputs(own=own))
+        for variant, path in programs
+    ]
+    seconds: list[list[float]] = [[] for _ in loaded]
+    for turn in range(args.repeats + 1):
+        for number, (method, inputs) in enumerate(loaded):
+            start = time.perf_counter()
+            method(inputs, clone_outputs=False)
+            if turn:
+                seconds[number].append(time.perf_counter() - start)
+    return seconds
 
 
 def profile(path: Path, inputs: list[Tensor]) -> str:

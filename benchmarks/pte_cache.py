@@ -25,9 +25,8 @@ from helium_edge.quant import QuantizedStore
 from helium_edge.recipe import KvCacheFormat, Recipe, load_recipe
 from helium_edge.runtime.executorch_runner import ExecutorchRunner
 from helium_edge.signature import DecoderSpec
-from helium_edge.targets.xnnpack.lowering import load_exporter
 from helium_edge.targets.xnnpack.target import PROGRAM_FILE, XnnpackTarget
-from pte_lowering import MadeUpStore, made_up_scales
+from made_up import MadeUpStore, made_up_scales
 
 CACHES: tuple[KvCacheFormat, ...] = ("float32", "int8")
 
@@ -88,7 +87,6 @@ def main() -> None:
     if args.measure:
         measure(args, config, recipes[args.kv_cache])
         return
-    load_exporter()
     with tempfile.TemporaryDirectory() as folder:
         for kv, recipe in recipes.items():
             made = Path(folder) / kv

@@ -42,6 +42,8 @@ _SEGMENT_ALIGNMENT = 128
 _DATA_ALIGNMENT = 16
 _KEY_LENGTH = 64
 """Of a sha256 in hexadecimal digits."""
+_MARGIN = 128
+"""Bytes that tables may take more once they are known: one that has no number to store has a layout of its own."""
 _FAR = 1 << 40
 """Stands for a place or a size that is not known yet; 0 would not be stored."""
 _DTYPES = {
@@ -280,9 +282,7 @@ class ProgramBuilder:
             HeliumEdgeError: Data has another size than was said.
             OSError: It cannot be written.
         """
-        # Names have one length for each prefix and stand in one order: how much room the FlatBuffer needs is known
-        # before they are.
-        room = HEADER.size + len(encode(self._program(self._longest()), schema.IDENTIFIER))
+        room = self._room()
         base = _round_up(room, _SEGMENT_ALIGNMENT)
         with path.open("wb") as file:
             layout = self._write_segments(file, base)
@@ -297,6 +297,27 @@ class ProgramBuilder:
             file.write(struct.pack("<I", root + HEADER.size) + program[4:HEADER_PLACE])
             file.write(HEADER.pack(MAGIC, HEADER.size, size, base if layout.segments else 0, layout.end))
             file.write(program[HEADER_PLACE:])
+
+    def planned_size(self) -> int:
+        """Bytes of the file, without making its data; equal data, which is stored once, counts each time."""
+        layout = _Layout()
+        for group in self._named:
+            for piece in group.pieces:
+                piece.key = piece.prefix + "0" * _KEY_LENGTH
+                layout.add(piece.size)
+        if self._constants:
+            layout.add(sum(_round_up(constant.size, _DATA_ALIGNMENT) for constant in self._constants))
+        for method in self._methods.values():
+            for make in method.delegates:
+                layout.add(len(make()))
+        return _round_up(self._room(), _SEGMENT_ALIGNMENT) + layout.end
+
+    def _room(self) -> int:
+        """Bytes to leave for the FlatBuffer, which is written last.
+
+        Names have one length for each prefix and stand in one order, so that it is known before they are.
+        """
+        return HEADER.size + len(encode(self._program(self._longest()), schema.IDENTIFIER)) + _MARGIN
 
     def _longest(self) -> _Layout:
         """A layout of as many segments as there can be, in places that are not known yet."""

@@ -28,6 +28,15 @@ from tests.helpers.exports import random_tokens
 from tests.helpers.xnnpack_lowered import StoreParts, load_exporter
 
 PREFILL_LEN, CACHE_LEN = 8, 48
+OUTSIDE = frozenset(
+    {
+        "executorch_prim::et_view",
+        "aten::add", "aten::ge", "aten::eq", "aten::mul", "aten::_to_copy", "aten::index_select",
+        "aten::ne", "aten::amax",
+        "aten::embedding", "quantized_decomposed::embedding_byte", "quantized_decomposed::embedding_4bit",
+    }
+)  # fmt: skip
+"""Operators that stand in front of a delegate: they turn token ids and positions into its inputs."""
 
 
 @dataclass

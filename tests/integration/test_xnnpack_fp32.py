@@ -15,8 +15,7 @@ from tests.integration.test_onnx_fp32 import CASES, CHUNKS, STEPS
 if importlib.util.find_spec("executorch") is None:
     pytest.skip("executorch is not installed", allow_module_level=True)
 
-from helium_edge.targets.xnnpack.lowering import OUTSIDE
-from tests.helpers.xnnpack import export_xnnpack, xnnpack_recipe
+from tests.helpers.xnnpack import OUTSIDE, export_xnnpack, xnnpack_recipe
 
 pytestmark = pytest.mark.slow  # each lowering takes seconds
 

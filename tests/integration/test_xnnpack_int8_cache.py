@@ -24,13 +24,12 @@ if importlib.util.find_spec("executorch") is None:
 
 from helium_edge.model.decoder import HeliumDecoder
 from helium_edge.pte.file import PteFile
+from helium_edge.pte.xnnpack_schema import XNNBatchMatrixMultiply, XNNClamp, XNNConvert
 from helium_edge.runtime.executorch_runner import ExecutorchRunner
 from helium_edge.runtime.xnnpack_program import read_xnnpack
 from helium_edge.targets.xnnpack.anatomy import dissect, inputs_of
-from helium_edge.targets.xnnpack.lowering import OUTSIDE
-from helium_edge.targets.xnnpack.parts import StoreParts
-
-pytestmark = pytest.mark.slow  # each lowering takes seconds
+from tests.helpers.xnnpack import OUTSIDE
+from tests.helpers.xnnpack_lowered import StoreParts, load_exporter
 
 VOCAB, BUCKET = 320, 24
 METHODS = ["prefill", "decode", f"decode_{BUCKET}"]
@@ -87,22 +86,18 @@ def test_a_cache_becomes_float32_only_while_its_layer_runs(exported: Exported, m
     """
     anatomy = dissect(PteFile(exported.folder / "decoder.pte"), method, exported.store.config)
     delegate = anatomy.delegate
-    order = {node["xnode_union"]["output_id"]: number for number, node in enumerate(delegate.nodes)}
+    order = {node.output_id: number for number, node in enumerate(delegate.nodes)}
     pasts = delegate.plan.inputs[-2 * len(anatomy.layers) :]
     for number, past in enumerate(pasts):
         layer = anatomy.layers[number // 2]
         (user,) = delegate.users[delegate.value_of(past)]
-        assert user["xnode_union_type"] == "XNNConvert"
-        (user,) = delegate.users[user["xnode_union"]["output_id"]]
-        assert user["xnode_union_type"] == "XNNClamp"
-        real = user["xnode_union"]["output_id"]
+        assert isinstance(user, XNNConvert)
+        (user,) = delegate.users[user.output_id]
+        assert isinstance(user, XNNClamp)
+        real = user.output_id
         assert order[layer.qkv[-1].out] < order[real] < order[layer.o.out]
-        if SIDES[number % 2] == "key":
-            (user,) = delegate.users[real]
-            assert user["xnode_union_type"] == "XNNStaticTranspose"
-            real = user["xnode_union"]["output_id"]
         (product,) = delegate.users[real]
-        assert product["xnode_union_type"] == "XNNBatchMatrixMultiply"
+        assert isinstance(product, XNNBatchMatrixMultiply)
         assert inputs_of(product)[1] == real
 
 
@@ -117,7 +112,8 @@ def test_codes_are_the_nearest_to_rows_over_scales(exported: Exported) -> None:
     for token in tokens[20:]:
         runner.decode(token)
     config = exported.store.config
-    decoder = HeliumDecoder(config, exported.store, CACHE_LEN, StoreParts(exported.store, lambda _: None))
+    load_exporter()
+    decoder = HeliumDecoder(config, exported.store, CACHE_LEN, StoreParts(exported.store))
     shape = (config.num_key_value_heads, CACHE_LEN, config.head_dim)
     past = [torch.zeros(shape) for _ in range(2 * config.num_hidden_layers)]
     with torch.inference_mode():

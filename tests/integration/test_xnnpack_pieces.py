@@ -16,15 +16,10 @@ from tests.helpers.exports import random_tokens
 if importlib.util.find_spec("executorch") is None:
     pytest.skip("executorch is not installed", allow_module_level=True)
 
+from helium_edge.pte.xnnpack_schema import XNNBatchMatrixMultiply, XNNStaticSlice
 from helium_edge.targets.xnnpack.anatomy import Delegate, inputs_of
-from helium_edge.targets.xnnpack.lowering import load_exporter
+from helium_edge.targets.xnnpack.decoder import PIECE_BYTES
 from tests.helpers.xnnpack import XnnpackExport, export_xnnpack, pieces_of, rms_error, xnnpack_recipe
-
-load_exporter()  # quietly, before what imports it
-
-from helium_edge.targets.xnnpack import pieces  # noqa: E402
-
-pytestmark = pytest.mark.slow  # each lowering takes seconds
 
 # Two query heads share a key-value head; scores are far from uniform.
 MODEL: dict[str, Any] = {"seed": 8, "std": 0.2, "num_hidden_layers": 1, "num_key_value_heads": 2}
@@ -51,11 +46,11 @@ def test_every_slot_is_read_once(exported: XnnpackExport) -> None:
     for method, slots in in_pieces(exported).items():
         delegate = Delegate(PteFile(exported.path), method)
         for past in caches(delegate, exported):
-            reads = [node["xnode_union"] for node in delegate.users[past]]
-            spans = sorted((read["offsets"][1], read["offsets"][1] + read["sizes"][1]) for read in reads)
+            reads = delegate.users[past]
+            spans = sorted((read.offsets[1], read.offsets[1] + read.sizes[1]) for read in reads)
             assert [start for start, _ in spans] == [0, *(end for _, end in spans[:-1])]
             assert spans[-1][1] == slots
-            assert all(read["offsets"][0] == read["offsets"][2] == 0 for read in reads)
+            assert all(read.offsets[0] == read.offsets[2] == 0 for read in reads)
 
 
 def test_a_piece_is_used_up_before_the_next_is_read(exported: XnnpackExport) -> None:
@@ -67,27 +62,16 @@ def test_a_piece_is_used_up_before_the_next_is_read(exported: XnnpackExport) -> 
             read = -1
             for node in delegate.users[past]:
                 assert order[id(node)] > read
-                while node["xnode_union_type"] != "XNNBatchMatrixMultiply":
-                    (node,) = delegate.users[node["xnode_union"]["output_id"]]
+                while not isinstance(node, XNNBatchMatrixMultiply):
+                    (node,) = delegate.users[node.output_id]
                     assert len(inputs_of(node)) <= 2
                 read = order[id(node)]
-
-
-def test_no_value_is_left_that_nothing_computes(exported: XnnpackExport) -> None:
-    """XNNPACK gives memory to every value."""
-    for method in in_pieces(exported):
-        delegate = Delegate(PteFile(exported.path), method)
-        used = {value for node in delegate.nodes for value in inputs_of(node)}
-        for node in delegate.nodes:
-            union = node["xnode_union"]
-            used |= {value for name, value in union.items() if name in ("filter_id", "bias_id", "output_id")}
-        assert set(range(len(delegate.values))) <= used
 
 
 def test_a_wide_prefill_is_not_cut(exported: XnnpackExport) -> None:
     delegate = Delegate(PteFile(exported.path), "prefill")
     for past in caches(delegate, exported):
-        assert "XNNStaticSlice" not in {node["xnode_union_type"] for node in delegate.users[past]}
+        assert not any(isinstance(node, XNNStaticSlice) for node in delegate.users[past])
 
 
 def test_it_computes_what_the_whole_does(exported: XnnpackExport) -> None:
@@ -113,11 +97,8 @@ def test_it_computes_what_the_whole_does(exported: XnnpackExport) -> None:
     assert rms_error(np.stack([rows[end] for end in (PREFILL_LEN, 2 * PREFILL_LEN)]), expected) < 1e-3
 
 
-def test_pieces_cover_the_cache() -> None:
-    assert pieces.bounds(2048, 4 * 20 * 128, pieces.PIECE_BYTES) == [*range(0, 2048, 128), 2048]
-    assert pieces.bounds(300, 100, 12_800) == [0, 128, 256, 300]
-    assert pieces.bounds(128, 100, 12_800) == [0, 128]
-    assert pieces.bounds(3, 100, 10) == [0, 1, 2, 3]
+def test_a_piece_of_a_real_model_has_128_slots() -> None:
+    assert PIECE_BYTES // (4 * 20 * 128) == 128
 
 
 def in_pieces(exported: XnnpackExport) -> dict[str, int]:

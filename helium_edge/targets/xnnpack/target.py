@@ -10,7 +10,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+
+import torch
+from torch import Tensor
 
 from helium_edge.bundle import Bundle
 from helium_edge.bundle.kv_scales import read_kv_scales
@@ -19,30 +23,34 @@ from helium_edge.errors import RecipeError
 from helium_edge.model.kv_cache import KvScales
 from helium_edge.model.weights import EMBEDDING
 from helium_edge.pte.builder import ProgramBuilder
-from helium_edge.quant import PlannedWeight, QuantizedStore
+from helium_edge.quant import PlannedWeight, QuantizedStore, QuantizedWeight
 from helium_edge.recipe import Recipe, XnnpackOptions
-from helium_edge.runtime.executorch_library import require_executorch
-from helium_edge.signature import CLASSIFY, CacheSpec, GraphSignature, HeadSignature, cache_spec, head_signature
+from helium_edge.signature import CLASSIFY, CacheSpec, GraphSignature, cache_spec, head_signature
 from helium_edge.targets.artifact import Artifact
 from helium_edge.targets.base import HEAD_STEM, BuiltGraph
 from helium_edge.targets.debug import DebugProgram
 from helium_edge.targets.metadata import head_metadata, metadata_methods
 from helium_edge.targets.xnnpack.method import add_decoder, add_head
-from helium_edge.targets.xnnpack.weights import Weights, stored_bytes
+from helium_edge.targets.xnnpack.weights import Weights, WeightStore, stored_bytes
 
 PROGRAM_FILE = "decoder.pte"
 HEAD_FILE = f"{HEAD_STEM}.pte"
 
-# Measured: a layer of one method, and the rest of a method with the file's own share.
-_GRAPH_BYTES_PER_LAYER = 10_000
-_GRAPH_BYTES = 12_000
-_CACHE_GRAPH_BYTES_PER_LAYER = 2_500
-"""What an int8 cache adds to a layer of one method."""
+# Measured: the graphs of all methods while they are written, by layer.
+_GRAPH_BYTES_PER_LAYER = 4 << 20
 
-# Measured (docs/adr/0012): the exporter's libraries, its copies of the embedding, and a layer in one method.
-_EXPORTER_BYTES = 150 << 20
-_TABLE_COPIES = 3
-_LOWERED_BYTES_PER_LAYER = 3 << 20
+
+@dataclass(frozen=True)
+class _PlannedStore:
+    """Stands for a store whose weights are not there yet."""
+
+    plan: list[PlannedWeight]
+
+    def get(self, name: str) -> QuantizedWeight | Tensor:
+        raise AssertionError(name)
+
+    def vector(self, name: str) -> Tensor:
+        raise AssertionError(name)
 
 
 class XnnpackTarget:
@@ -50,15 +58,10 @@ class XnnpackTarget:
 
     name = "xnnpack"
     runtime = "executorch"
-    libraries = ("executorch", "torch", "torchao")
+    libraries = ("flatbuffers", "torch")
 
     def check(self, config: ModelConfig, recipe: Recipe) -> None:
-        """See `Target.check`; also refuses to start without the packages that `build` needs.
-
-        Raises:
-            MissingDependencyError: executorch is not installed.
-        """
-        require_executorch("an XNNPACK export")
+        """See `Target.check`."""
         shapes = recipe.shapes
         if config.head == "language_model" and shapes.prefill_len >= shapes.cache_len:
             raise RecipeError(
@@ -83,22 +86,13 @@ class XnnpackTarget:
         return cache_spec(config, recipe.shapes.cache_len, "append", batched=False, dtype=recipe.kv_cache)
 
     def plan(self, config: ModelConfig, recipe: Recipe, weights: list[PlannedWeight]) -> list[tuple[str, int]]:
-        """See `Target.plan`."""
-        is_decoder = config.head == "language_model"
-        methods = len(prefill_buckets(recipe)) + len(cache_buckets(recipe)) if is_decoder else 1
-        tables = 4 * config.head_dim * recipe.shapes.cache_len
-        layer = _GRAPH_BYTES_PER_LAYER
-        if is_decoder and recipe.kv_cache == "int8":
-            layer += _CACHE_GRAPH_BYTES_PER_LAYER
-            # For the rows of keys and values, for queries and for the result of attention.
-            tables += 8 * (config.kv_size + config.hidden_size) * config.num_hidden_layers
-        graphs = methods * (layer * config.num_hidden_layers + _GRAPH_BYTES)
-        return [
-            (
-                PROGRAM_FILE if is_decoder else HEAD_FILE,
-                sum(sum(stored_bytes(weight)) for weight in weights) + tables + graphs,
-            )
-        ]
+        """See `Target.plan`; the size is that of the program, made without its data."""
+        scales = None
+        if config.head == "language_model" and recipe.kv_cache == "int8":
+            ones = torch.ones(config.num_key_value_heads, config.head_dim)
+            scales = KvScales((ones,) * config.num_hidden_layers, (ones,) * config.num_hidden_layers)
+        program, graphs = self._program(config, recipe, _PlannedStore(weights), lambda _: None, scales)
+        return [(graphs[0].file, program.planned_size())]
 
     def memory(self, config: ModelConfig, recipe: Recipe, weights: list[PlannedWeight]) -> dict[str, int]:
         """See `Target.memory`; weights count once, as with the backend's weight cache switched on."""
@@ -126,14 +120,11 @@ class XnnpackTarget:
         }
 
     def build_memory(self, config: ModelConfig, recipe: Recipe, weights: list[PlannedWeight]) -> int:  # noqa: ARG002
-        """See `Target.build_memory`; products are streamed, but ExecuTorch copies the embedding around.
-
-        Two methods are lowered, whatever the number of others.
-        """
-        methods = 2 if config.head == "language_model" else 1
-        table = sum(sum(stored_bytes(weight)) for weight in weights if weight.name == EMBEDDING)
-        layers = methods * config.num_hidden_layers * _LOWERED_BYTES_PER_LAYER
-        return _EXPORTER_BYTES + _TABLE_COPIES * table + layers
+        """See `Target.build_memory`: the graphs of all methods."""
+        methods = len(prefill_buckets(recipe)) + len(cache_buckets(recipe))
+        return (
+            (methods if config.head == "language_model" else 1) * config.num_hidden_layers * _GRAPH_BYTES_PER_LAYER
+        )
 
     def build(
         self,
@@ -144,22 +135,31 @@ class XnnpackTarget:
         scales: KvScales | None = None,
     ) -> list[BuiltGraph]:
         """See `Target.build`."""
-        config, program = store.config, ProgramBuilder()
-        weights = Weights(store, program, on_weight, scales)
-        signatures: dict[str, GraphSignature | HeadSignature]
-        if config.head == "language_model":
-            decoders = self._signatures(config, recipe)
-            file, signatures = PROGRAM_FILE, {**decoders}
-            program.metadata(_metadata(config, recipe))
-            for name, signature in decoders.items():
-                add_decoder(program, name, signature, weights, recipe.shapes.cache_len)
-        else:
+        program, graphs = self._program(store.config, recipe, store, on_weight, scales)
+        program.write(folder / graphs[0].file)
+        return graphs
+
+    def _program(
+        self,
+        config: ModelConfig,
+        recipe: Recipe,
+        store: WeightStore,
+        on_weight: Callable[[str], None],
+        scales: KvScales | None,
+    ) -> tuple[ProgramBuilder, list[BuiltGraph]]:
+        """The program, described, and its graphs; its data is made when it is written."""
+        program = ProgramBuilder()
+        weights = Weights(config, store, program, on_weight, scales)
+        if config.head != "language_model":
             head = head_signature(config, recipe.shapes.prefill_len)
-            file, signatures = HEAD_FILE, {CLASSIFY: head}
             program.metadata(head_metadata(config, head.tokens))
             add_head(program, CLASSIFY, head, weights)
-        program.write(folder / file)
-        return [BuiltGraph(file, name, signature) for name, signature in signatures.items()]
+            return program, [BuiltGraph(HEAD_FILE, CLASSIFY, head)]
+        signatures = self._signatures(config, recipe)
+        program.metadata(metadata_methods(config, recipe, cache_buckets(recipe), prefill_buckets(recipe)))
+        for name, signature in signatures.items():
+            add_decoder(program, name, signature, weights, recipe.shapes.cache_len)
+        return program, [BuiltGraph(PROGRAM_FILE, name, signature) for name, signature in signatures.items()]
 
     def debug(self, bundle: Bundle, *, static: bool = False) -> list[DebugProgram]:
         """See `Target.debug`; of several methods, the one for most tokens or with the full cache."""
@@ -221,10 +221,6 @@ def cache_buckets(recipe: Recipe) -> list[int]:
     options = recipe.targets.xnnpack or XnnpackOptions()
     full = recipe.shapes.cache_len
     return [*(slots for slots in options.cache_buckets if slots < full), full]
-
-
-def _metadata(config: ModelConfig, recipe: Recipe) -> dict[str, bool | int | list[int]]:
-    return metadata_methods(config, recipe, cache_buckets(recipe), prefill_buckets(recipe))
 
 
 def _with_slots(graph: GraphSignature, slots: int) -> GraphSignature:

@@ -15,10 +15,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from helium_edge.config import ModelConfig
 from helium_edge.errors import HeliumEdgeError
 from helium_edge.model.kv_cache import KvScales, Side, scale_name
 from helium_edge.model.parts import bias_name
@@ -26,7 +28,7 @@ from helium_edge.model.rope import rope_tables
 from helium_edge.model.weights import EMBEDDING
 from helium_edge.pte.builder import ProgramBuilder
 from helium_edge.pte.xnnpack_schema import Datatype
-from helium_edge.quant import PlannedWeight, QuantizedStore, QuantizedWeight
+from helium_edge.quant import PlannedWeight, QuantizedWeight
 from helium_edge.quant.packing import embedding_4bit_weight, pack_codes
 from helium_edge.recipe import Scheme
 from helium_edge.targets.xnnpack.graph import Matrix
@@ -65,10 +67,28 @@ class Table:
     scales: Constant | None
 
 
+class WeightStore(Protocol):
+    """What `QuantizedStore` gives; a plan needs no more of it than `plan`."""
+
+    @property
+    def plan(self) -> list[PlannedWeight]:
+        """What happens to each matrix."""
+        ...
+
+    def get(self, name: str) -> QuantizedWeight | Tensor:
+        """A matrix; see `QuantizedStore.get`."""
+        ...
+
+    def vector(self, name: str) -> Tensor:
+        """A norm gain or a bias; see `QuantizedStore.vector`."""
+        ...
+
+
 class Weights:
     """The data of one program.
 
     Args:
+        config: The model.
         store: The weights.
         program: Where they go.
         on_weight: Called with the name of each matrix when it is written.
@@ -77,12 +97,13 @@ class Weights:
 
     def __init__(
         self,
-        store: QuantizedStore,
+        config: ModelConfig,
+        store: WeightStore,
         program: ProgramBuilder,
         on_weight: Callable[[str], None],
         scales: KvScales | None = None,
     ) -> None:
-        self.config = store.config
+        self.config = config
         self.scales = scales
         self._store = store
         self._program = program

@@ -154,4 +154,4 @@ def test_memory_of_a_build_grows_with_nodes_and_not_with_weights(
 
     deep = dataclasses.replace(config, num_hidden_layers=64)
     wide = dataclasses.replace(config, intermediate_size=64 * config.intermediate_size)
-    assert estimate(config, few) == estimate(wide, few) < estimate(deep, few) == estimate(deep, many)
+    assert estimate(config, few) == estimate(wide, few) < estimate(deep, few) < estimate(deep, many)
