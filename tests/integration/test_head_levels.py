@@ -20,6 +20,7 @@ from helium_edge.parity.head_graph import HeadGraph, compare_graph
 from helium_edge.parity.heads import HeadReport, ReferenceHead, compare_heads
 from helium_edge.quant import QuantizedStore, QuantizedWeight
 from helium_edge.runtime.tokenizer import Tokenizer
+from helium_edge.targets.xnnpack.method import last_token
 from tests.helpers.heads import (
     HEADS,
     TOKENS,
@@ -136,7 +137,7 @@ def test_helium_tiny(head: str, recipe: str, root: Path, tmp_path: Path, pytestc
     ("recipe", "place", "last"),
     [
         ("onnx-int4", "onnx.decoder", lambda b, _: b.ints(-1)),
-        ("xnnpack-int4", "xnnpack.graph", lambda ids, positions, _: positions.amax(dim=-1)),
+        ("xnnpack-int4", "xnnpack.method", lambda prologue, ids, _: last_token(prologue, ids, None)),
         ("coreml-int4", "coreml.graph", lambda ids, positions, _: positions[-1:]),
     ],
 )

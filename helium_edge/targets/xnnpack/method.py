@@ -76,7 +76,7 @@ def add_head(program: ProgramBuilder, name: str, signature: HeadSignature, weigh
     prologue = _Prologue(method, weights, tokens)
     x = prologue.embed(ids)
     chosen = (
-        prologue.last_token(ids, signature.pad_token_id) if signature.head == "sequence_classification" else None
+        last_token(prologue, ids, signature.pad_token_id) if signature.head == "sequence_classification" else None
     )
 
     decoder = Decoder(method, weights, tokens)
@@ -106,39 +106,39 @@ class _Prologue:
     """Operators in front of a delegate."""
 
     def __init__(self, method: MethodBuilder, weights: Weights, tokens: int) -> None:
-        self._method = method
-        self._weights = weights
-        self._tokens = tokens
+        self.method = method
+        self.weights = weights
+        self.tokens = tokens
 
     def call(
         self, name: str, overload: str, args: list[int], shape: list[int], dtype: torch.dtype = torch.int64
     ) -> int:
         """Call an operator with one result in planned memory."""
-        out = self._method.planned(dtype, shape)
-        self._method.kernel(name, overload, [*args, out, out])
+        out = self.method.planned(dtype, shape)
+        self.method.kernel(name, overload, [*args, out, out])
         return out
 
     def constant(self, constant: Constant) -> int:
         """A constant as a value of the method."""
-        return self._method.constant(constant.index, constant.dtype, constant.shape)
+        return self.method.constant(constant.index, constant.dtype, constant.shape)
 
     def arange(self, length: int, dims: int = 1) -> int:
         """0 to length - 1, int64, as the last of some axes."""
         numbers = torch.arange(length).view(*[1] * (dims - 1), length)
-        return self.constant(self._weights.made(f"arange {length} {dims}", numbers))
+        return self.constant(self.weights.made(f"arange {length} {dims}", numbers))
 
     def as_float(self, flags: int, shape: list[int]) -> int:
         """Truth values as 0 and 1."""
-        args = [flags, self._method.number(False), self._method.number(None)]
+        args = [flags, self.method.number(False), self.method.number(None)]
         return self.call("aten::_to_copy", "out", args, shape, torch.float32)
 
     def embed(self, ids: int) -> int:
         """(1, T) token ids to (T, C) float32."""
-        method, table = self._method, self._weights.embedding()
-        flat = method.view(torch.int64, [self._tokens])
+        method, table = self.method, self.weights.embedding()
+        flat = method.view(torch.int64, [self.tokens])
         # The one operator whose result is no argument of its own twice: it gives another shape of the same memory.
         method.kernel("executorch_prim::et_view", "default", [ids, method.numbers([-1]), flat])
-        shape = [self._tokens, self._weights.config.hidden_size]
+        shape = [self.tokens, self.weights.config.hidden_size]
         rows = self.constant(table.rows)
         if table.scales is None or table.scheme is None:
             args = [rows, flat, method.number(-1), method.number(False), method.number(False)]
@@ -152,25 +152,27 @@ class _Prologue:
 
     def rows(self, table: Constant, positions: int) -> int:
         """Rows (T, D/2) of a table at positions (T,)."""
-        args = [self.constant(table), self._method.number(0), positions]
-        return self.call("aten::index_select", "out", args, [self._tokens, table.shape[1]], torch.float32)
+        args = [self.constant(table), self.method.number(0), positions]
+        return self.call("aten::index_select", "out", args, [self.tokens, table.shape[1]], torch.float32)
 
     def is_place(self, place: int) -> int:
         """(1, 1, T) float32: 1 at a place (1,), else 0."""
-        shape = [1, 1, self._tokens]
-        flags = self.call("aten::eq", "Tensor_out", [self.arange(self._tokens, 3), place], shape, torch.bool)
+        shape = [1, 1, self.tokens]
+        flags = self.call("aten::eq", "Tensor_out", [self.arange(self.tokens, 3), place], shape, torch.bool)
         return self.as_float(flags, shape)
 
-    def last_token(self, ids: int, pad: int | None) -> int:
-        """(1, 1, T) float32: 1 at the token that stands for the text, as in `model.head.last_token`."""
-        method, shape = self._method, [1, self._tokens]
-        if pad is None:
-            last = torch.zeros(1, 1, self._tokens)
-            last[..., -1] = 1.0
-            return self.constant(self._weights.made("last", last))
-        flags = self.call("aten::ne", "Scalar_out", [ids, method.number(pad)], shape, torch.bool)
-        args = [flags, method.number(False), method.number(None)]
-        is_text = self.call("aten::_to_copy", "out", args, shape)
-        places = self.call("aten::mul", "out", [self.arange(self._tokens, 2), is_text], shape)
-        last_place = self.call("aten::amax", "out", [places, method.numbers([1]), method.number(False)], [1])
-        return self.is_place(last_place)
+
+def last_token(prologue: _Prologue, ids: int, pad: int | None) -> int:
+    """(1, 1, T) float32: 1 at the token that stands for the text, as in `model.head.last_token`."""
+    method, tokens = prologue.method, prologue.tokens
+    if pad is None:
+        last = torch.zeros(1, 1, tokens)
+        last[..., -1] = 1.0
+        return prologue.constant(prologue.weights.made("last", last))
+    shape = [1, tokens]
+    flags = prologue.call("aten::ne", "Scalar_out", [ids, method.number(pad)], shape, torch.bool)
+    args = [flags, method.number(False), method.number(None)]
+    is_text = prologue.call("aten::_to_copy", "out", args, shape)
+    places = prologue.call("aten::mul", "out", [prologue.arange(tokens, 2), is_text], shape)
+    args = [places, method.numbers([1]), method.number(False)]
+    return prologue.is_place(prologue.call("aten::amax", "out", args, [1]))
