@@ -27,7 +27,7 @@ from torch import Tensor
 
 from helium_edge.pte import xnnpack_schema as schema
 from helium_edge.pte.builder import ProgramBuilder
-from helium_edge.runtime.executorch_library import load_runtime
+from helium_edge.runtime.executorch_library import load_runtime, open_program
 from helium_edge.targets.xnnpack.graph import GraphBuilder
 
 VARIANTS = ("whole", "transposed", "keys", "values", "int8")
@@ -142,16 +142,15 @@ def show(args: argparse.Namespace, variants: list[Attention]) -> None:
 
 def measure(programs: list[tuple[Attention, Path]], args: argparse.Namespace, *, own: bool) -> list[list[float]]:
     """Seconds of each call of each program; they take turns."""
-    runtime = load_runtime("a benchmark")
     loaded = [
-        (runtime._load_program(str(path)).load_method("forward"), variant.inputs(own=own))
+        (open_program(path, "a benchmark").load_method("forward"), variant.inputs(own=own))
         for variant, path in programs
     ]
     seconds: list[list[float]] = [[] for _ in loaded]
     for turn in range(args.repeats + 1):
         for number, (method, inputs) in enumerate(loaded):
             start = time.perf_counter()
-            method(inputs, clone_outputs=False)
+            method.execute(inputs)
             if turn:
                 seconds[number].append(time.perf_counter() - start)
     return seconds

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from helium_edge.documents import first_line
 from helium_edge.errors import BundleError
 from helium_edge.runtime.executorch_runner import check_shapes, load_methods
 from helium_edge.runtime.heads import Array, padded, real_rows
@@ -31,15 +32,14 @@ class ExecutorchHead:
     def __init__(self, path: Path, method: str, signature: HeadSignature, *, threads: int = 0) -> None:
         self.signature = signature
         self._method = load_methods(path, [method], threads, self)[method]
-        check_shapes(self._method.method_meta(), signature)
+        check_shapes(self._method.metadata, signature)
 
     def run(self, ids: Sequence[int]) -> Array:
         """See `HeadRunner.run`."""
         given = torch.from_numpy(padded(self.signature, ids))
         try:
-            (output,) = self._method([given], clone_outputs=False)
+            (output,) = self._method.execute([given])
         except RuntimeError as error:
-            first = (str(error).splitlines() or [type(error).__name__])[0]
-            raise BundleError(f"ExecuTorch stopped: {first}") from error
+            raise BundleError(f"ExecuTorch stopped: {first_line(error)}") from error
         rows: Array = output.numpy()
         return real_rows(self.signature, rows, ids)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from helium_edge.errors import MissingDependencyError
 from helium_edge.runtime.quiet import quiet
@@ -35,6 +37,18 @@ def load_runtime(purpose: str) -> ModuleType:
         ("executorch.extension.pybindings.portable_lib", "executorch.kernels.quantized"), purpose
     )
     return binding
+
+
+def open_program(path: Path, purpose: str) -> Any:
+    """Open a `.pte` by ExecuTorch's public runtime API; its methods are loaded when they are asked for.
+
+    Raises:
+        MissingDependencyError: executorch is not installed, or it was built for another torch.
+        RuntimeError: The file is no such program; ExecuTorch has printed why.
+    """
+    load_runtime(purpose)
+    (api,) = load_modules(("executorch.runtime",), purpose)
+    return api.Runtime.get().load_program(path, verification=api.Verification.InternalConsistency)
 
 
 def load_modules(names: tuple[str, ...], purpose: str) -> list[ModuleType]:

@@ -19,10 +19,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from helium_edge.documents import first_line
 from helium_edge.errors import BundleError, UsageError
 from helium_edge.runtime.cache_memory import cache_buffers
 from helium_edge.runtime.chunks import DECODE, next_width
-from helium_edge.runtime.executorch_library import load_runtime
+from helium_edge.runtime.executorch_library import load_runtime, open_program
 from helium_edge.runtime.executorch_options import set_weight_cache
 from helium_edge.runtime.quiet import quiet
 from helium_edge.runtime.runner import Logits, check_seek, check_tokens
@@ -153,7 +154,7 @@ class ExecutorchRunner:
             buffer[:, slots] = rows[:, : len(tokens)]
         self._position += len(tokens)
         valid = len(tokens) if self._spec.logits == "all" else 1
-        return logits[0, :valid].copy()
+        return logits[0, :valid]
 
 
 class _Buffers:
@@ -169,7 +170,7 @@ class _Method:
     """One loaded method with its small inputs."""
 
     def __init__(self, method: Any, signature: GraphSignature) -> None:
-        check_shapes(method.method_meta(), signature)
+        check_shapes(method.metadata, signature)
         self._method = method
         self._scalars = {
             spec.role: torch.zeros([int(dim) for dim in spec.shape], dtype=torch.int64)
@@ -178,7 +179,7 @@ class _Method:
         }
 
     def __call__(self, tokens: Sequence[int], position: int, cache: _Buffers) -> tuple[Array, list[Array]]:
-        """Logits and new rows, in memory that the next call overwrites."""
+        """Logits and new rows."""
         ids = self._scalars["tokens"]
         ids[0, : len(tokens)] = torch.tensor(tokens, dtype=torch.int64)
         ids[0, len(tokens) :] = tokens[-1]  # any valid id; what it gives is unused
@@ -186,9 +187,9 @@ class _Method:
         if "last_index" in self._scalars:
             self._scalars["last_index"][0] = len(tokens) - 1
         try:
-            outputs = self._method([*self._scalars.values(), *cache.tensors], clone_outputs=False)
+            outputs = self._method.execute([*self._scalars.values(), *cache.tensors])
         except RuntimeError as error:
-            raise BundleError(f"ExecuTorch stopped: {_first_line(error)}") from error
+            raise BundleError(f"ExecuTorch stopped: {first_line(error)}") from error
         arrays = [output.numpy() for output in outputs]
         return arrays[0], arrays[1:]
 
@@ -223,21 +224,21 @@ def _signature(spec: DecoderSpec, phase: Phase, tokens: int, slots: int) -> Grap
 def load_methods(path: Path, names: Sequence[str], threads: int, runner: object) -> dict[str, Any]:
     """Load methods of a program.
 
-    Only the first of several living runners shares packed weights among its methods: the backend's cache knows a
-    weight by its codes alone and would hand one program the scales of another.
+    Only the first of several living runners shares packed weights among its methods: files of earlier versions
+    name a weight by its codes alone, and the backend's cache would hand one program the scales of another.
     """
-    runtime = load_runtime("running an ExecuTorch bundle")
+    purpose = "running an ExecuTorch bundle"
+    runtime = load_runtime(purpose)
     with _loading:
         _set_threads(runtime, threads)
         shared = not len(_live) and set_weight_cache(enabled=True)
         try:
             with quiet() as noise:
-                checked = runtime.Verification.InternalConsistency
-                program = runtime._load_program(str(path), program_verification=checked)
-                known = {program.get_method_name(index) for index in range(program.num_methods())}
+                program = open_program(path, purpose)
+                known = program.method_names
                 methods = {name: program.load_method(name) for name in names if name in known}
         except RuntimeError as error:
-            detail = noise.last_error() or _first_line(error)
+            detail = noise.last_error() or first_line(error)
             raise BundleError(
                 f"{path.name}: ExecuTorch cannot load the program: {detail}",
                 hint="`helium-edge verify` tells whether the file is damaged",
@@ -267,7 +268,3 @@ def _set_threads(runtime: Any, threads: int) -> None:
                 f"{runtime._threadpool_get_thread_count()}"
             )
         runtime._unsafe_reset_threadpool(threads)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

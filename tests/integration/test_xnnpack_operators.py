@@ -24,7 +24,7 @@ if importlib.util.find_spec("executorch") is None:
 from helium_edge.pte import xnnpack_schema as schema
 from helium_edge.pte.builder import ProgramBuilder
 from helium_edge.pte.xnnpack_schema import BACKEND, Datatype
-from helium_edge.runtime.executorch_library import load_runtime
+from helium_edge.runtime.executorch_library import open_program
 from helium_edge.runtime.quiet import quiet
 from helium_edge.targets.xnnpack.graph import GraphBuilder, Matrix
 
@@ -54,10 +54,8 @@ def run(
 
 
 def execute(path: Path, inputs: Sequence[Tensor]) -> list[Tensor]:
-    runtime = load_runtime("a test")
     with quiet():
-        method = runtime._load_program(str(path)).load_method("forward")
-        return [each.clone() for each in method(list(inputs))]
+        return list(open_program(path, "a test").load_method("forward").execute(list(inputs)))
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:

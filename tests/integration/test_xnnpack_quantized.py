@@ -32,7 +32,7 @@ from tests.helpers.exports import random_tokens
 if importlib.util.find_spec("executorch") is None:
     pytest.skip("executorch is not installed", allow_module_level=True)
 
-from helium_edge.runtime.executorch_library import load_runtime
+from helium_edge.runtime.executorch_library import open_program
 from helium_edge.runtime.xnnpack_program import StoredWeight, XnnpackMethod
 from tests.helpers.xnnpack import OUTSIDE, XnnpackExport, export_xnnpack, rms_error, xnnpack_recipe
 
@@ -212,18 +212,17 @@ def test_a_further_method_is_nearly_free(folder: Path) -> None:
 
 
 def test_metadata(exported: XnnpackExport) -> None:
-    runtime = load_runtime("a test")
-    program = runtime._load_program(str(exported.path))
+    program = open_program(exported.path, "a test")
     config = exported.checkpoint.config
     expected = {
         "get_vocab_size": config.vocab_size, "get_bos_id": 1, "get_max_seq_len": 8, "get_max_context_len": 48,
         "use_kv_cache": True, "use_sdpa_with_kv_cache": False, "enable_dynamic_shape": False,
         "helium_edge_contract": 1, "helium_edge_layers": 2, "helium_edge_logits_all": False,
     }  # fmt: skip
-    assert {name: program.load_method(name)([])[0] for name in expected} == expected
-    assert program.load_method("get_eos_ids")([]) == list(config.eos_token_ids)
+    assert {name: program.load_method(name).execute([])[0] for name in expected} == expected
+    assert program.load_method("get_eos_ids").execute([]) == list(config.eos_token_ids)
     assert exported.program().constants["get_vocab_size"] == (config.vocab_size,)
-    meta = program.method_meta("prefill")
+    meta = program.metadata("prefill")
     assert not any(meta.input_tensor_meta(index).is_memory_planned() for index in range(meta.num_inputs()))
 
 

@@ -17,7 +17,7 @@ from helium_edge.errors import BundleError
 from helium_edge.model.kv_cache import SIDES, KvScales
 from helium_edge.pte.file import PteFile
 from helium_edge.pte.xnnpack_schema import XNNAdd
-from helium_edge.runtime.executorch_library import load_runtime
+from helium_edge.runtime.executorch_library import load_runtime, open_program
 from helium_edge.runtime.quiet import quiet
 from helium_edge.signature import Phase
 from helium_edge.targets.debug import (
@@ -33,6 +33,8 @@ from helium_edge.targets.xnnpack.anatomy import Anatomy, Delegate, dissect, inpu
 from helium_edge.targets.xnnpack.cutting import METHOD, Piecework, write_prologue
 
 Piece = tuple[dict[str, int], dict[str, int]]
+
+PURPOSE = "localisation of an ExecuTorch bundle"
 
 _HELD = 128
 """Calls whose prologue is kept while they go from layer to layer; no caller takes more through at once."""
@@ -71,7 +73,7 @@ class XnnpackDebug:
         self._scales = scales
         self._anatomy = dissect(PteFile(path), method, config)
         self._delegate = self._anatomy.delegate
-        self._runtime = load_runtime("localisation of an ExecuTorch bundle")
+        load_runtime(PURPOSE)
         self._scalars = self._delegate.plan.inputs[: -2 * config.num_hidden_layers]
         self._pasts = self._delegate.plan.inputs[-2 * config.num_hidden_layers :]
         self._prologues: dict[tuple[tuple[int, ...], int], dict[int, Tensor]] = {}
@@ -159,7 +161,7 @@ class XnnpackDebug:
         with tempfile.TemporaryDirectory(prefix="helium-edge-") as folder:
             path = Path(folder) / "piece.pte"
             work.write(path)
-            method = _load_method(self._runtime, path, self.graph)
+            method = _load_method(path, self.graph)
         names = list(work.inputs)
         return _Loaded(
             method, names, [work.dims(name) for name in names], dict(work.arguments), list(work.outputs)
@@ -177,7 +179,7 @@ class XnnpackDebug:
             with tempfile.TemporaryDirectory(prefix="helium-edge-") as folder:
                 path = Path(folder) / "prologue.pte"
                 write_prologue(self._delegate, wanted, list(self._scalars), path)
-                self._prologue = _Loaded(_load_method(self._runtime, path, self.graph), [], [], {}, [])
+                self._prologue = _Loaded(_load_method(path, self.graph), [], [], {}, [])
         ids = torch.full((1, self._tokens), int(call.tokens[-1]))
         ids[0, : len(call.tokens)] = torch.from_numpy(call.tokens)
         scalars = [ids, torch.tensor([call.past_length]), torch.tensor([len(call.tokens) - 1])]
@@ -208,17 +210,16 @@ class _Loaded:
     def run(self, tensors: list[Tensor], where: str) -> list[Array]:
         """Results in order, copied."""
         try:
-            results = self._method(tensors, clone_outputs=True)
+            results = self._method.execute(tensors)
         except RuntimeError as error:
             raise BundleError(f"{where}: ExecuTorch stopped: {first_line(error)}") from error
         return [result.numpy() for result in results]
 
 
-def _load_method(runtime: Any, path: Path, where: str) -> Any:
+def _load_method(path: Path, where: str) -> Any:
     try:
         with quiet() as noise:
-            checked = runtime.Verification.InternalConsistency
-            return runtime._load_program(str(path), program_verification=checked).load_method(METHOD)
+            return open_program(path, PURPOSE).load_method(METHOD)
     except RuntimeError as error:
         detail = noise.last_error() or first_line(error)
         raise BundleError(f"method {where}: ExecuTorch cannot load a piece of it: {detail}") from error
