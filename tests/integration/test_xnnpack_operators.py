@@ -81,14 +81,6 @@ NODES: dict[str, Node] = {
     "slice": (lambda g, x, _: g.slice(x, 1, 1, 3), lambda x, _: x[:, 1:3]),
     "slice of all": (lambda g, x, y: g.add(g.slice(x, 1, 0, 5), y), lambda x, y: x + y),
     "transpose": (lambda g, x, _: g.transpose(x, [2, 0, 1]), lambda x, _: x.permute(2, 0, 1)),
-    "transpose of one": (
-        lambda g, x, _: g.transpose(g.slice(x, 0, 0, 1), [1, 0, 2]),
-        lambda x, _: x[:1].transpose(0, 1),
-    ),
-    "transpose that moves": (
-        lambda g, x, _: g.transpose(g.slice(x, 0, 0, 1), [0, 2, 1]),
-        lambda x, _: x[:1].transpose(1, 2),
-    ),
     "reshape": (lambda g, x, _: g.reshape(x, [15, 4]), lambda x, _: x.reshape(15, 4)),
     "concatenate 2": (lambda g, x, y: g.concatenate([x, y], 1), lambda x, y: torch.cat([x, y], 1)),
     "concatenate 7": (lambda g, x, y: g.concatenate(_seven(x, y), 2), lambda x, y: torch.cat(_seven(x, y), 2)),

@@ -1,1 +1,1 @@
-"""The ExecuTorch targets: one decoder, lowered to XNNPACK or to CoreML, as methods of one `.pte`."""
+"""The XNNPACK target: a `.pte` for ExecuTorch, emitted from config and store."""

@@ -107,7 +107,7 @@ class Decoder:
         heads, kv_heads, dim = config.num_attention_heads, config.num_key_value_heads, config.head_dim
         normed = self.norm(x, layer_name(index, "input_layernorm.weight"))
         qkv = self.linear(normed, [layer_name(index, f"self_attn.{kind}_proj.weight") for kind in "qkv"])
-        qkv = graph.transpose(graph.reshape(qkv, [tokens, heads + 2 * kv_heads, dim]), [1, 0, 2])
+        qkv = self._by_head(qkv, heads + 2 * kv_heads)
         turned = self._rotate(graph.slice(qkv, 0, 0, heads + kv_heads))
         query, key = graph.slice(turned, 0, 0, heads), graph.slice(turned, 0, heads, heads + kv_heads)
         value = graph.slice(qkv, 0, heads + kv_heads, heads + 2 * kv_heads)
@@ -119,12 +119,26 @@ class Decoder:
             )
             query = graph.multiply(query, self.constant(key_scales[1]))
         out = self._attend(graph.reshape(query, [kv_heads, heads // kv_heads * tokens, dim]), (key, value), past)
-        out = graph.transpose(graph.reshape(out, [heads, tokens, dim]), [1, 0, 2])
-        out = graph.reshape(out, [tokens, heads * dim])
+        out = self._by_token(out)
         if value_scales is not None:
             out = graph.multiply(out, self.constant(value_scales[1]))
         x = graph.add(x, self.linear(out, [layer_name(index, "self_attn.o_proj.weight")]))
         return graph.add(x, self._mlp(x, index)), key, value
+
+    def _by_head(self, x: int, heads: int) -> int:
+        """(T, H * D) to (H, T, D); a single token is only reshaped."""
+        graph, dim = self.graph, self.config.head_dim
+        if self._tokens == 1:
+            return graph.reshape(x, [heads, 1, dim])
+        return graph.transpose(graph.reshape(x, [self._tokens, heads, dim]), [1, 0, 2])
+
+    def _by_token(self, x: int) -> int:
+        """(Hkv, G * T, D) to (T, H * D), likewise."""
+        graph, width = self.graph, self.config.num_attention_heads * self.config.head_dim
+        if self._tokens > 1:
+            heads = graph.reshape(x, [self.config.num_attention_heads, self._tokens, self.config.head_dim])
+            x = graph.transpose(heads, [1, 0, 2])
+        return graph.reshape(x, [self._tokens, width])
 
     def _rotate(self, x: int) -> int:
         """RoPE of (H, T, D), half-split: (a, b) -> (a cos - b sin, b cos + a sin)."""

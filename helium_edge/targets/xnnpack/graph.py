@@ -164,11 +164,8 @@ class GraphBuilder:
         return self._add(schema.XNNStaticReshape(len(shape), list(shape), x, self._value(shape)))
 
     def transpose(self, x: int, perm: Sequence[int]) -> int:
-        """Axes in another order; only reshaped where no number moves."""
+        """Axes in another order."""
         shape = [self.shape(x)[axis] for axis in perm]
-        long = [axis for axis in perm if self.shape(x)[axis] > 1]
-        if long == sorted(long):
-            return self.reshape(x, shape)
         return self._add(schema.XNNStaticTranspose(len(perm), list(perm), x, self._value(shape)))
 
     def slice(self, x: int, axis: int, start: int, end: int) -> int:
