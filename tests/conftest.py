@@ -14,9 +14,15 @@ import pytest
 import torch
 
 from tests.helpers.checkpoints import make_checkpoint
+from tests.helpers.cpu_time import pytest_runtest_makereport, pytest_runtest_protocol, pytest_terminal_summary
 from tests.helpers.optimum import pytest_collection_modifyitems
 
-__all__ = ["pytest_collection_modifyitems"]
+__all__ = [
+    "pytest_collection_modifyitems",
+    "pytest_runtest_makereport",
+    "pytest_runtest_protocol",
+    "pytest_terminal_summary",
+]
 
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 

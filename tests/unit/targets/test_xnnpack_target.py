@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from helium_edge.config import ModelConfig
-from helium_edge.errors import MissingDependencyError, RecipeError
+from helium_edge.errors import RecipeError
 from helium_edge.quant import plan_weights
 from helium_edge.recipe import Recipe, XnnpackOptions, load_recipe, parse_recipe
 from helium_edge.targets import load_target
@@ -26,9 +27,8 @@ def config(tmp_path: Path) -> ModelConfig:
 
 
 @pytest.fixture
-def target(monkeypatch: pytest.MonkeyPatch) -> XnnpackTarget:
+def target() -> XnnpackTarget:
     """The target, as if its packages were installed."""
-    monkeypatch.setattr("helium_edge.targets.xnnpack.target.require_executorch", lambda _: None)
     return XnnpackTarget()
 
 
@@ -64,10 +64,12 @@ def test_a_prefill_as_long_as_the_cache_is_refused(target: XnnpackTarget, config
         target.check(config, recipe("xnnpack-fp32", prefill_len=48))
 
 
-def test_a_missing_package_is_named_before_any_work(config: ModelConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_writing_needs_no_executorch(config: ModelConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda *_: None)
-    with pytest.raises(MissingDependencyError, match=r"XNNPACK export .* executorch, .*helium-edge\[executorch\]"):
-        XnnpackTarget().check(config, recipe("xnnpack-fp32"))
+    monkeypatch.setitem(sys.modules, "executorch", None)
+    given = recipe("xnnpack-int4")
+    XnnpackTarget().check(config, given)
+    assert XnnpackTarget().plan(config, given, plan_weights(config, given.quantization))
 
 
 @pytest.mark.parametrize(("name", "dtype"), [("xnnpack-int4", "float32"), ("xnnpack-int4-kv8", "int8")])
