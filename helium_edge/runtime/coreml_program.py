@@ -9,6 +9,7 @@ Source: pytorch/executorch backends/apple/coreml (coreml_preprocess.py, coreml_b
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import json
 import tempfile
 from collections.abc import Mapping
@@ -19,13 +20,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from helium_edge.documents import first_line
 from helium_edge.errors import BundleError, MissingDependencyError
-from helium_edge.runtime.executorch_library import require_executorch
+from helium_edge.mlpackage.flattened_folder import FlattenedFolder
+from helium_edge.pte.builder import DTYPES
+from helium_edge.pte.executorch_schema import DelegateCall, ExecutionPlan, Tensor
+from helium_edge.pte.file import PteFile
 from helium_edge.runtime.quiet import quiet
 
-_REFERENCE = b"CMJR"
-_DTYPES = {"LONG": "int64", "INT": "int32", "HALF": "float16", "FLOAT": "float32"}
-_PURPOSE = "reading a CoreML bundle"
+BACKEND = "CoreMLBackend"
+REFERENCE = b"CMJR"
+"""What the data of a delegate starts with that refers to a package elsewhere in the file."""
+
+_PROGRAM = "model.mlpackage/Data/com.apple.CoreML"
 
 
 @dataclass(frozen=True)
@@ -81,21 +88,13 @@ def read_coreml(path: Path) -> dict[str, CoremlMethod]:
 
     Raises:
         BundleError: Not readable, or a method is not exactly one CoreML delegate.
-        MissingDependencyError: executorch or coremltools is not installed.
+        MissingDependencyError: coremltools is not installed.
     """
-    require_coremltools(_PURPOSE)
-    try:
-        with quiet():
-            serialization = importlib.import_module("executorch.exir._serialize._program")
-            file = serialization.deserialize_pte_binary(path.read_bytes())
-    except Exception as error:  # the reader raises whatever a damaged file makes it meet
-        raise BundleError(
-            f"{path.name}: not readable as an ExecuTorch program: {_first_line(error)}",
-            hint="`helium-edge verify` tells whether the file is damaged",
-        ) from error
+    require_coremltools("reading a CoreML bundle")
+    file = PteFile(path)
     plans = [plan for plan in file.program.execution_plan if plan.delegates or plan.operators]
     packages: dict[str, _Package] = {}
-    return {plan.name: _read_method(path.name, file, plan, packages) for plan in plans}
+    return {plan.name: _read_method(file, plan, packages) for plan in plans}
 
 
 def stored_weights(method: CoremlMethod) -> list[StoredWeight]:
@@ -115,14 +114,13 @@ def stored_weights(method: CoremlMethod) -> list[StoredWeight]:
 
 
 def require_coremltools(purpose: str) -> None:
-    """Refuse early where CoreML programs can be neither written nor read; both packages come with one extra.
+    """Refuse early where CoreML programs can be neither written nor read.
 
     Raises:
-        MissingDependencyError: executorch or coremltools is not installed.
+        MissingDependencyError: coremltools is not installed.
     """
-    require_executorch(purpose)
     if importlib.util.find_spec("coremltools") is None:
-        raise MissingDependencyError("coremltools", extra="executorch", purpose=purpose)
+        raise MissingDependencyError("coremltools", extra="coreml", purpose=purpose)
 
 
 @dataclass(frozen=True)
@@ -132,35 +130,40 @@ class _Package:
     version: int
 
 
-def _read_method(file_name: str, file: Any, plan: Any, packages: dict[str, _Package]) -> CoremlMethod:
-    where = f"{file_name}, method {plan.name}"
+def _read_method(file: PteFile, plan: ExecutionPlan, packages: dict[str, _Package]) -> CoremlMethod:
+    where = f"{file.path.name}, method {plan.name}"
     names = [delegate.id for delegate in plan.delegates] + [operator.name for operator in plan.operators]
-    if names != ["CoreMLBackend"]:
+    if names != [BACKEND]:
         raise BundleError(f"{where}: found {', '.join(names)}; a CoreML method is exactly one CoreML delegate")
-    processed = bytes(file.program.backend_delegate_data[plan.delegates[0].processed.index].data)
-    key, function_name, content = f"inline {plan.name}", "main", processed
-    if processed.startswith(_REFERENCE):
-        reference = json.loads(processed[len(_REFERENCE) :])
-        key, function_name = reference["key"], reference["functionName"]
-        content = _named_data(file, key, where)
-    if key not in packages:
-        packages[key] = _read_package(content, where)
-    package = packages[key]
-    names_of = package.metadata.get("methods", {}).get(plan.name, package.metadata)
-    calls = [instruction.instr_args for chain in plan.chains for instruction in chain.instructions]
-    if len(calls) != 1 or function_name not in package.functions:
-        raise BundleError(f"{where}: it must call the function {function_name} of its package once")
-    split = len(names_of["inputNames"])
-    given, returned = calls[0].args[:split], calls[0].args[split:]
+    key, function_name, content = f"inline {plan.name}", "main", file.delegate(plan)
+    try:
+        if content[: len(REFERENCE)] == REFERENCE:
+            reference = json.loads(bytes(content[len(REFERENCE) :]))
+            key, function_name = reference["key"], reference["functionName"]
+            content = file.named(key)
+        if key not in packages:
+            packages[key] = _read_package(content, where)
+        package = packages[key]
+        names_of = package.metadata.get("methods", {}).get(plan.name, package.metadata)
+        given_names, returned_names = names_of["inputNames"], names_of["outputNames"]
+        (call,) = [instruction.instr_args for chain in plan.chains for instruction in chain.instructions]
+        function = package.functions[function_name]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BundleError(
+            f"{where}: it must call one function of its package once: {first_line(error)}"
+        ) from error
+    if not isinstance(call, DelegateCall):
+        raise BundleError(f"{where}: its instruction is no call of a delegate")
+    given, returned = call.args[: len(given_names)], call.args[len(given_names) :]
     return CoremlMethod(
         name=plan.name,
-        function=package.functions[function_name],
+        function=function,
         specification_version=package.version,
         package=key,
-        inputs=tuple(_tensor_type(plan, index) for index in plan.inputs),
-        outputs=tuple(_tensor_type(plan, index) for index in plan.outputs),
-        arguments=_wiring(names_of["inputNames"], given, plan.inputs, where),
-        results=_wiring(names_of["outputNames"], returned, plan.outputs, where),
+        inputs=tuple(_tensor_type(plan, index, where) for index in plan.inputs),
+        outputs=tuple(_tensor_type(plan, index, where) for index in plan.outputs),
+        arguments=_wiring(given_names, given, plan.inputs, where),
+        results=_wiring(returned_names, returned, plan.outputs, where),
     )
 
 
@@ -171,37 +174,27 @@ def _wiring(names: list[str], values: list[int], caller: list[int], where: str) 
     return tuple((name, caller.index(value)) for name, value in zip(names, values, strict=True))
 
 
-def _tensor_type(plan: Any, index: int) -> TensorType:
-    tensor = plan.values[index].val
-    return TensorType(_DTYPES.get(tensor.scalar_type.name, tensor.scalar_type.name), tuple(tensor.sizes))
+def _tensor_type(plan: ExecutionPlan, index: int, where: str) -> TensorType:
+    tensor = plan.values[index].val if 0 <= index < len(plan.values) else None
+    if not isinstance(tensor, Tensor) or tensor.scalar_type not in DTYPES:
+        raise BundleError(f"{where}: value {index} is no tensor of a known type")
+    return TensorType(str(DTYPES[tensor.scalar_type]).removeprefix("torch."), tuple(tensor.sizes))
 
 
-def _named_data(file: Any, key: str, where: str) -> bytes:
-    entry = file.named_data.pte_data.get(key) if file.named_data else None
-    if entry is None:
-        raise BundleError(f"{where}: the package {key} is not in the file")
-    return bytes(file.named_data.buffers[entry.buffer_index])
-
-
-def _read_package(content: bytes, where: str) -> _Package:
-    """Unfold a flattened package into a temporary folder and load its program, weights included."""
-    with quiet(), tempfile.TemporaryDirectory(prefix="helium-edge-") as folder:
-        native = importlib.import_module("executorch.backends.apple.coreml.executorchcoreml")
-        coremltools = importlib.import_module("coremltools")
+def _read_package(content: memoryview, where: str) -> _Package:
+    """Load the program of a flattened package with its weights, for which the loader wants a file."""
+    with quiet(), tempfile.TemporaryDirectory(prefix="helium-edge-") as scratch:
+        models = importlib.import_module("coremltools.proto.Model_pb2")
         loader = importlib.import_module("coremltools.converters.mil.frontend.milproto.load")
         try:
-            native.unflatten_directory_contents(content, folder)
-            (metadata_file,) = Path(folder).rglob("metadata.json")
-            package = metadata_file.parent / "model.mlpackage"
-            metadata = json.loads(metadata_file.read_text(encoding="utf-8"))
-            specification = coremltools.utils.load_spec(str(package))
+            folder = FlattenedFolder(content)
+            metadata = json.loads(bytes(folder.file("metadata.json")))
+            specification = models.Model.FromString(bytes(folder.file(f"{_PROGRAM}/model.mlmodel")))
+            (Path(scratch) / "weight.bin").write_bytes(folder.file(f"{_PROGRAM}/weights/weight.bin"))
             version = int(specification.specificationVersion)
-            weights = package / "Data" / "com.apple.CoreML" / "weights"
-            program = loader.load(specification, version, str(weights))
+            program = loader.load(specification, version, scratch)
+        except (OSError, MemoryError):
+            raise
         except Exception as error:  # the loader raises whatever a damaged package makes it meet
-            raise BundleError(f"{where}: the CoreML package cannot be read: {_first_line(error)}") from error
+            raise BundleError(f"{where}: the CoreML package cannot be read: {first_line(error)}") from error
     return _Package(metadata, dict(program.functions), version)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

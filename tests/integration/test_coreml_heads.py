@@ -9,16 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-if importlib.util.find_spec("executorch") is None or importlib.util.find_spec("coremltools") is None:
-    pytest.skip("executorch and coremltools are not installed", allow_module_level=True)
+if importlib.util.find_spec("coremltools") is None:
+    pytest.skip("coremltools is not installed", allow_module_level=True)
 
 from helium_edge.errors import BundleError
 from helium_edge.runtime.coreml_head import CoremlHead
 from helium_edge.runtime.coreml_program import read_coreml, stored_weights
+from helium_edge.runtime.quiet import quiet
 from tests.helpers.coreml import rms_error
 from tests.helpers.heads import HEADS, HeadExport, export_head, head_recipe, id_rows, make_head
 
-pytestmark = pytest.mark.slow  # each conversion takes seconds
+with quiet():
+    from helium_edge.targets.coreml.common import slice_axis
 
 TOLERANCE = 5e-3
 """rms(difference) / rms(expected) over all rows, at the checkpoints' std of 0.1: both as for the decoder. The
@@ -32,7 +34,7 @@ def assert_agrees(exported: HeadExport) -> None:
     assert rms_error(np.concatenate(found), np.concatenate(wanted)) <= TOLERANCE
 
 
-# The whole matrix is in test_head_levels.py: a conversion takes ten seconds.
+# The whole matrix is in test_head_levels.py.
 @pytest.mark.parametrize(
     ("name", "recipe"), list(zip(HEADS, ["coreml-fp16", "coreml-int8", "coreml-int4"], strict=True))
 )
@@ -61,7 +63,10 @@ def test_llama_with_biases(tmp_path: Path) -> None:
 
 def test_another_position_would_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The last token of the input, padding or not, is not the one that stands for a text."""
-    monkeypatch.setattr("helium_edge.targets.coreml.graph.last_token", lambda ids, positions, pad: positions[-1:])
+    monkeypatch.setattr(
+        "helium_edge.targets.coreml.decoder.last_token",
+        lambda b, x, signature: slice_axis(b, x, 0, signature.tokens - 1, signature.tokens),
+    )
     folder = make_head(tmp_path / "checkpoint", "HeliumForSequenceClassification", seed=6)
     exported = export_head(folder, head_recipe("coreml-fp16"), tmp_path / "out")
     monkeypatch.undo()

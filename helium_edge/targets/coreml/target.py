@@ -7,38 +7,33 @@ One file, `decoder.pte`, with the methods `prefill` and `decode`. A model that i
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable
 from pathlib import Path
 
 from helium_edge.bundle import Bundle
 from helium_edge.config import ModelConfig
 from helium_edge.errors import RecipeError, UsageError
-from helium_edge.model.decoder import DecoderStack
+from helium_edge.mlpackage.ios import BLOCKS, OLDEST, SHARING
 from helium_edge.model.kv_cache import KvScales
 from helium_edge.quant import PlannedWeight, QuantizedStore
 from helium_edge.recipe import CoremlOptions, Recipe
 from helium_edge.runtime.coreml_program import require_coremltools
-from helium_edge.signature import CLASSIFY, CacheSpec, GraphSignature, Phase, cache_spec, head_signature
+from helium_edge.runtime.quiet import quiet
+from helium_edge.signature import CacheSpec, GraphSignature, HeadSignature, Phase, cache_spec, head_signature
 from helium_edge.targets.artifact import Artifact
 from helium_edge.targets.base import HEAD_STEM, BuiltGraph
-from helium_edge.targets.coreml.graph import CoremlHead, CoremlMethod
-from helium_edge.targets.coreml.lowering import SHARING_IOS, load_converter, lower
-from helium_edge.targets.coreml.parts import HalfParts
 from helium_edge.targets.debug import DebugProgram
 from helium_edge.targets.metadata import head_metadata, metadata_methods
 
 PROGRAM_FILE = "decoder.pte"
 HEAD_FILE = f"{HEAD_STEM}.pte"
 
-_OLDEST_IOS, _BLOCKS_IOS = 17, 18
-"""iOS 18 is the first with int4 in blocks."""
 
 _PHASES: tuple[Phase, ...] = ("prefill", "decode")
 
-# Measured on 2 and 6 layers, for each method.
-_GRAPH_BYTES_PER_LAYER = 25_000
-_GRAPH_BYTES = 12_000
+# Measured on 2, 6 and 24 layers, for each method.
+_GRAPH_BYTES_PER_LAYER = 15_000
+_GRAPH_BYTES = 10_000
 
 
 class CoremlTarget:
@@ -46,13 +41,13 @@ class CoremlTarget:
 
     name = "coreml"
     runtime = "executorch"
-    libraries = ("executorch", "coremltools", "torch", "torchao")
+    libraries = ("coremltools", "flatbuffers", "protobuf", "torch")
 
     def check(self, config: ModelConfig, recipe: Recipe) -> None:
-        """See `Target.check`; also refuses to start without the packages that `build` needs.
+        """See `Target.check`; also refuses to start without the package that `build` needs.
 
         Raises:
-            MissingDependencyError: executorch or coremltools is not installed.
+            MissingDependencyError: coremltools is not installed.
         """
         if recipe.kv_cache == "int8":
             raise RecipeError(
@@ -65,10 +60,10 @@ class CoremlTarget:
                 f"recipe {recipe.name}: prefill_len {shapes.prefill_len} must be below the cache_len "
                 f"{shapes.cache_len} (capped at the model's context of {config.max_position_embeddings})"
             )
-        if _options(recipe).ios == _OLDEST_IOS and _has_blocks(recipe):
+        if _options(recipe).ios == OLDEST and _has_blocks(recipe):
             raise RecipeError(
-                f"recipe {recipe.name}: targets.coreml.ios is {_OLDEST_IOS}, and int4 weights need {_BLOCKS_IOS}",
-                hint=f"set ios: {_BLOCKS_IOS}, or leave it out",
+                f"recipe {recipe.name}: targets.coreml.ios is {OLDEST}, and int4 weights need {BLOCKS}",
+                hint=f"set ios: {BLOCKS}, or leave it out",
             )
 
     def min_runtime(self, config: ModelConfig, recipe: Recipe) -> str | None:  # noqa: ARG002
@@ -84,8 +79,11 @@ class CoremlTarget:
         """See `Target.plan`."""
         is_decoder = config.head == "language_model"
         methods = len(_PHASES) if is_decoder else 1
-        copies = 1 if deployment_target(recipe) >= SHARING_IOS else methods
-        tables = 2 * config.head_dim * recipe.shapes.cache_len
+        copies = 1 if deployment_target(recipe) >= SHARING else methods
+        slots, tokens = recipe.shapes.cache_len, recipe.shapes.prefill_len
+        # RoPE, and the masks over the cache and over the new tokens.
+        group = config.num_attention_heads // config.num_key_value_heads
+        tables = 2 * (config.head_dim + 4) * slots + 2 * group * tokens**2
         graphs = methods * (_GRAPH_BYTES_PER_LAYER * config.num_hidden_layers + _GRAPH_BYTES)
         stored = sum(_stored_bytes(weight) for weight in weights)
         return [(PROGRAM_FILE if is_decoder else HEAD_FILE, copies * (stored + tables) + graphs)]
@@ -109,9 +107,9 @@ class CoremlTarget:
         }
 
     def build_memory(self, config: ModelConfig, recipe: Recipe, weights: list[PlannedWeight]) -> int:
-        """See `Target.build_memory`: the codes, a byte each, or float16; the converter's copies come on top."""
-        del config, recipe
-        return sum((1 if weight.scheme else 2) * math.prod(weight.shape) for weight in weights)
+        """See `Target.build_memory`: weights are written one by one."""
+        del config, recipe, weights
+        return 0
 
     def build(
         self,
@@ -125,34 +123,24 @@ class CoremlTarget:
 
         Raises:
             CheckpointError: A weight cannot be held in float16.
-            HeliumEdgeError: The conversion stopped, or left an operator outside CoreML.
         """
-        load_converter()
-        stack = DecoderStack(store.config, HalfParts(store, on_weight))
-        ios = deployment_target(recipe)
+        with quiet():  # coremltools takes seconds, and writes what it misses
+            from helium_edge.targets.coreml.export import write_program
+
+        ios, shapes = deployment_target(recipe), recipe.shapes
+        signatures: list[GraphSignature | HeadSignature]
         if store.config.head != "language_model":
-            head = head_signature(store.config, recipe.shapes.prefill_len)
-            facts = head_metadata(store.config, head.tokens)
-            program = lower({CLASSIFY: CoremlHead(stack, head)}, facts, ios=ios, scratch=folder)
-            with (folder / HEAD_FILE).open("wb") as file:
-                program.write_to_file(file)
-            return [BuiltGraph(HEAD_FILE, CLASSIFY, head)]
-        cache = self.cache(store.config, recipe)
-        tokens = {"prefill": recipe.shapes.prefill_len, "decode": 1}
-        signatures = {
-            phase: GraphSignature(
-                phase, tokens[phase], store.config.vocab_size, cache, recipe.logits, index_dtype="int64"
-            )
-            for phase in _PHASES
-        }
-        methods: dict[str, CoremlMethod] = {
-            phase: CoremlMethod(stack, signature) for phase, signature in signatures.items()
-        }
-        constants = metadata_methods(store.config, recipe, [recipe.shapes.cache_len], [recipe.shapes.prefill_len])
-        program = lower(methods, constants, ios=ios, scratch=folder)
-        with (folder / PROGRAM_FILE).open("wb") as file:
-            program.write_to_file(file)
-        return [BuiltGraph(PROGRAM_FILE, phase, signature) for phase, signature in signatures.items()]
+            file, signatures = HEAD_FILE, [head_signature(store.config, shapes.prefill_len)]
+            facts = head_metadata(store.config, shapes.prefill_len)
+        else:
+            file, cache = PROGRAM_FILE, self.cache(store.config, recipe)
+            signatures = [
+                GraphSignature(phase, tokens, store.config.vocab_size, cache, recipe.logits, index_dtype="int64")
+                for phase, tokens in zip(_PHASES, (shapes.prefill_len, 1), strict=True)
+            ]
+            facts = metadata_methods(store.config, recipe, [shapes.cache_len], [shapes.prefill_len])
+        write_program(store, signatures, facts, ios, folder / file, on_weight)
+        return [BuiltGraph(file, signature.phase, signature) for signature in signatures]
 
     def debug(self, bundle: Bundle, *, static: bool = False) -> list[DebugProgram]:
         """See `Target.debug`; Apple's kernels do not run here, so that there is nothing to look into."""
@@ -172,7 +160,7 @@ def deployment_target(recipe: Recipe) -> int:
     chosen = _options(recipe).ios
     if chosen is not None:
         return chosen
-    return _BLOCKS_IOS if _has_blocks(recipe) else _OLDEST_IOS
+    return BLOCKS if _has_blocks(recipe) else OLDEST
 
 
 def _options(recipe: Recipe) -> CoremlOptions:

@@ -72,7 +72,7 @@ def test_a_prefill_as_long_as_the_cache_is_refused(target: CoremlTarget, config:
 
 def test_missing_packages_are_named_before_any_work(config: ModelConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda *_: None)
-    with pytest.raises(MissingDependencyError, match=r"CoreML export .* executorch, .*helium-edge\[executorch\]"):
+    with pytest.raises(MissingDependencyError, match=r"CoreML export .* coremltools, .*helium-edge\[coreml\]"):
         CoremlTarget().check(config, recipe("coreml-fp16"))
 
 
