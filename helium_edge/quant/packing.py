@@ -10,8 +10,10 @@ MatMulNBits (ONNX Runtime)
     (N, ceil(blocks/2)) uint8, absent when symmetric.
 GatherBlockQuantized (ONNX Runtime)
     (V, H*bits/8) uint8: the layout `codes`; scales and zero points as MatMulNBits.
+CoreML INT4
+    the codes (N, K), flattened, as two's complement nibbles; an odd count is padded with 0 at the end.
 ONNX INT4, UINT4 (standard)
-    the transposed codes [K, N], flattened, as two's complement nibbles; an odd count is padded with 0 at the end.
+    the same of the transposed codes [K, N].
 embedding_4bit (ExecuTorch)
     (V, H/2) uint8: code + 8 in nibbles, but the one with the even index in the high nibble.
 
@@ -171,6 +173,23 @@ def read_embedding_4bit(data: torch.Tensor, scheme: Scheme) -> torch.Tensor:
     return unpack_codes(_swap_nibbles(data), scheme, 2 * data.shape[-1])
 
 
+def int4_rows(values: torch.Tensor) -> torch.Tensor:
+    """Data of a CoreML INT4 constant: flattened, packed.
+
+    Args:
+        values: int8 of any shape in [-8, 7], or in [0, 15] for unsigned types.
+
+    Returns:
+        (ceil(n / 2),) uint8 for n values.
+    """
+    return pack_nibbles(values.reshape(-1).view(torch.uint8) & 0xF)
+
+
+def read_int4_rows(data: torch.Tensor, count: int) -> torch.Tensor:
+    """Undo `int4_rows` of signed values: (ceil(count / 2),) uint8 -> (count,) int8."""
+    return (unpack_nibbles(data.reshape(-1), count).view(torch.int8) ^ 8) - 8  # sign extension
+
+
 def onnx_int4_columns(codes: torch.Tensor) -> torch.Tensor:
     """Raw data of an ONNX INT4 tensor [K, N] (UINT4 for codes 0..15): transposed, flattened, packed.
 
@@ -180,14 +199,13 @@ def onnx_int4_columns(codes: torch.Tensor) -> torch.Tensor:
     Returns:
         (ceil(N*K / 2),) uint8.
     """
-    return pack_nibbles(codes.t().reshape(-1).view(torch.uint8) & 0xF)
+    return int4_rows(codes.t())
 
 
 def read_onnx_int4_columns(data: torch.Tensor, *, rows: int, columns: int, signed: bool) -> torch.Tensor:
     """Undo `onnx_int4_columns`: raw uint8 data -> (N, K) int8, N = `rows`, K = `columns`."""
-    values = unpack_nibbles(data.reshape(-1), rows * columns).view(torch.int8)
-    if signed:
-        values = (values ^ 8) - 8  # sign extension
+    count = rows * columns
+    values = read_int4_rows(data, count) if signed else unpack_nibbles(data.reshape(-1), count).view(torch.int8)
     return values.view(columns, rows).t().contiguous()
 
 

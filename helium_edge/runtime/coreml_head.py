@@ -25,7 +25,7 @@ class CoremlHead:
 
     Raises:
         BundleError: The file cannot be read, or its method is not that of the signature.
-        MissingDependencyError: executorch or coremltools is not installed.
+        MissingDependencyError: coremltools is not installed.
     """
 
     evaluated_by = CoremlRunner.evaluated_by

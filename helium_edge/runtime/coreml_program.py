@@ -97,20 +97,26 @@ def read_coreml(path: Path) -> dict[str, CoremlMethod]:
     return {plan.name: _read_method(file, plan, packages) for plan in plans}
 
 
+def stored_weight(operation: Any) -> StoredWeight:
+    """The quantized weight that a `constexpr` operator dequantizes.
+
+    Raises:
+        BundleError: It is of a kind that we do not write.
+    """
+    values = {name: argument.val for name, argument in operation.inputs.items()}
+    if operation.op_type == "constexpr_blockwise_shift_scale":
+        return StoredWeight(values["data"], values["scale"], values.get("offset"))
+    if operation.op_type == "constexpr_affine_dequantize":
+        points = np.asarray(values["zero_point"]).reshape(-1, 1)
+        scales = np.asarray(values["scale"]).reshape(-1, 1)
+        return StoredWeight(values["quantized_data"], scales, points if points.any() else None)
+    raise BundleError(f"weights of the CoreML type {operation.op_type} are not known to this version")
+
+
 def stored_weights(method: CoremlMethod) -> list[StoredWeight]:
     """The quantized weights that a method reads, in the order in which it first reads them."""
-    found = []
-    for operation in method.function.operations:
-        if not operation.op_type.startswith("constexpr_"):
-            continue
-        values = {name: argument.val for name, argument in operation.inputs.items()}
-        if operation.op_type == "constexpr_blockwise_shift_scale":
-            found.append(StoredWeight(values["data"], values["scale"], values.get("offset")))
-        elif operation.op_type == "constexpr_affine_dequantize":
-            points = np.asarray(values["zero_point"]).reshape(-1, 1)
-            scales = np.asarray(values["scale"]).reshape(-1, 1)
-            found.append(StoredWeight(values["quantized_data"], scales, points if points.any() else None))
-    return found
+    operations = method.function.operations
+    return [stored_weight(operation) for operation in operations if operation.op_type.startswith("constexpr_")]
 
 
 def require_coremltools(purpose: str) -> None:

@@ -46,7 +46,7 @@ class CoremlRunner:
 
     Raises:
         BundleError: The file cannot be read, or is not what `spec` says.
-        MissingDependencyError: executorch or coremltools is not installed.
+        MissingDependencyError: coremltools is not installed.
         ResourceError: Not enough memory for the cache.
     """
 

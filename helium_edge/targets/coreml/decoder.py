@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from helium_edge.config import ModelConfig
 from helium_edge.mlpackage.builder import FunctionBuilder, Value
 from helium_edge.mlpackage.weights_file import WeightsFile
 from helium_edge.model.decoder import causal_mask
+from helium_edge.model.kv_cache import SIDES
 from helium_edge.model.rope import rope_tables
 from helium_edge.signature import (
     INPUT_IDS,
@@ -49,8 +50,6 @@ MASKED = -3e4
 
 Rope = tuple[Value | Table, Value | Table]
 """cos and sin at the positions of the tokens, each (T, D/2)."""
-
-_SIDES: tuple[Literal["key"], Literal["value"]] = ("key", "value")
 
 
 def build_function(
@@ -162,7 +161,7 @@ def _attention(
     tokens, dim = qkv.shape[0], config.head_dim
     heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
     rows, every = heads // kv_heads * tokens, heads + 2 * kv_heads
-    names = [None if on_past is None else new_name(layer, side) for side in _SIDES]
+    names = [None if on_past is None else new_name(layer, side) for side in SIDES]
     apart = b.op("transpose", (every, tokens, dim), x=reshape(b, qkv, (tokens, every, dim)), perm=[1, 0, 2])
     # Queries and keys turn alike: one rotation for both.
     turned = _rotate(b, slice_axis(b, apart, 0, 0, heads + kv_heads), rope)
@@ -182,7 +181,7 @@ def _attention(
     if on_past is None:
         out = product(b.op("softmax", on_new.shape, x=on_new, axis=-1), value, dim, transposed=False)
     else:
-        past_key, past_value = (b.inputs[past_name(layer, side)] for side in _SIDES)
+        past_key, past_value = (b.inputs[past_name(layer, side)] for side in SIDES)
         slots = past_key.shape[1]
         scores = product(query, past_key, slots, transposed=True)
         scores = concat(b, [b.op("add", scores.shape, x=scores, y=on_past), on_new])

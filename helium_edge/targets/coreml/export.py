@@ -14,12 +14,14 @@ import torch
 from helium_edge.mlpackage.ios import SHARING, SPECIFICATIONS
 from helium_edge.mlpackage.package import Function, write_package
 from helium_edge.mlpackage.weights_file import WeightsFile
-from helium_edge.pte.builder import Metadata, ProgramBuilder
+from helium_edge.pte.builder import Metadata, NamedData, ProgramBuilder
 from helium_edge.quant import QuantizedStore
 from helium_edge.runtime.coreml_program import BACKEND, REFERENCE
 from helium_edge.signature import GraphSignature, HeadSignature
 from helium_edge.targets.coreml.decoder import build_function
 from helium_edge.targets.coreml.packed import Packer
+
+_DTYPES = {"int64": torch.int64, "float16": torch.float16, "float32": torch.float32}
 
 
 def write_program(
@@ -54,55 +56,36 @@ def write_program(
             }
         program = ProgramBuilder()
         program.metadata(dict(sorted(facts.items())))
+        shared: NamedData | None = None
         if len(functions) > 1 and ios >= SHARING:
-            _share_package(program, weights, functions, ios)
-        else:
-            for method, function in functions.items():
-                _add_method(program, method, function, ios, _own_package(weights, method, function, ios))
+            content = torch.from_numpy(np.asarray(write_package(weights, functions, ios)))
+            (shared,) = program.named({"coreml_": len(content)}, lambda: [content])
+        for method, function in functions.items():
+
+            def make(method: str = method, function: Function = function) -> bytes:
+                if shared is None:  # mapped, not copied; all that is done with it can be done with bytes
+                    return cast("bytes", write_package(weights, {method: function}, ios))
+                reference = {"version": 1, "key": shared.key, "functionName": method}
+                return REFERENCE + json.dumps(reference).encode("utf-8")
+
+            _add_method(program, function.signature, ios, make)
         program.write(path)
 
 
-def _share_package(
-    program: ProgramBuilder, weights: WeightsFile, functions: Mapping[str, Function], ios: int
-) -> None:
-    """One package in the named data, to which the methods refer."""
-    package = write_package(weights, functions, ios)
-    content = torch.from_numpy(np.asarray(package))
-    (named,) = program.named({"coreml_": len(package)}, lambda: [content])
-    for method, function in functions.items():
-
-        def refer(method: str = method) -> bytes:
-            reference = {"version": 1, "key": named.key, "functionName": method}
-            return REFERENCE + json.dumps(reference).encode("utf-8")
-
-        _add_method(program, method, function, ios, refer)
-
-
-def _own_package(weights: WeightsFile, method: str, function: Function, ios: int) -> Callable[[], bytes]:
-    """Give a package of one function; it takes the place of that of the method before."""
-    # Mapped, not copied; all that is done with it can be done with bytes.
-    return lambda: cast("bytes", write_package(weights, {method: function}, ios))
-
-
 def _add_method(
-    program: ProgramBuilder, name: str, function: Function, ios: int, make: Callable[[], bytes]
+    program: ProgramBuilder, signature: GraphSignature | HeadSignature, ios: int, make: Callable[[], bytes]
 ) -> None:
-    method = program.method(name)
-    signature = function.signature
-    inputs = [method.input(_dtype(spec.dtype), _shape(spec.shape)) for spec in signature.inputs()]
-    outputs = [method.output(_dtype(spec.dtype), _shape(spec.shape)) for spec in signature.outputs()]
+    """A method that hands everything to one delegate."""
+    method = program.method(signature.phase)
+    args = [
+        add(_DTYPES[spec.dtype], [int(dim) for dim in spec.shape])
+        for add, specs in ((method.input, signature.inputs()), (method.output, signature.outputs()))
+        for spec in specs
+    ]
     notes = {
         "compute_units": b"all",
         "min_deployment_target": str(SPECIFICATIONS[ios]).encode(),
         "model_compute_precision": b"float16",
         "model_type": b"model",  # compiled on the phone; only macOS could compile it here
     }
-    method.delegate(BACKEND, make, [*inputs, *outputs], notes)
-
-
-def _dtype(name: str) -> torch.dtype:
-    return {"int64": torch.int64, "float16": torch.float16, "float32": torch.float32}[name]
-
-
-def _shape(shape: tuple[int | str, ...]) -> list[int]:
-    return [int(dim) for dim in shape]
+    method.delegate(BACKEND, make, args, notes)

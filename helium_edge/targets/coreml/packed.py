@@ -17,6 +17,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,7 +28,7 @@ from helium_edge.mlpackage.weights_file import Blob, WeightsFile
 from helium_edge.model.parts import stacked_bias
 from helium_edge.model.weights import EMBEDDING, FINAL_NORM, head_name, layer_name
 from helium_edge.quant import QuantizedStore, QuantizedWeight, dequantize
-from helium_edge.quant.packing import pack_nibbles
+from helium_edge.quant.packing import int4_rows
 from helium_edge.quant.parallel import map_rows
 
 # Rounding to float16 costs 2e-4 rms where nothing is subnormal; ten times that is no longer the same weight.
@@ -39,14 +40,12 @@ class PackedMatrix:
     """The embedding, or one or more projections of one input over each other: (N, K).
 
     Args:
-        name: Of its constants.
         weight: Integers, or float16 where `scales` is None.
         scales: (N, G) float16; (N,) below iOS 18.
         points: Zero points, shaped as the scales; below iOS 18 always there.
         bias: (N,) float16, of zeros where the model has none; None for the embedding.
     """
 
-    name: str
     weight: Blob
     scales: Blob | None
     points: Blob | None
@@ -128,8 +127,7 @@ class Packer:
     def _matrix(self, names: Sequence[str], *, has_bias: bool) -> PackedMatrix:
         planned = [self._plan[name] for name in names]
         scheme, shape = planned[0].scheme, (sum(each.shape[0] for each in planned), planned[0].shape[1])
-        scales: list[Tensor] = []
-        points: list[Tensor] = []
+        scales, points = list[Tensor](), list[Tensor]()
         parts = (part for name in names for part in self._parts(name, scales, points))
         weight = self._file.add(parts, "float16" if scheme is None else f"int{scheme.bits}", shape)
         packed_scales = packed_points = None
@@ -138,11 +136,11 @@ class Packer:
             form = stacked.shape if self._ios >= BLOCKS else shape[:1]
             packed_scales = self._file.add([stacked], "float16", tuple(form))
             if points:
-                packed_points = self._file.add([_nibbles(torch.cat(points))], weight.dtype, tuple(form))
+                packed_points = self._file.add([int4_rows(torch.cat(points))], weight.dtype, tuple(form))
             elif self._ios < BLOCKS:
                 packed_points = self._file.add([torch.zeros(form, dtype=torch.int8)], weight.dtype, tuple(form))
         bias = self._bias(names, shape[0]) if has_bias else None
-        return PackedMatrix(names[0].removesuffix(".weight"), weight, packed_scales, packed_points, bias)
+        return PackedMatrix(weight, packed_scales, packed_points, bias)
 
     def _parts(self, name: str, scales: list[Tensor], points: list[Tensor]) -> Iterator[Tensor]:
         """The bytes of one matrix; its scales and zero points are appended to the lists."""
@@ -152,10 +150,11 @@ class Packer:
             yield weight.to(torch.float16)
         else:
             scales.append(weight.scales.to(torch.float16))
-            if weight.zero_points is not None:
-                points.append(_signed(weight, weight.zero_points))
-            codes = _signed(weight, weight.codes)
-            yield _nibbles(codes) if weight.scheme.bits == 4 else codes
+            codes = weight.codes
+            if weight.zero_points is not None:  # CoreML's types are signed: both move from [0, 15] to [-8, 7]
+                points.append(weight.zero_points - 8)
+                codes = codes - 8
+            yield int4_rows(codes) if weight.scheme.bits == 4 else codes
         self._on_weight(name)
 
     def _bias(self, names: Sequence[str], rows: int) -> Blob:
@@ -172,22 +171,11 @@ class Packer:
         return self._file.add([vector.to(torch.float16)], "float16", tuple(vector.shape))
 
 
-def _signed(weight: QuantizedWeight, values: Tensor) -> Tensor:
-    """Codes or zero points as CoreML's signed types hold them: asymmetric ones move from [0, 15] to [-8, 7]."""
-    return values if weight.scheme.symmetric else values - 8
-
-
-def _nibbles(values: Tensor) -> Tensor:
-    """Values in [-8, 7], two a byte: two's complement, the one with the even index in the low nibble."""
-    return pack_nibbles(values.reshape(-1).view(torch.uint8) & 0xF)
-
-
-@dataclass(frozen=True)
-class _Rounding:
-    """What float16 does to some rows: their largest value, whether all stay finite, and sums of squares."""
+class _Rounding(NamedTuple):
+    """What float16 does to some rows: their largest value before and after, and sums of squares."""
 
     peak: float
-    finite: bool
+    half_peak: float
     noise: float
     signal: float
 
@@ -208,16 +196,14 @@ def check_half(name: str, weight: QuantizedWeight | Tensor) -> None:
     else:
         found = map_rows(lambda chunk: _quantized_rounding(weight, chunk), *weight.shape)
     peak = max(part.peak for part in found)
-    if not all(part.finite for part in found):
-        raise CheckpointError(
-            f"tensor {name}: the largest value is {peak:g}; CoreML runs in float16, which ends at 65504",
-            hint="export this model for another target",
-        )
-    if sum(part.noise for part in found) > _LARGEST_ROUNDING**2 * sum(part.signal for part in found):
-        raise CheckpointError(
-            f"tensor {name}: its values, {peak:g} at most, are too small for float16, in which CoreML runs",
-            hint="export this model for another target",
-        )
+    noise, signal = sum(part.noise for part in found), sum(part.signal for part in found)
+    trouble = None
+    if not all(math.isfinite(part.half_peak) for part in found):
+        trouble = f"the largest value is {peak:g}; CoreML runs in float16, which ends at 65504"
+    elif noise > _LARGEST_ROUNDING**2 * signal:
+        trouble = f"its values, {peak:g} at most, are too small for float16, in which CoreML runs"
+    if trouble is not None:
+        raise CheckpointError(f"tensor {name}: {trouble}", hint="export this model for another target")
 
 
 def _quantized_rounding(weight: QuantizedWeight, rows: slice) -> _Rounding:
@@ -232,12 +218,9 @@ def _quantized_rounding(weight: QuantizedWeight, rows: slice) -> _Rounding:
 
 def _rounding(exact: Tensor, given: Tensor) -> _Rounding:
     """Compare with what becomes of `given` in float16."""
-    peak = float(exact.abs().max())
     half = given.to(torch.float16).to(torch.float32)
-    if not math.isfinite(float(half.abs().max())):
-        return _Rounding(peak, finite=False, noise=0.0, signal=0.0)
-    if peak == 0.0:
-        return _Rounding(peak, finite=True, noise=0.0, signal=0.0)
+    peak = float(exact.abs().max())
     # Divided by the peak, so that squares of small weights do not vanish; outside they are float64.
-    noise = float((half / peak - exact / peak).square().sum())
-    return _Rounding(peak, True, noise * peak**2, float((exact / peak).square().sum()) * peak**2)
+    unit = peak or 1.0
+    noise, signal = (half / unit - exact / unit).square().sum(), (exact / unit).square().sum()
+    return _Rounding(peak, float(half.abs().max()), float(noise) * peak**2, float(signal) * peak**2)

@@ -19,7 +19,7 @@ from helium_edge.config import ModelConfig
 from helium_edge.errors import BundleError
 from helium_edge.model.parts import bias_name
 from helium_edge.model.weights import EMBEDDING, FINAL_NORM, HEAD, layer_name
-from helium_edge.runtime.coreml_program import CoremlMethod, read_coreml
+from helium_edge.runtime.coreml_program import CoremlMethod, read_coreml, stored_weight
 from helium_edge.targets.artifact import (
     Artifact,
     StoredCodes,
@@ -53,7 +53,7 @@ class CoremlArtifact(Artifact):
 
     Raises:
         BundleError: The file is not readable, or a method is not built as ours are.
-        MissingDependencyError: executorch or coremltools is not installed.
+        MissingDependencyError: coremltools is not installed.
     """
 
     def __init__(self, path: Path, config: ModelConfig) -> None:
@@ -176,23 +176,14 @@ def _read_vector(variable: Any, rows: slice) -> Tensor:
 
 
 def _read_matrix(variable: Any, rows: slice) -> StoredCodes | Tensor:
-    operation = variable.op
-    if operation.op_type == "const":
+    if variable.op.op_type == "const":
         return torch.from_numpy(np.asarray(variable.val)[rows].astype(np.float32))
-    values = {name: argument.val for name, argument in operation.inputs.items()}
-    if operation.op_type == "constexpr_affine_dequantize":
-        data, scale, points = values["quantized_data"], values["scale"], values["zero_point"]
-        points = None if not np.any(points) else np.asarray(points).reshape(-1, 1)
-        scale = np.asarray(scale).reshape(-1, 1)
-    elif operation.op_type == "constexpr_blockwise_shift_scale":
-        data, scale, points = values["data"], values["scale"], values.get("offset")
-    else:
-        raise BundleError(f"weights of the CoreML type {operation.op_type} are not known to this version")
-    codes = torch.from_numpy(np.asarray(data)[rows].astype(np.int8))
-    scales = torch.from_numpy(np.asarray(scale)[rows].astype(np.float32))
-    if points is None:
-        return StoredCodes(4 if _code_type(operation) == "int4" else 8, codes, scales)
-    zeros = torch.from_numpy(np.asarray(points)[rows].astype(np.int8))
+    weight = stored_weight(variable.op)
+    codes = torch.from_numpy(np.asarray(weight.codes)[rows].astype(np.int8))
+    scales = torch.from_numpy(np.asarray(weight.scales)[rows].astype(np.float32))
+    if weight.zero_points is None:
+        return StoredCodes(4 if _code_type(variable.op) == "int4" else 8, codes, scales)
+    zeros = torch.from_numpy(np.asarray(weight.zero_points)[rows].astype(np.int8))
     # Codes and zero points of asymmetric weights were moved from [0, 15] to [-8, 7].
     return StoredCodes(4, codes + 8, scales, zeros + 8)
 

@@ -9,6 +9,7 @@ from helium_edge.quant import QuantizedWeight
 from helium_edge.quant.methods import METHODS
 from helium_edge.quant.packing import (
     gather_block_weight,
+    int4_rows,
     matmul_nbits_scales,
     matmul_nbits_weight,
     matmul_nbits_zero_points,
@@ -16,6 +17,7 @@ from helium_edge.quant.packing import (
     pack_codes,
     pack_nibbles,
     read_gather_block,
+    read_int4_rows,
     read_matmul_nbits,
     read_onnx_int4_columns,
     unpack_codes,
@@ -125,6 +127,18 @@ def test_onnx_columns_with_an_odd_count_end_in_a_zero_nibble() -> None:
     codes = torch.tensor([[-8, -1, 3], [7, 5, -2], [0, 1, 2]], dtype=torch.int8)
     # Transposed: -8 7 0 | -1 5 1 | 3 -2 2, rows running on across bytes.
     assert onnx_int4_columns(codes).tolist() == [0x78, 0xF0, 0x15, 0xE3, 0x02]
+
+
+@given(st.lists(st.integers(-8, 7), min_size=1, max_size=40))
+def test_int4_rows_round_trip(values: list[int]) -> None:
+    codes = torch.tensor(values, dtype=torch.int8)
+    assert read_int4_rows(int4_rows(codes), len(values)).tolist() == values
+
+
+def test_int4_rows_byte_by_byte() -> None:
+    """Row by row; two's complement, the even index in the low nibble, and 0 after the last of an odd count."""
+    codes = torch.tensor([[-8, 7, 0], [-1, 5, 1], [3, -2, 2]], dtype=torch.int8)
+    assert int4_rows(codes).tolist() == [0x78, 0xF0, 0x15, 0xE3, 0x02]
 
 
 def test_zero_points_of_odd_block_counts() -> None:
