@@ -26,8 +26,8 @@ needs_executorch = pytest.mark.skipif(
     importlib.util.find_spec("executorch") is None, reason="executorch is not installed"
 )
 needs_coreml = pytest.mark.skipif(
-    importlib.util.find_spec("coremltools") is None or importlib.util.find_spec("executorch") is None,
-    reason="coremltools or executorch is not installed",
+    importlib.util.find_spec("coremltools") is None,
+    reason="coremltools is not installed",
 )
 
 BIASES = {"attention_bias": True, "mlp_bias": True}

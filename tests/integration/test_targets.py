@@ -130,11 +130,23 @@ def test_greedy_texts_agree_until_a_near_tie(exports: tuple[dict[str, ExportResu
             break
 
 
-@pytest.mark.parametrize("target", ["executorch", "xnnpack", "coreml"])
+@pytest.mark.parametrize(
+    ("target", "package", "extra"),
+    [
+        ("executorch", "executorch", "executorch"),
+        ("xnnpack", "executorch", "executorch"),
+        ("coreml", "coremltools", "coreml"),
+    ],
+)
 def test_without_the_extra_the_pip_command_is_shown(
-    target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    target: str,
+    package: str,
+    extra: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setitem(sys.modules, "executorch", None)
+    monkeypatch.setitem(sys.modules, package, None)
     arguments = [
         "export",
         "helium-tiny",
@@ -150,7 +162,7 @@ def test_without_the_extra_the_pip_command_is_shown(
     with pytest.raises(SystemExit) as info:
         main()
     assert info.value.code == 5
-    assert "pip install 'helium-edge[executorch]'" in capsys.readouterr().err
+    assert f"pip install 'helium-edge[{extra}]'" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
