@@ -7,6 +7,7 @@ and rounding them to float16's 11 bits alone costs more than the tolerance.
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -30,7 +31,11 @@ if importlib.util.find_spec("coremltools") is None:
     pytest.skip("coremltools is not installed", allow_module_level=True)
 
 from helium_edge.runtime.coreml_program import StoredWeight, stored_weights
+from helium_edge.runtime.quiet import quiet
 from tests.helpers.coreml import CACHE_LEN, CoremlExport, coreml_recipe, export_coreml, rms_error
+
+with quiet():
+    import coremltools
 
 TOLERANCE = 5e-3
 CHUNKS, STEPS = [8, 8, 5], 16  # three prefill calls with a ragged tail, then decode
@@ -161,6 +166,36 @@ def test_each_method_is_one_delegate_and_weights_stand_once(exported: CoremlExpo
     packages = {method.package for method in methods.values()}
     assert len(packages) == (2 if old else 1)
     assert stored_copies(exported) == {2 if old else 1}
+
+
+@pytest.mark.skipif(importlib.util.find_spec("executorch") is None, reason="executorch is not installed")
+def test_executorch_reads_the_program(exported: CoremlExport, tmp_path: Path) -> None:
+    """Its runtime answers the methods without inputs; its reader finds our data, and unfolds the package."""
+    with quiet():
+        from executorch.backends.apple.coreml.executorchcoreml import unflatten_directory_contents
+        from executorch.exir._serialize._program import deserialize_pte_binary
+        from executorch.extension.pybindings.portable_lib import _load_for_executorch
+
+        program = _load_for_executorch(str(exported.path))
+        assert program.run_method("helium_edge_cache_len", []) == [CACHE_LEN]
+        assert program.run_method("get_vocab_size", []) == [exported.spec.vocab_size]
+        read = deserialize_pte_binary(exported.path.read_bytes())
+    plan = next(plan for plan in read.program.execution_plan if plan.name == "decode")
+    (delegate,) = plan.delegates
+    data = bytes(read.program.backend_delegate_data[delegate.processed.index].data)
+    if data.startswith(b"CMJR"):
+        reference = json.loads(data[4:])
+        assert reference["functionName"] == "decode"
+        data = bytes(read.named_data.buffers[read.named_data.pte_data[reference["key"]].buffer_index])
+    assert unflatten_directory_contents(data, str(tmp_path))
+    (folder,) = tmp_path.iterdir()
+    with quiet():
+        model = coremltools.models.MLModel(str(folder / "model.mlpackage"), skip_model_load=True)
+    assert model.get_spec().WhichOneof("Type") == "mlProgram"
+    names = json.loads((folder / "metadata.json").read_text(encoding="utf-8"))
+    names = names.get("methods", {}).get("decode", names)
+    assert names["inputNames"][:2] == ["input_ids", "past_length"]
+    assert names["outputNames"][0] == "logits"
 
 
 def stored_copies(exported: CoremlExport) -> set[int]:
