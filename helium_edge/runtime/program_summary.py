@@ -34,7 +34,7 @@ def summarize_program(path: Path, target: str) -> list[MethodSummary]:
 
     Raises:
         BundleError: Not readable as such a file, or the target writes no `.pte`.
-        MissingDependencyError: executorch is not installed.
+        MissingDependencyError: The package that reads it is not installed.
     """
     readers = {"xnnpack": _xnnpack, "coreml": _coreml}
     if target not in readers:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -31,6 +32,7 @@ if importlib.util.find_spec("coremltools") is None:
     pytest.skip("coremltools is not installed", allow_module_level=True)
 
 from helium_edge.runtime.coreml_program import StoredWeight, stored_weights
+from helium_edge.runtime.coreml_runner import CoremlRunner
 from helium_edge.runtime.quiet import quiet
 from tests.helpers.coreml import CACHE_LEN, CoremlExport, coreml_recipe, export_coreml, rms_error
 
@@ -360,3 +362,22 @@ def test_damaged_files_are_refused(folder: Path, tmp_path: Path) -> None:
         exported.path.with_name(f"damaged-{number}.pte").write_bytes(damaged)
         with pytest.raises(BundleError, match=rf"damaged-{number}\.pte"):
             type(exported.runner())(exported.path.with_name(f"damaged-{number}.pte"), exported.spec)
+
+
+def test_a_changed_byte_is_harmless_or_refused(folder: Path, tmp_path: Path) -> None:
+    """Within the program, the model, the table of files and the weights; nothing but our error comes out."""
+    exported = export("coreml-int4", folder)
+    content, draw = exported.path.read_bytes(), random.Random(0)
+    refused = 0
+    for places in (
+        [range(4000)] * 15 + [range(len(content) - 90_000, len(content))] * 15 + [range(len(content))] * 5
+    ):
+        damaged = bytearray(content)
+        damaged[draw.choice(places)] = draw.randrange(256)
+        path = tmp_path / "damaged.pte"
+        path.write_bytes(damaged)
+        try:
+            CoremlRunner(path, exported.spec)
+        except BundleError:
+            refused += 1
+    assert 5 <= refused <= 30
