@@ -29,6 +29,7 @@ from helium_edge.pte import executorch_schema as schema
 from helium_edge.pte.executorch_schema import DataLocation, ScalarType
 from helium_edge.pte.flatbuffer import encode
 
+Data = bytes | memoryview
 Metadata = bool | int | list[int]
 """What a method without inputs returns."""
 
@@ -98,7 +99,7 @@ class MethodBuilder:
     """
 
     plan: schema.ExecutionPlan
-    delegates: list[Callable[[], bytes]] = field(default_factory=list)
+    delegates: list[Callable[[], Data]] = field(default_factory=list)
 
     def input(self, dtype: torch.dtype, shape: Sequence[int]) -> int:
         """A tensor that the host hands in, where it lies; inputs are numbered in the order of these calls."""
@@ -169,7 +170,7 @@ class MethodBuilder:
     def delegate(
         self,
         backend: str,
-        make: Callable[[], bytes],
+        make: Callable[[], Data],
         args: Sequence[int],
         specs: Mapping[str, bytes] | None = None,
     ) -> None:

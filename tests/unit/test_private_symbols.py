@@ -18,6 +18,7 @@ MODULES = {
     # Messages and versions of Apple's format, and the reader of programs for our interpreter.
     "coremltools",
     "coremltools.proto",
+    "coremltools.proto.Model_pb2",
     "coremltools.converters.mil",
     "coremltools.converters.mil.frontend.milproto.load",
     "coremltools.converters.mil.mil",

@@ -6,7 +6,6 @@ import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import torch
@@ -14,7 +13,7 @@ import torch
 from helium_edge.mlpackage.ios import SHARING, SPECIFICATIONS
 from helium_edge.mlpackage.package import Function, write_package
 from helium_edge.mlpackage.weights_file import WeightsFile
-from helium_edge.pte.builder import Metadata, NamedData, ProgramBuilder
+from helium_edge.pte.builder import Data, Metadata, NamedData, ProgramBuilder
 from helium_edge.quant import QuantizedStore
 from helium_edge.runtime.coreml_program import BACKEND, REFERENCE
 from helium_edge.signature import GraphSignature, HeadSignature
@@ -62,9 +61,9 @@ def write_program(
             (shared,) = program.named({"coreml_": len(content)}, lambda: [content])
         for method, function in functions.items():
 
-            def make(method: str = method, function: Function = function) -> bytes:
-                if shared is None:  # mapped, not copied; all that is done with it can be done with bytes
-                    return cast("bytes", write_package(weights, {method: function}, ios))
+            def make(method: str = method, function: Function = function) -> Data:
+                if shared is None:
+                    return write_package(weights, {method: function}, ios)
                 reference = {"version": 1, "key": shared.key, "functionName": method}
                 return REFERENCE + json.dumps(reference).encode("utf-8")
 
@@ -73,7 +72,7 @@ def write_program(
 
 
 def _add_method(
-    program: ProgramBuilder, signature: GraphSignature | HeadSignature, ios: int, make: Callable[[], bytes]
+    program: ProgramBuilder, signature: GraphSignature | HeadSignature, ios: int, make: Callable[[], Data]
 ) -> None:
     """A method that hands everything to one delegate."""
     method = program.method(signature.phase)
