@@ -116,7 +116,9 @@ def _package(module: str, name: str, extra: str | None, purpose: str) -> dict[st
         try:
             importlib.import_module(module)
         except Exception as error:  # whatever a broken installation raises
-            status = f"broken: {next(iter(str(error).splitlines()), type(error).__name__)}"
+            from helium_edge.documents import first_line
+
+            status = f"broken: {first_line(error)}"
     target = "helium-edge" if extra is None else f"helium-edge[{extra}]"
     install = f"pip install --force-reinstall {name}" if status.startswith("broken") else f"pip install '{target}'"
     return {"name": name, "version": version, "purpose": purpose, "status": status, "install": install}

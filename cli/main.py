@@ -193,7 +193,10 @@ def _as_known(error: BaseException) -> HeliumEdgeError:
         return ResourceError(f"no space left on the disk{_file_of(error)}", hint="free some, or use another disk")
     if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return UsageError(f"not permitted{_file_of(error)}: {error.strerror}")
-    where = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}".removesuffix(": ")
+    from helium_edge.documents import first_line
+
+    kind, message = type(error).__name__, first_line(error)
+    where = kind if message == kind else f"{kind}: {message}"
     return HeliumEdgeError(f"internal error: {where}", hint="please report it; --debug shows the traceback")
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from helium_edge.documents import first_line
 from helium_edge.errors import CheckpointError, MissingDependencyError, ResourceError
 from helium_edge.parity.spelling import folder_for_transformers
 from helium_edge.runtime.quiet import quiet
@@ -93,10 +94,8 @@ def load_reference(checkpoint: Checkpoint) -> Any:
             hint=f"it takes {4 * checkpoint.config.num_parameters / 1e9:.1f} GB",
         ) from error
     except Exception as error:  # transformers raises whatever its parts raise
-        reason = str(error).strip().splitlines()
         raise CheckpointError(
-            f"{checkpoint.source}: transformers {transformers.__version__} cannot load it: "
-            f"{reason[0] if reason else type(error).__name__}"
+            f"{checkpoint.source}: transformers {transformers.__version__} cannot load it: {first_line(error)}"
         ) from error
     random = sorted(report["missing_keys"])
     if random:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from helium_edge.documents import first_line
 from helium_edge.errors import BundleError
 from helium_edge.runtime.heads import Array, padded, real_rows
 from helium_edge.runtime.onnx_runner import load_session
@@ -35,6 +36,5 @@ class OnnxHead:
         try:
             output: Array = self._session.run([spec.name], {INPUT_IDS: given})[0]
         except Exception as error:  # the binding layer raises several unrelated types
-            first = (str(error).splitlines() or [type(error).__name__])[0]
-            raise BundleError(f"ONNX Runtime stopped: {first}") from error
+            raise BundleError(f"ONNX Runtime stopped: {first_line(error)}") from error
         return real_rows(self.signature, output, ids)

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
+from helium_edge.documents import first_line
 from helium_edge.errors import BundleError
 from helium_edge.runtime.cache_memory import cache_buffers
 from helium_edge.runtime.chunks import DECODE, next_width
@@ -183,8 +184,7 @@ class _Step:
         try:
             self._session.run_with_iobinding(self._binding)
         except Exception as error:  # the binding layer raises several unrelated types
-            first = (str(error).splitlines() or [type(error).__name__])[0]
-            raise BundleError(f"ONNX Runtime stopped: {first}") from error
+            raise BundleError(f"ONNX Runtime stopped: {first_line(error)}") from error
 
 
 def load_session(folder: Path, graphs: Mapping[str, str], phase: str, threads: int) -> ort.InferenceSession:
@@ -214,8 +214,7 @@ def _load(
     try:
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the binding layer raises several unrelated types
-        first = (str(error).splitlines() or [type(error).__name__])[0]
         raise BundleError(
-            f"{path.name}: ONNX Runtime {ort.__version__} cannot load the graph: {first}",
+            f"{path.name}: ONNX Runtime {ort.__version__} cannot load the graph: {first_line(error)}",
             hint="`helium-edge verify` tells whether the file is damaged",
         ) from error

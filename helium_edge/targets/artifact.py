@@ -21,6 +21,7 @@ from torch import Tensor
 
 from helium_edge.checkpoint.weight_map import expected_tensors
 from helium_edge.config import ModelConfig
+from helium_edge.documents import first_line
 from helium_edge.errors import BundleError
 from helium_edge.model.rope import rope_tables
 from helium_edge.model.weights import EMBEDDING, HEAD, matrix_names, vector_names
@@ -151,8 +152,7 @@ def _as_weight(name: str, found: StoredCodes) -> QuantizedWeight:
         zeros = None if found.zero_points is None else _merge(found.zero_points, scheme)
         return QuantizedWeight(scheme, found.codes, _merge(found.scales, scheme), zeros)
     except (ValueError, ValidationError) as error:
-        first = (str(error).splitlines() or [""])[0]
-        raise BundleError(f"tensor {name}: not a weight in a scheme of ours: {first}") from error
+        raise BundleError(f"tensor {name}: not a weight in a scheme of ours: {first_line(error)}") from error
 
 
 def _merge(values: Tensor, scheme: Scheme) -> Tensor:

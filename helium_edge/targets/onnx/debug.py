@@ -10,6 +10,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 
 from helium_edge.config import ModelConfig
+from helium_edge.documents import first_line
 from helium_edge.errors import BundleError
 from helium_edge.model.kv_cache import SIDES, KvScales
 from helium_edge.signature import (
@@ -233,7 +234,7 @@ class OnnxDebug:
         try:
             results = session.run(None, {name: value for name, value in feeds.items() if name in wanted})
         except Exception as error:  # the binding layer raises several unrelated types
-            raise BundleError(f"{self.graph}: ONNX Runtime stopped in {key[0]}: {_first_line(error)}") from error
+            raise BundleError(f"{self.graph}: ONNX Runtime stopped in {key[0]}: {first_line(error)}") from error
         names = [value.name.removeprefix("out.") for value in session.get_outputs()]
         # Rows of the cache may lack the batch dimension, and are reshaped by the caller.
         return {
@@ -255,7 +256,7 @@ class OnnxDebug:
             data = ir.to_proto(cutter.model()).SerializeToString()
             session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # the binding layer raises several unrelated types
-            raise BundleError(f"{self.graph}: ONNX Runtime cannot load {key[0]}: {_first_line(error)}") from error
+            raise BundleError(f"{self.graph}: ONNX Runtime cannot load {key[0]}: {first_line(error)}") from error
         self._held = key, session
         return session
 
@@ -305,7 +306,3 @@ def _add(cutter: Cutter, pieces: Sequence[Piece], *, cut: bool) -> None:
             {f"in.{name}": value for name, value in inputs.items()},
             {f"out.{name}": value for name, value in outputs.items()},
         )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

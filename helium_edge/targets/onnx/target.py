@@ -16,6 +16,7 @@ import onnx_ir as ir
 from helium_edge.bundle import Bundle, write_genai_config
 from helium_edge.bundle.kv_scales import read_kv_scales
 from helium_edge.config import ModelConfig
+from helium_edge.documents import first_line
 from helium_edge.errors import ConfigError, HeliumEdgeError, RecipeError
 from helium_edge.model.kv_cache import KvScales
 from helium_edge.model.weights import EMBEDDING
@@ -218,5 +219,4 @@ def _save(
     try:
         onnx.checker.check_model(str(path), full_check=True)
     except Exception as error:  # the checker raises its own and protobuf's types
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise HeliumEdgeError(f"{path.name}: the graph does not pass onnx.checker: {first}") from error
+        raise HeliumEdgeError(f"{path.name}: the graph does not pass onnx.checker: {first_line(error)}") from error
