@@ -11,11 +11,12 @@ import argparse
 from pathlib import Path
 
 from helium_edge.bundle import Manifest, open_bundle, open_runner
-from helium_edge.parity import LANGUAGES, LevelReport, ParityReport
+from helium_edge.parity import LevelReport, ParityReport
 from helium_edge.pipeline import check
 from helium_edge.runtime.generate import GenerationStats, generate
 from helium_edge.runtime.sampling import Sampler, SamplingOptions
 from helium_edge.runtime.tokenizer import Tokenizer
+from helium_edge.texts import LANGUAGES
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 BEGIN, END = "<!-- figures -->", "<!-- /figures -->"

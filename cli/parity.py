@@ -107,6 +107,7 @@ def parity(
     """
     from helium_edge import pipeline
     from helium_edge.parity.heads import HeadReport
+    from helium_edge.texts import TextSource
 
     outputs = Outputs(html, junit, markdown, baseline, update_baseline)
     before = outputs.check()
@@ -119,7 +120,7 @@ def parity(
         report = pipeline.check(
             bundle,
             checkpoint=checkpoint,
-            text=pipeline.Text(text, tokens),
+            text=TextSource(text, tokens),
             store=store,
             layers=layers,
             oracle=oracle,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,17 +12,18 @@ from helium_edge.bundle.kv_scales import KV_SCALES_FILE, write_kv_scales
 from helium_edge.config import ModelConfig
 from helium_edge.errors import UsageError
 from helium_edge.model.kv_cache import KvScales
-from helium_edge.parity.text import (
+from helium_edge.progress import Progress
+from helium_edge.quant import QuantizedStore
+from helium_edge.quant.kv_calibration import CLIPPED_LIMIT, HEADROOM, calibrate
+from helium_edge.recipe import Recipe
+from helium_edge.runtime.tokenizer import Tokenizer
+from helium_edge.texts import (
     LANGUAGES,
     MIN_WINDOW_LEN,
     calibration_windows,
     evaluation_windows,
     read_windows,
 )
-from helium_edge.quant import QuantizedStore
-from helium_edge.quant.kv_calibration import CLIPPED_LIMIT, HEADROOM, calibrate
-from helium_edge.recipe import Recipe
-from helium_edge.runtime.tokenizer import Tokenizer
 
 BUILT_IN = "built-in, six languages"
 
@@ -96,7 +96,7 @@ def calibration_texts(
 
 
 def calibrate_cache(
-    store: QuantizedStore, texts: CalibrationTexts, folder: Path, on_layer: Callable[[str], None]
+    store: QuantizedStore, texts: CalibrationTexts, folder: Path, progress: Progress
 ) -> tuple[KvScales, CacheScalesSection]:
     """Calibrate, and write the scales into a bundle's folder.
 
@@ -106,7 +106,7 @@ def calibrate_cache(
     Raises:
         HeliumEdgeError: Whatever the store raises.
     """
-    found = calibrate(store, texts.texts, texts.held_out, on_layer)
+    found = calibrate(store, texts.texts, texts.held_out, progress)
     write_kv_scales(found.scales, folder)
     digest = hashlib.sha256(json.dumps(texts.texts).encode()).hexdigest()
     section = CacheScalesSection.from_calibration(

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import tempfile
 import time
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 from helium_edge.bundle import Bundle, open_bundle, open_head, open_runner
 from helium_edge.bundle.kv_scales import read_kv_scales
@@ -18,7 +17,6 @@ from helium_edge.checkpoint import Checkpoint
 from helium_edge.errors import HeliumEdgeError, UsageError
 from helium_edge.original import original_of
 from helium_edge.parity import (
-    LANGUAGES,
     CacheChecks,
     CachedRunner,
     CheckResult,
@@ -32,15 +30,12 @@ from helium_edge.parity import (
     Reference,
     StoreDifference,
     StoreReport,
-    Window,
     Yardstick,
     arithmetic_of,
     cache_folder,
     compare_store,
-    evaluation_windows,
     facts,
     graph_limits,
-    read_windows,
     readback,
     reference_runner,
     require_reference,
@@ -52,13 +47,14 @@ from helium_edge.parity.layer_table import LayerTable
 from helium_edge.parity.localise import LOCALISED, localise
 from helium_edge.parity.oracle import OracleReport
 from helium_edge.parity.oracle_optimum import AgreementMeter, optimum_runner, require_optimum
-from helium_edge.parity.text import MIN_WINDOW_LEN
 from helium_edge.parity.trace import Tracer, open_tracer
 from helium_edge.parity.yardstick import has_few_ties
+from helium_edge.progress import SILENT, Progress
 from helium_edge.quant import QuantizedStore
 from helium_edge.recipe import Recipe
 from helium_edge.runtime.runner import Runner
 from helium_edge.runtime.tokenizer import Tokenizer
+from helium_edge.texts import BUILT_IN_TEXT, MIN_WINDOW_LEN, TextSource, Window, evaluation_windows
 
 FULL_WINDOW = 256
 """Tokens of one conversation."""
@@ -67,53 +63,11 @@ BUILT_IN = "built-in, six languages"
 OracleName = Literal["optimum"]
 
 
-class Progress(Protocol):
-    """What a caller is told while it waits."""
-
-    def stage(self, name: str, total: int | None = None, unit: str = "") -> None:
-        """A stage begins; `total` is the number of steps, if known."""
-        ...
-
-    def advance(self, amount: int = 1, note: str = "") -> None:
-        """Steps of the stage are done."""
-        ...
-
-
-class Silent:
-    """Tells nobody."""
-
-    def stage(self, name: str, total: int | None = None, unit: str = "") -> None:
-        """See `Progress.stage`."""
-
-    def advance(self, amount: int = 1, note: str = "") -> None:
-        """See `Progress.advance`."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Text:
-    """What to compare on.
-
-    Attributes:
-        file: Plain text, or `.jsonl` with `text` and `language`; None is the built-in text.
-        tokens: About how many tokens to run over all languages; 0 runs all of it.
-    """
-
-    file: Path | None = None
-    tokens: int = 0
-
-    def windows(self, tokenizer: Tokenizer, length: int) -> list[Window]:
-        """The text cut into conversations of at most `length` tokens."""
-        if self.file is not None:
-            return read_windows(self.file, tokenizer, window_len=length, tokens=self.tokens)
-        per_language = math.ceil(self.tokens / (length * len(LANGUAGES))) if self.tokens else None
-        return evaluation_windows(tokenizer, window_len=length, max_windows_per_language=per_language)
-
-
 def check(  # noqa: PLR0913 - an argument per option of the command
     bundle_path: Path,
     *,
     checkpoint: str | None = None,
-    text: Text = Text(),
+    text: TextSource = BUILT_IN_TEXT,
     threads: int = 0,
     static: bool = False,
     unverified: bool = False,
@@ -121,7 +75,7 @@ def check(  # noqa: PLR0913 - an argument per option of the command
     layers: bool = False,
     oracle: OracleName | None = None,
     decoders_only: bool = False,
-    progress: Progress | None = None,
+    progress: Progress = SILENT,
 ) -> ParityReport | HeadReport:
     """Compare a bundle with the checkpoint that it was exported from: all levels, and the cache contract.
 
@@ -136,7 +90,7 @@ def check(  # noqa: PLR0913 - an argument per option of the command
         layers: Localise also when L1 holds: the error of every operation of every layer.
         oracle: A second oracle beside transformers; like `layers`, of language models alone.
         decoders_only: Refuse other models before anything is run.
-        progress: Told about stages.
+        progress: Receives stages.
 
     Returns:
         The report, judged by the gates of the bundle's recipe; missing a gate is no exception here. A model that
@@ -147,7 +101,7 @@ def check(  # noqa: PLR0913 - an argument per option of the command
         MissingDependencyError: The extra `reference` is missing.
         UsageError: What is asked for is of language models alone, and this is none.
     """
-    started, tell = time.perf_counter(), progress or Silent()
+    started, tell = time.perf_counter(), progress
     require_reference()
     if oracle is not None:
         require_optimum()
@@ -197,7 +151,7 @@ def check_head(
     weights: QuantizedStore,
     recipe: Recipe,
     tell: Progress,
-    text: Text,
+    text: TextSource,
     *,
     threads: int = 0,
 ) -> HeadReport:
@@ -220,13 +174,11 @@ def check_head(
     texts = text_lengths(text.windows(tokenizer, length), manifest.prefill_len)
     tell.stage("compare with torch", len(texts) + SHORT_TEXTS, "texts")
     # Before the original is loaded: two models are never in memory.
-    graph = compare_graph(
-        runner, weights, arithmetic_of(manifest.target.name, recipe, weights.plan), texts, tell.advance
-    )
+    graph = compare_graph(runner, weights, arithmetic_of(manifest.target.name, recipe, weights.plan), texts, tell)
     tell.stage("load original")
     reference = ReferenceHead(original, manifest.prefill_len)
     tell.stage("compare with original", len(texts), "texts")
-    report = compare_heads(runner, reference, texts, recipe.gates, tell.advance)
+    report = compare_heads(runner, reference, texts, recipe.gates, tell)
     return dataclasses.replace(report, graph=graph)
 
 
@@ -286,7 +238,7 @@ class _Run:
         with self._clock.running("weights"):
             artifact = readback(bundle)
             self._tell.stage("read weights back", len(artifact.names) + len(artifact.vectors), "tensors")
-            found = compare_store(artifact, self._weights, lambda name: self._tell.advance(note=name))
+            found = compare_store(artifact, self._weights, self._tell)
         tensors = len(artifact.names) + len(artifact.vectors)
         return StoreReport(tensors, tuple(StoreDifference(each.name, str(each)) for each in found))
 
@@ -308,7 +260,7 @@ class _Run:
         reference = Reference(LogitsStore(cache, identity), load, runner.vocab_size, self._clock)
         tokens = sum(len(window.tokens) - 1 for window in windows)
         tell.stage("run original", tokens, "tokens")
-        reference.prepare(windows, self._prompts, tell.advance)
+        reference.prepare(windows, self._prompts, tell)
         self._cached = not reference.loaded
         tell.stage("dequantize")
         with self._clock.running("loading"):
@@ -319,7 +271,7 @@ class _Run:
             runner, reference, windows, self._recipe.gates, self._bundle.manifest.prefill_widths(),
             self._yardstick, self._limits(), bool(prompts), self._clock,
         )  # fmt: skip
-        return ParityReport(tuple(self._comparison.run(tell.advance)))
+        return ParityReport(tuple(self._comparison.run(tell)))
 
     def cache_checks(self, tokens: tuple[int, ...]) -> list[CheckResult]:
         """The cache contract."""
@@ -355,10 +307,9 @@ class _Run:
         failed = graph is not None and not graph.passed
         if not (asked or failed or loose) or (bundle.manifest.target.name not in LOCALISED and not asked):
             return None
-        self._tell.stage("localise")
         with self._clock.running("localisation"):
             try:
-                return localise(bundle, self._weights, tokens, static=static)
+                return localise(bundle, self._weights, tokens, static=static, progress=self._tell)
             except HeliumEdgeError:
                 if asked:
                     raise

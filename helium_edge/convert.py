@@ -10,10 +10,11 @@ import numpy as np
 
 from helium_edge.checkpoint import Checkpoint, open_checkpoint
 from helium_edge.checkpoint.gqa import check_groups, write_grouped
-from helium_edge.compare import Progress, Silent
 from helium_edge.errors import UsageError
-from helium_edge.parity import Window, evaluation_windows, reference_runner, require_reference
+from helium_edge.parity import reference_runner, require_reference
+from helium_edge.progress import SILENT, Progress
 from helium_edge.runtime.tokenizer import Tokenizer
+from helium_edge.texts import Window, evaluation_windows
 
 WINDOW = 128
 """Tokens of one text."""
@@ -51,7 +52,7 @@ def convert(
     *,
     revision: str | None = None,
     measure: bool = True,
-    progress: Progress | None = None,
+    progress: Progress = SILENT,
 ) -> Conversion:
     """Pool the key-value heads of a checkpoint, and measure the perplexity before and after.
 
@@ -61,7 +62,7 @@ def convert(
         out: Its folder; it appears complete or not at all.
         revision: Of a Hub id.
         measure: Measure perplexities; needs the extra `reference`. Of language models only.
-        progress: Told about stages.
+        progress: Receives stages.
 
     Raises:
         UsageError: The number of heads does not fit, or `out` is taken.
@@ -69,10 +70,9 @@ def convert(
         MissingDependencyError: The extra `reference` is needed and missing.
         ResourceError: Out of disk space or memory.
     """
-    tell = progress or Silent()
     if measure:
         require_reference()
-    tell.stage("read checkpoint")
+    progress.stage("read checkpoint")
     checkpoint = open_checkpoint(source, revision=revision)
     if measure and checkpoint.config.head != "language_model":
         raise UsageError(
@@ -80,10 +80,10 @@ def convert(
         )
     check_groups(checkpoint, kv_heads)
     windows = _windows(checkpoint) if measure else []
-    tell.stage("pool heads", len(checkpoint.tensors), "tensors")
-    write_grouped(checkpoint, kv_heads, out, lambda name: tell.advance(note=name))
-    before = _perplexity(checkpoint, windows, tell, "before") if measure else None
-    after = _perplexity(open_checkpoint(str(out)), windows, tell, "after") if measure else None
+    progress.stage("pool heads", len(checkpoint.tensors), "tensors")
+    write_grouped(checkpoint, kv_heads, out, progress)
+    before = _perplexity(checkpoint, windows, progress, "before") if measure else None
+    after = _perplexity(open_checkpoint(str(out)), windows, progress, "after") if measure else None
     width = 2 * 4 * checkpoint.config.num_hidden_layers * checkpoint.config.head_dim
     return Conversion(
         checkpoint=out,
@@ -103,9 +103,9 @@ def _windows(checkpoint: Checkpoint) -> list[Window]:
     return evaluation_windows(tokenizer, window_len=length, max_windows_per_language=2)
 
 
-def _perplexity(checkpoint: Checkpoint, windows: list[Window], tell: Progress, when: str) -> float:
+def _perplexity(checkpoint: Checkpoint, windows: list[Window], progress: Progress, when: str) -> float:
     """Exp of the mean negative log-likelihood of each token after the first of its window."""
-    tell.stage(f"perplexity {when}", sum(len(window.tokens) - 1 for window in windows), "tokens")
+    progress.stage(f"perplexity {when}", sum(len(window.tokens) - 1 for window in windows), "tokens")
     runner = reference_runner(checkpoint, WINDOW)
     total, tokens = 0.0, 0
     for window in windows:
@@ -116,5 +116,5 @@ def _perplexity(checkpoint: Checkpoint, windows: list[Window], tell: Progress, w
         chosen = shifted[np.arange(len(targets)), targets]
         total += float((np.log(np.exp(shifted).sum(axis=1)) - chosen).sum())
         tokens += len(targets)
-        tell.advance(len(targets))
+        progress.advance(len(targets))
     return math.exp(min(total / tokens, 700.0))

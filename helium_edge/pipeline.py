@@ -27,7 +27,7 @@ from helium_edge.bundle import (
 )
 from helium_edge.calibration import calibrate_cache, calibration_texts, calibration_warnings, check_calibration
 from helium_edge.checkpoint import Checkpoint, open_checkpoint
-from helium_edge.compare import Progress, Silent, Text, check, check_head, quick_check
+from helium_edge.compare import check, check_head, quick_check
 from helium_edge.config import ModelConfig
 from helium_edge.errors import ConfigError, HeliumEdgeError, ParityError
 from helium_edge.manifest import describe
@@ -37,17 +37,17 @@ from helium_edge.model.weights import EMBEDDING
 from helium_edge.parity import ParityReport, require_reference
 from helium_edge.parity.heads import HeadReport
 from helium_edge.presets import preset
+from helium_edge.progress import SILENT, Progress
 from helium_edge.quant import PlannedWeight, QuantizedStore, plan_weights
 from helium_edge.recipe import Recipe, Targets
 from helium_edge.runtime.tokenizer import Tokenizer
 from helium_edge.runtime.versions import check_runtime
 from helium_edge.targets import Target, load_target
+from helium_edge.texts import TextSource
 
 __all__ = [
     "ExportPlan",
     "ExportResult",
-    "Progress",
-    "Text",
     "check",
     "export",
     "export_all",
@@ -130,7 +130,7 @@ def export(  # noqa: PLR0913 - an argument per option of the command
     store: Path | None = None,
     calibration: Path | None = None,
     threads: int = 0,
-    progress: Progress | None = None,
+    progress: Progress = SILENT,
 ) -> ExportResult:
     """Export a checkpoint: quantize, write the graphs, run them, compare with the original, publish.
 
@@ -146,7 +146,7 @@ def export(  # noqa: PLR0913 - an argument per option of the command
             while the export runs, and an interrupted one takes them up again.
         calibration: Text for the scales of an int8 KV cache; None is the built-in one.
         threads: Threads within an operator while checking; 0 lets the runtime choose.
-        progress: Told about stages.
+        progress: Receives stages.
 
     Raises:
         UsageError: The recipe does not fit, or `out` is taken.
@@ -155,7 +155,7 @@ def export(  # noqa: PLR0913 - an argument per option of the command
         MissingDependencyError: The extra `reference` is needed and missing.
         ResourceError: Out of disk space or memory.
     """
-    started, tell = time.perf_counter(), progress or Silent()
+    started, tell = time.perf_counter(), progress
     verify = verify and run
     if verify:
         require_reference()
@@ -221,7 +221,7 @@ def _calibrate(
     tokenizer = Tokenizer(checkpoint.tokenizer_files()[0])
     texts = calibration_texts(tokenizer, checkpoint.config, recipe.shapes.cache_len, text)
     tell.stage("calibrate KV cache", checkpoint.config.num_hidden_layers, "layers")
-    return calibrate_cache(weights, texts, folder, lambda name: tell.advance(note=name))
+    return calibrate_cache(weights, texts, folder, tell)
 
 
 def _run_decoder(
@@ -256,7 +256,9 @@ def _run_head(
 ) -> tuple[Manifest, HeadReport | None]:
     """Run a model that is no language model: one text, or texts against the original if asked for."""
     if original is not None:
-        report = check_head(bundle, original, weights, recipe, tell, Text(tokens=QUICK_TOKENS), threads=threads)
+        report = check_head(
+            bundle, original, weights, recipe, tell, TextSource(tokens=QUICK_TOKENS), threads=threads
+        )
         return bundle.manifest, report
     tell.stage("run")
     tokenizer = Tokenizer(bundle.folder / bundle.manifest.tokenizer.file)
@@ -276,7 +278,7 @@ def export_all(  # noqa: PLR0913 - an argument per option of the command
     store: Path | None = None,
     calibration: Path | None = None,
     threads: int = 0,
-    progress: Progress | None = None,
+    progress: Progress = SILENT,
 ) -> list[ExportResult]:
     """Export every target of a recipe, over one quantized store; arguments and errors are those of `export`.
 

@@ -13,10 +13,11 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Literal, Protocol
+from typing import Literal
 
 from helium_edge.bundle import MANIFEST_NAME, Bundle
 from helium_edge.errors import BundleError, MissingToolError, ResourceError, UsageError
+from helium_edge.progress import Progress
 
 APP_ID = "dev.heliumedge.app"
 ACTIVITY = f"{APP_ID}/.MainActivity"
@@ -50,13 +51,6 @@ class Step:
     def remaining(self) -> int:
         """Bytes to send."""
         return self.nbytes - self.present
-
-
-class Progress(Protocol):
-    """Told about the bytes of a transfer."""
-
-    def advance(self, amount: int = 1, note: str = "") -> None:
-        """Count bytes that were sent; `note` is the file."""
 
 
 class Adb:
@@ -123,7 +117,7 @@ class Adb:
             raise self._lost(message)
 
     def _lost(self, message: str) -> MissingToolError:
-        first = next(iter(message.strip().splitlines()), "the connection ended")
+        first = message.strip().partition("\n")[0] or "the connection ended"
         return MissingToolError(
             f"adb lost the device {self.serial}: {first}", hint="connect it and run the same command: it goes on"
         )

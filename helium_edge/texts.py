@@ -26,7 +26,7 @@ MIN_WINDOW_LEN = 16
 """A shorter window holds hardly more than the prompt; a shorter rest at the end of a text is left out."""
 
 
-class Encoder(Protocol):
+class TextEncoder(Protocol):
     """What is needed of a tokenizer."""
 
     def encode(self, text: str) -> list[int]:
@@ -63,7 +63,7 @@ def _built_in(folder: str, language: str) -> str:
 
 
 def evaluation_windows(
-    tokenizer: Encoder,
+    tokenizer: TextEncoder,
     *,
     window_len: int = DEFAULT_WINDOW_LEN,
     max_windows_per_language: int | None = None,
@@ -93,7 +93,7 @@ def evaluation_windows(
     return windows
 
 
-def calibration_windows(tokenizer: Encoder, *, window_len: int, tokens: int) -> list[Window]:
+def calibration_windows(tokenizer: TextEncoder, *, window_len: int, tokens: int) -> list[Window]:
     """Cut the built-in calibration texts into windows, language by language.
 
     Args:
@@ -109,7 +109,7 @@ def calibration_windows(tokenizer: Encoder, *, window_len: int, tokens: int) -> 
     return windows
 
 
-def read_windows(path: Path, tokenizer: Encoder, *, window_len: int, tokens: int = 0) -> list[Window]:
+def read_windows(path: Path, tokenizer: TextEncoder, *, window_len: int, tokens: int = 0) -> list[Window]:
     """Cut a text of one's own into windows.
 
     Args:
@@ -133,6 +133,29 @@ def read_windows(path: Path, tokenizer: Encoder, *, window_len: int, tokens: int
     if not windows:
         raise UsageError(f"{path}: no passage of at least {MIN_WINDOW_LEN} tokens to compare on")
     return windows
+
+
+@dataclass(frozen=True)
+class TextSource:
+    """Which text to compare on.
+
+    Attributes:
+        file: Plain text, or `.jsonl` with `text` and `language`; None is the built-in text.
+        tokens: About how many tokens to run over all languages; 0 runs all of it.
+    """
+
+    file: Path | None = None
+    tokens: int = 0
+
+    def windows(self, tokenizer: TextEncoder, length: int) -> list[Window]:
+        """The text cut into conversations of at most `length` tokens."""
+        if self.file is not None:
+            return read_windows(self.file, tokenizer, window_len=length, tokens=self.tokens)
+        per_language = math.ceil(self.tokens / (length * len(LANGUAGES))) if self.tokens else None
+        return evaluation_windows(tokenizer, window_len=length, max_windows_per_language=per_language)
+
+
+BUILT_IN_TEXT = TextSource()
 
 
 def _read_texts(path: Path) -> Iterator[tuple[str, str]]:
@@ -164,7 +187,7 @@ def _read_texts(path: Path) -> Iterator[tuple[str, str]]:
         yield language, text
 
 
-def _cut(tokenizer: Encoder, text: str, window_len: int) -> Iterator[tuple[int, ...]]:
+def _cut(tokenizer: TextEncoder, text: str, window_len: int) -> Iterator[tuple[int, ...]]:
     """Encode as many whole words at a time as fit, and go on after them."""
     words = [match.span() for match in re.finditer(r"\S+", text)]
     begin = 0

@@ -10,7 +10,7 @@ import secrets
 import shlex
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import helium_edge
 from helium_edge import push
@@ -20,6 +20,7 @@ from helium_edge.bench.stats import Summary
 from helium_edge.bench.subject import describe, estimate
 from helium_edge.bundle import Bundle
 from helium_edge.errors import BundleError, HeliumEdgeError, MissingToolError, UsageError
+from helium_edge.progress import Progress
 from helium_edge.push import Adb
 
 SCHEMA = "helium-edge/phone-bench-1"
@@ -35,13 +36,6 @@ _PROPERTIES = {
 }
 
 
-class Progress(push.Progress, Protocol):
-    """Told what is being done."""
-
-    def stage(self, name: str, total: int | None = None, unit: str = "") -> None:
-        """Begin a part."""
-
-
 def run_on_phone(
     bundle: Bundle,
     settings: Settings,
@@ -55,7 +49,7 @@ def run_on_phone(
         bundle: The bundle.
         settings: How to measure; `threads` 0 takes those that the app is set to, `loads` is always 1.
         serial: Of the device; None takes the only one.
-        progress: Told what is being done.
+        progress: Receives stages.
         pause: Waits for so many seconds.
 
     Raises:

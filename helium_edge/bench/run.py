@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from contextlib import ExitStack
 from importlib import metadata
-from typing import Any, Protocol
+from typing import Any
 
 import helium_edge
 from helium_edge.bench import machine
@@ -19,20 +19,11 @@ from helium_edge.bench.stats import Summary, ratio
 from helium_edge.bench.subject import describe, estimate
 from helium_edge.bundle import Bundle
 from helium_edge.errors import UsageError
+from helium_edge.progress import Progress
 from helium_edge.runtime.executorch_library import require_executorch
 
 UNSTEADY = 1.2
 """Ratio of the two read tests from which on the machine is said not to be steady."""
-
-
-class Progress(Protocol):
-    """Told what is being done."""
-
-    def stage(self, name: str, total: int | None = None, unit: str = "") -> None:
-        """Begin a part."""
-
-    def advance(self, amount: int = 1, note: str = "") -> None:
-        """Count what was done of it."""
 
 
 @dataclasses.dataclass
@@ -51,7 +42,7 @@ def run_bench(bundles: Sequence[Bundle], settings: Settings, progress: Progress)
     Args:
         bundles: One or two.
         settings: How to measure.
-        progress: Told what is being done.
+        progress: Receives stages.
 
     Raises:
         UsageError: The bundle is not run by a runtime here, or what was asked for does not fit.

@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from helium_edge.bundle import durable
+from helium_edge import durable
 from helium_edge.bundle.manifest import Manifest
 from helium_edge.bundle.verify import GENAI_CONFIG, scan_folder
 from helium_edge.documents import parse_yaml, read_document

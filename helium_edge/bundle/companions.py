@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from helium_edge.bundle import durable
+from helium_edge import durable
 from helium_edge.bundle.sections import GenerationSection, TokenizerSection
 from helium_edge.bundle.verify import GENAI_CONFIG
 from helium_edge.config import ModelConfig

@@ -10,7 +10,7 @@ from pathlib import Path
 import safetensors.torch
 from safetensors import SafetensorError
 
-from helium_edge.bundle import durable
+from helium_edge import durable
 from helium_edge.bundle.verify import Bundle
 from helium_edge.config import ModelConfig
 from helium_edge.documents import DocumentError, first_line, read_document

@@ -8,7 +8,7 @@ import threading
 from concurrent.futures import Future
 from pathlib import Path
 
-from helium_edge.bundle import durable
+from helium_edge import durable
 from helium_edge.bundle.sections import PATH_PATTERN, FileEntry
 from helium_edge.bundle.verify import scan_folder
 from helium_edge.errors import BundleError

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from helium_edge.bundle import durable
+from helium_edge import durable
 from helium_edge.bundle.manifest import MANIFEST_NAME, Manifest, read_manifest
 from helium_edge.documents import DocumentError, parse_json, read_document, shorten
 from helium_edge.errors import BundleError

@@ -1,37 +1,28 @@
 """`BundleWriter`: a bundle appears under its name whole and verified, or not at all.
 
-Everything is written into `<out>.partial-<id>` beside the target, brought to the disk, read back, and renamed
-once. The folder being written is locked, so that a second exporter to the same target is refused, and so that
-what a killed one left behind can be told from what is in use, and removed.
+Everything is written into a `PartialFolder` beside the target, brought to the disk, read back, and renamed once.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import re
-import secrets
 import shutil
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import final
 
-from helium_edge.bundle import durable
+from helium_edge import durable
 from helium_edge.bundle.listing import FileListing
 from helium_edge.bundle.manifest import MANIFEST_NAME, Manifest, check_manifest
 from helium_edge.bundle.verify import scan_folder, verify_bundle
+from helium_edge.durable import PartialFolder
 from helium_edge.errors import HeliumEdgeError, ResourceError, UsageError
 
-_NO_SPACE = frozenset({errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)})
 _DISK = frozenset({errno.EIO, errno.EROFS, errno.ENODEV, errno.ENXIO})
 """What a failing write says; it names no file. Reading a checkpoint has errors of its own."""
-
-_LOCK_SECONDS = 10.0
-_PARTIAL = "partial"
-_REPLACED = "replaced"
 
 
 def check_output(out: Path, *, force: bool) -> Path:
@@ -89,18 +80,14 @@ class BundleWriter:
         self._out = out
         self._force = force
         self._target = out
-        self._partial: Path | None = None
-        self._lock: int | None = None
-        self._new_parents: list[Path] = []
+        self._partial = PartialFolder(out, shown=str(out), activity="export")
         self._needed: int | None = None
         self._listing: FileListing | None = None
 
     @property
     def folder(self) -> Path:
         """Where to write: beside the target, on the same file system."""
-        if self._partial is None:
-            raise HeliumEdgeError("BundleWriter.folder is only there inside its with block")
-        return self._partial
+        return self._partial.path
 
     @property
     def _files(self) -> FileListing:
@@ -110,12 +97,14 @@ class BundleWriter:
 
     def __enter__(self) -> BundleWriter:
         self._target = check_output(self._out, force=self._force)
+        self._partial = PartialFolder(self._target, shown=str(self._out), activity="export")
         try:
             with self._os_errors():
-                self._new_parents = _make_parents(self._target.parent)
-                self._open_partial()
+                self._partial.__enter__()
+            if self._partial.restored:
+                check_output(self._out, force=self._force)
         except BaseException:
-            self._clean_up()
+            self._partial.close()
             raise
         return self
 
@@ -124,7 +113,7 @@ class BundleWriter:
     ) -> None:
         # The message wants the free space as it was when the error came.
         replacement = self._explain(error) if isinstance(error, OSError) else None
-        self._clean_up()
+        self._partial.close()
         if replacement is not None:
             raise replacement from error
 
@@ -168,88 +157,15 @@ class BundleWriter:
             for name in (*scan_folder(folder).folders, "."):
                 durable.sync_folder(folder / name)
             verify_bundle(folder, known=self._files.unchanged())
-            self._put_in_place(folder)
+            self._put_in_place()
         return self._target
 
-    def _put_in_place(self, folder: Path) -> None:
-        if self._force and os.path.lexists(self._target):
+    def _put_in_place(self) -> None:
+        replace = self._force and os.path.lexists(self._target)
+        if replace:
             # Looked at again: hours may have passed since the first look.
             check_output(self._target, force=True)
-            durable.exchange(folder, self._target, self._sibling(_REPLACED, self._id()))
-        else:
-            try:
-                durable.rename_new(folder, self._target)
-            except FileExistsError as error:
-                raise UsageError(f"{self._out}: has appeared during the export", hint="export again") from error
-        # From here on there is something in the parents.
-        self._new_parents = []
-        durable.sync_folder(self._target.parent)
-
-    def _open_partial(self) -> None:
-        with _exclusive(self._target.parent):
-            self._remove_leftovers()
-            while True:
-                # A pid and two random digits: the pid lets a system without locks tell a live owner.
-                identity = f"{os.getpid() & 0xFFFFFF:06x}{secrets.randbelow(256):02x}"
-                # Known before it is made, so that an interruption in between leaves nothing.
-                self._partial = self._sibling(_PARTIAL, identity)
-                with suppress(FileExistsError):
-                    self._partial.mkdir()
-                    break
-            self._lock = durable.lock_folder(self._partial)
-
-    def _remove_leftovers(self) -> None:
-        """Remove what killed exporters to this target left; restore the bundle that one was replacing.
-
-        Raises:
-            UsageError: One of them is alive.
-        """
-        for path in self._siblings(_PARTIAL):
-            if _in_use(path):
-                raise UsageError(
-                    f"{self._out}: another export to it is running (process {int(path.name[-8:-2], 16)})",
-                    hint="wait for it, or name another folder",
-                )
-            shutil.rmtree(path, ignore_errors=True)
-        for path in self._siblings(_REPLACED):
-            if os.path.lexists(self._target):
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                os.rename(path, self._target)
-                check_output(self._out, force=self._force)
-
-    def _clean_up(self) -> None:
-        if self._partial is not None:
-            # After an exchange the old bundle lies under one of these two names.
-            replaced = self._sibling(_REPLACED, self._id())
-            shutil.rmtree(self._partial, ignore_errors=True)
-            if os.path.lexists(self._target):
-                shutil.rmtree(replaced, ignore_errors=True)
-            elif os.path.isdir(replaced):
-                # If even this fails, the next export does it; the error that led here says more.
-                with suppress(OSError):
-                    os.rename(replaced, self._target)
-        if self._lock is not None:
-            os.close(self._lock)
-        self._partial = self._lock = None
-        _remove_empty(self._new_parents)
-        self._new_parents = []
-
-    def _id(self) -> str:
-        return self.folder.name[-8:]
-
-    def _sibling(self, kind: str, identity: str) -> Path:
-        return self._target.with_name(f"{self._target.name}.{kind}-{identity}")
-
-    def _siblings(self, kind: str) -> list[Path]:
-        pattern = re.compile(re.escape(self._target.name) + rf"\.{kind}-[0-9a-f]{{8}}")
-        with os.scandir(self._target.parent) as entries:
-            names = [
-                entry.name
-                for entry in entries
-                if pattern.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False)
-            ]
-        return [self._target.parent / name for name in sorted(names)]
+        self._partial.publish(replace=replace)
 
     @contextmanager
     def _os_errors(self) -> Iterator[None]:
@@ -261,9 +177,9 @@ class BundleWriter:
 
     def _explain(self, error: OSError) -> HeliumEdgeError | None:
         """The error for the user, or None when this one is not about writing the bundle."""
-        if error.errno in _NO_SPACE:
+        if error.errno in durable.NO_SPACE:
             return self._no_space(_free(self._target.parent))
-        ours = self._partial is not None and str(error.filename).startswith(str(self._partial))
+        ours = self._partial.is_open and str(error.filename).startswith(str(self._partial.path))
         if ours or (error.filename is None and error.errno in _DISK):
             return self._failed(error)
         return None
@@ -307,75 +223,6 @@ def _replaceable(target: Path) -> bool:
             return next(entries, None) is None
     except OSError:
         return False
-
-
-def _make_parents(folder: Path) -> list[Path]:
-    """Create the missing folders down to `folder`; returns those created, deepest first."""
-    missing = []
-    for parent in (folder, *folder.parents):
-        if os.path.lexists(parent):
-            break
-        missing.append(parent)
-    created: list[Path] = []
-    try:
-        for parent in reversed(missing):
-            created.insert(0, parent)
-            with suppress(FileExistsError):
-                parent.mkdir()
-    except BaseException:
-        _remove_empty(created)
-        raise
-    return created
-
-
-def _remove_empty(folders: list[Path]) -> None:
-    for folder in folders:
-        # Somebody else may have put something there, which then stays.
-        with suppress(OSError):
-            folder.rmdir()
-
-
-@contextmanager
-def _exclusive(folder: Path) -> Iterator[None]:
-    """Hold the lock of the parent folder while a partial folder is made there: for milliseconds."""
-    descriptor = _wait_for_lock(folder)
-    try:
-        yield
-    finally:
-        if descriptor is not None:
-            os.close(descriptor)
-
-
-def _wait_for_lock(folder: Path) -> int | None:
-    deadline = time.monotonic() + _LOCK_SECONDS
-    while time.monotonic() < deadline:
-        with suppress(BlockingIOError):
-            return durable.lock_folder(folder)
-        time.sleep(0.02)
-    raise UsageError(f"{folder}: is locked by another program", hint="end it, or write to another folder")
-
-
-def _in_use(partial: Path) -> bool:
-    """Whether the exporter that made a partial folder is alive."""
-    try:
-        descriptor = durable.lock_folder(partial)
-    except BlockingIOError:
-        return True
-    except FileNotFoundError:  # it has just come to its end
-        return False
-    if descriptor is not None:
-        os.close(descriptor)
-        return False
-    # No locks here: ask for the process instead.
-    if os.name == "nt":
-        return True
-    try:
-        os.kill(int(partial.name[-8:-2], 16), 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _free(folder: Path) -> int:

@@ -10,15 +10,11 @@ Source: Ainslie et al. 2023, arXiv 2305.13245, section 2.1; HeliumConfig, `num_k
 
 from __future__ import annotations
 
-import contextlib
-import glob
 import json
 import math
 import os
-import re
-import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -26,12 +22,9 @@ from safetensors.torch import save_file
 
 from helium_edge.checkpoint.reader import CONFIG_FILE, INDEX_FILE, SINGLE_FILE, Checkpoint
 from helium_edge.checkpoint.source import TOKENIZER_FILES
+from helium_edge.durable import PartialFolder, sync_file, sync_folder
 from helium_edge.errors import ResourceError, UsageError
-
-try:
-    import fcntl
-except ImportError:  # pragma: no cover - Windows
-    fcntl = None  # type: ignore[assignment]
+from helium_edge.progress import SILENT, Progress
 
 SHARD_BYTES = 4 << 30
 """Tensors are collected up to this size before a file is written: the memory that a conversion needs."""
@@ -71,9 +64,7 @@ def check_groups(checkpoint: Checkpoint, groups: int) -> None:
         )
 
 
-def write_grouped(
-    checkpoint: Checkpoint, groups: int, out: Path, on_tensor: Callable[[str], None] = lambda _: None
-) -> None:
+def write_grouped(checkpoint: Checkpoint, groups: int, out: Path, progress: Progress = SILENT) -> None:
     """Write a checkpoint like another, with fewer key-value heads.
 
     The folder appears complete or not at all; what a run left that was killed is removed. Other files than
@@ -83,7 +74,7 @@ def write_grouped(
         checkpoint: The original.
         groups: Key-value heads of the new one.
         out: Its folder, which must not exist yet.
-        on_tensor: Called with the name of each tensor once it is read.
+        progress: Advanced by each tensor once it is read.
 
     Raises:
         UsageError: `groups` does not fit, or `out` is taken.
@@ -93,13 +84,13 @@ def write_grouped(
     check_groups(checkpoint, groups)
     if os.path.lexists(out):
         raise UsageError(f"{out}: is already there", hint="name another folder, or remove it")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with _partial_folder(out) as partial:
+    with PartialFolder(out, shown=str(out), activity="conversion") as folder:
+        partial = folder.path
         need = sum(tensor.nbytes for tensor in checkpoint.tensors.values())
         free = shutil.disk_usage(partial).free
         if need > free:
             raise ResourceError(f"{out}: {need / 1e9:.2f} GB do not fit, {free / 1e9:.2f} GB are free")
-        _write_weights(partial, _pooled(checkpoint, groups, on_tensor), need)
+        _write_weights(partial, _pooled(checkpoint, groups, progress), need)
         for name in _COPIED:
             source = checkpoint.find_file(name)
             if source is not None:
@@ -107,60 +98,20 @@ def write_grouped(
         config = json.loads((checkpoint.folder / CONFIG_FILE).read_text(encoding="utf-8"))
         config["num_key_value_heads"] = groups
         _write_text(partial / CONFIG_FILE, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
-        for path in (*partial.iterdir(), partial):
-            _sync(path)
-        os.rename(partial, out)  # fails on a folder that holds something
-        _sync(out.parent)
+        for path in partial.iterdir():
+            sync_file(path)
+        sync_folder(partial)
+        folder.publish()
 
 
-@contextlib.contextmanager
-def _partial_folder(out: Path) -> Iterator[Path]:
-    """A new folder beside `out`, locked while it is in use; removed at the end where it was not renamed."""
-    partial = out.with_name(f".{out.name}.partial-{secrets.token_hex(4)}")
-    with _lock(out.parent, wait=True):  # nobody takes a folder for a leftover that is not locked yet
-        for found in out.parent.glob(f".{glob.escape(out.name)}.partial-*"):
-            if re.fullmatch("[0-9a-f]{8}", found.name[-8:]) and found.is_dir() and not found.is_symlink():
-                with _lock(found, wait=False) as is_ours:
-                    if is_ours:
-                        shutil.rmtree(found, ignore_errors=True)
-        partial.mkdir()
-        lock = contextlib.ExitStack()
-        lock.enter_context(_lock(partial, wait=False))
-    with lock:
-        try:
-            yield partial
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _lock(folder: Path, *, wait: bool) -> Iterator[bool]:
-    """Lock a folder, which ends with the process; False where another holds it, or there are no locks."""
-    if fcntl is None:  # pragma: no cover - Windows
-        yield False
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            locked = True
-        except OSError:
-            locked = False
-        yield locked
-    finally:
-        os.close(descriptor)
-
-
-def _pooled(
-    checkpoint: Checkpoint, groups: int, on_tensor: Callable[[str], None]
-) -> Iterator[tuple[str, torch.Tensor]]:
+def _pooled(checkpoint: Checkpoint, groups: int, progress: Progress) -> Iterator[tuple[str, torch.Tensor]]:
     """Name in the file and values of each tensor, one at a time."""
     for name, info in checkpoint.tensors.items():
         tensor = checkpoint.read(name)
         if ".self_attn.k_proj." in name or ".self_attn.v_proj." in name:
             tensor = pool_heads(tensor, checkpoint.config.head_dim, groups)
         yield info.name, tensor
-        on_tensor(name)
+        progress.advance(note=name)
 
 
 def _write_weights(folder: Path, tensors: Iterator[tuple[str, torch.Tensor]], most: int) -> None:
@@ -196,11 +147,3 @@ def _write_weights(folder: Path, tensors: Iterator[tuple[str, torch.Tensor]], mo
 
 def _write_text(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -17,12 +17,10 @@ from helium_edge.parity.report import (
 )
 from helium_edge.parity.rollout import CachedRunner
 from helium_edge.parity.store_check import compare_store, readback
-from helium_edge.parity.text import LANGUAGES, Window, evaluation_windows, read_windows
 from helium_edge.parity.verdict import GraphLimits, graph_limits
 from helium_edge.parity.yardstick import Yardstick
 
 __all__ = [
-    "LANGUAGES",
     "CacheChecks",
     "CachedRunner",
     "CheckResult",
@@ -37,15 +35,12 @@ __all__ = [
     "Reference",
     "StoreDifference",
     "StoreReport",
-    "Window",
     "Yardstick",
     "arithmetic_of",
     "cache_folder",
     "compare_store",
-    "evaluation_windows",
     "facts",
     "graph_limits",
-    "read_windows",
     "readback",
     "reference_runner",
     "require_reference",

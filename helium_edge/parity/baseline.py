@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from helium_edge.bundle.durable import replace_file
+from helium_edge.durable import replace_file
 from helium_edge.errors import InputError
 from helium_edge.parity.document import Document
 from helium_edge.parity.report import significant

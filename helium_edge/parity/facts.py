@@ -12,7 +12,7 @@ from typing import Any
 
 import helium_edge
 from helium_edge.bundle import Bundle
-from helium_edge.parity.text import Window
+from helium_edge.texts import Window
 
 
 def subject(bundle: Bundle) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from typing import Protocol
 import numpy as np
 
 from helium_edge.parity.report import GreedySample
-from helium_edge.parity.text import Window
 from helium_edge.runtime.runner import Logits, Runner
+from helium_edge.texts import Window
 
 NEW_TOKENS = 32
 

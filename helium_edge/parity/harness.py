@@ -18,7 +18,6 @@ from helium_edge.parity.metrics import Positions, compare_rows
 from helium_edge.parity.report import GreedySample, LevelName, LevelReport
 from helium_edge.parity.rollout import Step, all_rows, rollout
 from helium_edge.parity.statistics import aggregate, along_position, histogram, paired_excess
-from helium_edge.parity.text import Window
 from helium_edge.parity.verdict import (
     NOISE,
     GateResult,
@@ -31,10 +30,11 @@ from helium_edge.parity.verdict import (
 )
 from helium_edge.parity.window_figures import by_window
 from helium_edge.parity.yardstick import Yardstick
+from helium_edge.progress import SILENT, Progress
 from helium_edge.recipe import Gates
 from helium_edge.runtime.runner import Logits, Runner
+from helium_edge.texts import Window
 
-Progress = Callable[[int], None]
 """Called with a number of tokens that were run."""
 
 
@@ -84,11 +84,11 @@ class Reference:
         self._runner: Runner | None = None
         self.loaded = False
 
-    def prepare(self, windows: Sequence[Window], prompts: Sequence[Prompt], on_progress: Progress) -> None:
+    def prepare(self, windows: Sequence[Window], prompts: Sequence[Prompt], progress: Progress = SILENT) -> None:
         """Compute all that is not known yet, and let go of the model."""
         for window in windows:
             self.rows(window.tokens[:-1])
-            on_progress(len(window.tokens) - 1)
+            progress.advance(len(window.tokens) - 1)
         for prompt in prompts:
             self.greedy(prompt.tokens, NEW_TOKENS)
         self._load, self._runner = self._known_only, None
@@ -222,7 +222,7 @@ class Comparison:
                 f"a window of {longest} tokens does not fit a KV cache of {self.candidate.cache_len} slots"
             )
 
-    def run(self, on_progress: Progress = lambda _: None) -> list[LevelReport]:
+    def run(self, progress: Progress = SILENT) -> list[LevelReport]:
         """Run the levels; a figure outside its gate is a failure in the report, not an exception.
 
         Raises:
@@ -233,10 +233,10 @@ class Comparison:
         self.check()
         tally = _Tally()
         for index, window in enumerate(self.windows):
-            self._run_window(index, window, tally, on_progress)
+            self._run_window(index, window, tally, progress)
         return self._reports(tally)
 
-    def _run_window(self, index: int, window: Window, tally: _Tally, on_progress: Progress) -> None:
+    def _run_window(self, index: int, window: Window, tally: _Tally, progress: Progress) -> None:
         expected = self.reference.rows(window.tokens[:-1])
         first: int | None = None
         steps = rollout(self.candidate, window.tokens, widths=self.widths, turn=index)
@@ -251,7 +251,7 @@ class Comparison:
                 # The yardstick reads the candidate's cache: what is not finite there is the candidate's fault.
                 clean = np.where(np.isfinite(found.expected), found.expected, 0)
                 tally.graph.add(window.language, _compare(clean, step, window, index))
-            on_progress(len(step.tokens))
+            progress.advance(len(step.tokens))
         if self.yardstick is not None and self.budget:
             with self.clock.running("quantized torch"):
                 plain = self.yardstick.plain_logits(window.tokens[:-1])

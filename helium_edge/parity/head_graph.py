@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +22,7 @@ from helium_edge.model.head import HeliumHead
 from helium_edge.parity.emulation import Arithmetic, EmulatedParts, Ledger
 from helium_edge.parity.verdict import NOISE, GateResult, GraphLimits, graph_limits
 from helium_edge.parity.yardstick import has_few_ties
+from helium_edge.progress import SILENT, Progress
 from helium_edge.quant import QuantizedStore
 from helium_edge.runtime.heads import Array, HeadRunner
 from helium_edge.runtime.torch_head import TorchHead
@@ -77,7 +78,7 @@ def compare_graph(
     store: QuantizedStore,
     arithmetic: Arithmetic,
     texts: Sequence[Sequence[int]],
-    on_text: Callable[[], None] = lambda: None,
+    progress: Progress = SILENT,
 ) -> HeadGraph:
     """Run the graph and the yardstick over texts, and over short ones made of them, and judge the difference.
 
@@ -86,14 +87,14 @@ def compare_graph(
         store: The weights that were exported.
         arithmetic: How the kernels treat activations.
         texts: Token ids.
-        on_text: Called after each text, `SHORT_TEXTS` more than there are texts.
+        progress: Advanced by each text, `SHORT_TEXTS` more than there are texts.
     """
     expected = yardstick(store, arithmetic, candidate.signature.tokens)
     short = short_texts(texts, candidate.signature.tokens)
     pairs = []
     for ids in (*short, *texts):
         pairs.append((_rows(candidate, ids), _rows(expected, ids)))
-        on_text()
+        progress.advance()
     rms = math.sqrt(float(np.mean(np.square(np.concatenate([want for _, want in pairs]))))) or 1.0
     errors = [_errors(found, want, rms) for found, want in pairs]
     last = np.array([of_text[-1] for of_text in errors[: len(short)]])

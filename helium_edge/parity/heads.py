@@ -9,7 +9,7 @@ Shapes: L labels, C hidden_size.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +19,12 @@ import torch
 from helium_edge.parity.head_graph import HeadGraph
 from helium_edge.parity.reference import load_reference
 from helium_edge.parity.report import QUESTIONS, plain, significant
-from helium_edge.parity.text import Window
 from helium_edge.parity.verdict import GateResult
+from helium_edge.progress import SILENT, Progress
 from helium_edge.recipe import Gates
 from helium_edge.runtime.heads import Array, HeadRunner, padded
 from helium_edge.signature import HeadSignature, head_signature
+from helium_edge.texts import Window
 
 if TYPE_CHECKING:
     from helium_edge.checkpoint import Checkpoint
@@ -175,7 +176,7 @@ def compare_heads(
     reference: HeadRunner,
     texts: Sequence[Sequence[int]],
     gates: Gates,
-    on_text: Callable[[], None] = lambda: None,
+    progress: Progress = SILENT,
 ) -> HeadReport:
     """L3: run both over all texts and judge the difference.
 
@@ -184,7 +185,7 @@ def compare_heads(
         reference: The original.
         texts: Token ids.
         gates: The limits; `top1` is that of label agreement.
-        on_text: Called after each text.
+        progress: Advanced by each text.
     """
     found: list[Array] = []
     expected: list[Array] = []
@@ -192,7 +193,7 @@ def compare_heads(
     for ids in texts:
         found.append(candidate.run(ids).reshape(-1, int(width)))
         expected.append(reference.run(ids).reshape(-1, int(width)))
-        on_text()
+        progress.advance()
     figures = _measure(np.concatenate(found), np.concatenate(expected), reference.signature, gates.near_tie)
     figures.texts = len(texts)
     caveat = str(getattr(candidate, "caveat", ""))

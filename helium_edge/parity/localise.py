@@ -10,7 +10,7 @@ Shape legend: T tokens of a call, S cache slots, Hkv key-value heads, D head_dim
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -25,6 +25,7 @@ from helium_edge.model.weights import HEAD, layer_name
 from helium_edge.parity.emulation import Arithmetic, EmulatedParts, Ledger, arithmetic_of
 from helium_edge.parity.layer_reference import CallState, LayerReference, padded
 from helium_edge.parity.layer_table import FLIPPED_CODES, TOLERANCE, LayerRow, LayerTable, OpError, op_error
+from helium_edge.progress import SILENT, Progress
 from helium_edge.quant import QuantizedStore
 from helium_edge.recipe import Recipe
 from helium_edge.signature import Phase
@@ -37,9 +38,6 @@ LOCALISED = ("onnx", "xnnpack")
 CHUNK, STEPS = 12, 3
 """Most tokens of a chunk, and decode steps."""
 
-Progress = Callable[[int, int], None]
-"""Called with the stages that are done and with their number."""
-
 
 def localise(
     bundle: Bundle,
@@ -49,7 +47,7 @@ def localise(
     static: bool = False,
     arithmetic: Arithmetic | None = None,
     parts: Parts | None = None,
-    on_stage: Progress | None = None,
+    progress: Progress = SILENT,
 ) -> LayerTable:
     """Compare a bundle with the yardstick, operation by operation; memory is bounded by a layer.
 
@@ -61,7 +59,7 @@ def localise(
         arithmetic: How the yardstick rounds activations; by default as the kernels of the bundle do here.
         parts: The yardstick's modules, asked for in the order of the forward pass; by default those of the store
             with activations rounded by `arithmetic`.
-        on_stage: Called as stages (embedding, each layer, the end) are done.
+        progress: Receives a stage, advanced by the embedding, each layer and the end.
 
     Raises:
         BundleError: The graphs are not built as ours are, or their runtime stopped.
@@ -80,15 +78,14 @@ def localise(
     modules = parts or EmulatedParts(store, arithmetic, Ledger(), scales)
     reference = LayerReference(config, modules, [call.call for call in calls], manifest.cache_len)
     run = _Run(config, arithmetic, programs, calls, manifest.cache_len, scales)
-    stages = config.num_hidden_layers + 2
+    progress.stage("localise", config.num_hidden_layers + 2, "parts")
     run.embedding(reference.states)
+    progress.advance(note="embedding")
     for index in range(config.num_hidden_layers):
-        if on_stage is not None:
-            on_stage(index + 1, stages)
         run.layer(index, reference.next_layer())
+        progress.advance(note=f"layer {index}")
     run.end(reference.end())
-    if on_stage is not None:
-        on_stage(stages, stages)
+    progress.advance(note="logits")
     rows = sorted(run.rows, key=lambda row: row.phase != "prefill")
     return LayerTable(tuple(rows), arithmetic.name, arithmetic.exact)
 

@@ -9,17 +9,16 @@ HELIUM_EDGE_CACHE_GIB (8).
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
+from helium_edge.durable import NO_SPACE, replacing
 from helium_edge.errors import ResourceError, UsageError
 from helium_edge.runtime.runner import Logits
 
@@ -87,43 +86,41 @@ class LogitsStore:
             os.utime(path)  # used: the last to be pruned
         return array
 
-    @classmethod
-    def _write(cls, folder: Path, path: Path, shape: tuple[int, int], pieces: Iterable[Logits]) -> None:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            _prune(folder, 4 * shape[0] * shape[1])
-            handle, name = tempfile.mkstemp(prefix=".partial-", suffix=".npy", dir=folder)
-        except OSError as error:
-            raise UsageError(
-                f"{folder}: the cache of reference logits cannot be written: {error.strerror}",
-                hint="name another folder in HELIUM_EDGE_CACHE",
-            ) from error
-        os.close(handle)
-        try:
-            cls._fill(Path(name), shape, pieces)
-            os.replace(name, path)
-        except BaseException as error:
-            with contextlib.suppress(OSError):
-                os.unlink(name)
-            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    @staticmethod
+    def _write(folder: Path, path: Path, shape: tuple[int, int], pieces: Iterable[Logits]) -> None:
+        nbytes = 4 * shape[0] * shape[1]
+        with contextlib.ExitStack() as stack:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                _prune(folder, nbytes)
+                # Written, not mapped: a full disk is an error of write(), and a signal of a mapped page.
+                file = stack.enter_context(stack.enter_context(replacing(path)).open("wb"))
+            except OSError as error:
+                raise UsageError(
+                    f"{folder}: the cache of reference logits cannot be written: {error.strerror}",
+                    hint="name another folder in HELIUM_EDGE_CACHE",
+                ) from error
+            try:
+                _fill(file, shape, pieces)
+            except OSError as error:
+                if error.errno not in NO_SPACE:
+                    raise
                 raise ResourceError(
-                    f"{folder}: no space for {4 * shape[0] * shape[1] / 1e6:,.0f} MB of reference logits",
+                    f"{folder}: no space for {nbytes / 1e6:,.0f} MB of reference logits",
                     hint="name another folder in HELIUM_EDGE_CACHE, or compare on fewer --tokens",
                 ) from error
-            raise
 
-    @staticmethod
-    def _fill(path: Path, shape: tuple[int, int], pieces: Iterable[Logits]) -> None:
-        # Written, not mapped: a full disk is an error of write(), and a signal of a mapped page.
-        with open(path, "wb") as file:
-            header = {"descr": "<f4", "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_1_0(file, header)
-            done = 0
-            for piece in pieces:
-                file.write(np.ascontiguousarray(piece, "<f4").tobytes())
-                done += len(piece)
-        if done != shape[0]:
-            raise ValueError(f"{done} rows were computed where {shape[0]} belong")
+
+def _fill(file: BinaryIO, shape: tuple[int, int], pieces: Iterable[Logits]) -> None:
+    header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+    done = 0
+    for piece in pieces:
+        file.write(np.ascontiguousarray(piece, "<f4").tobytes())
+        done += len(piece)
+    file.flush()
+    if done != shape[0]:
+        raise ValueError(f"{done} rows were computed where {shape[0]} belong")
 
 
 def _prune(folder: Path, coming: int) -> None:

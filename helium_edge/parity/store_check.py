@@ -15,11 +15,11 @@ from torch import Tensor
 from helium_edge.bundle import Bundle
 from helium_edge.config import ModelConfig
 from helium_edge.model.rope import reorder_interleaved_rows, restore_interleaved_rows
+from helium_edge.progress import SILENT, Progress
 from helium_edge.quant import QuantizedWeight
 from helium_edge.targets import Artifact, StoredCodes, WeightDifference, load_target
 from helium_edge.targets.artifact import DifferenceKind, layer_of
 
-Progress = Callable[[str], None]
 """Called with the name of each tensor that was compared."""
 
 
@@ -48,13 +48,13 @@ def readback(bundle: Bundle) -> Artifact:
     return load_target(bundle.manifest.target.name).read_back(bundle)
 
 
-def compare_store(artifact: Artifact, store: Store, on_tensor: Progress | None = None) -> list[WeightDifference]:
+def compare_store(artifact: Artifact, store: Store, progress: Progress = SILENT) -> list[WeightDifference]:
     """Compare an artifact with a store, one tensor at a time.
 
     Args:
         artifact: Read back from a bundle.
         store: The quantized weights that it should hold.
-        on_tensor: Called with each name.
+        progress: Advanced by each tensor.
 
     Returns:
         Every difference, in the order of the forward pass, and then those within the artifact itself: graphs that
@@ -67,13 +67,11 @@ def compare_store(artifact: Artifact, store: Store, on_tensor: Progress | None =
     found: list[WeightDifference] = []
     for name in artifact.names:
         found += _compare_matrix(name, artifact, store)
-        if on_tensor is not None:
-            on_tensor(name)
+        progress.advance(note=name)
     for name in artifact.vectors:
         expected = store.vector(name).to(artifact.real).to(torch.float32)
         found += _compare(name, "values", artifact.vector(name), expected)
-        if on_tensor is not None:
-            on_tensor(name)
+        progress.advance(note=name)
     return found + artifact.differences()
 
 

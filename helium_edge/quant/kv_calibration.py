@@ -13,7 +13,7 @@ Shapes: T tokens of a text, Hkv key-value heads, D head_dim, C hidden_size.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +24,7 @@ from helium_edge.model.kv_cache import HIGHEST, SIDES, KvScales, Side, exact_cod
 from helium_edge.model.parts import DenseParts
 from helium_edge.model.rope import rope_tables
 from helium_edge.model.weights import EMBEDDING
+from helium_edge.progress import SILENT, Progress
 from helium_edge.quant.affine import QuantizedWeight, dequantize
 from helium_edge.quant.store import QuantizedStore
 
@@ -124,7 +125,7 @@ def calibrate(
     store: QuantizedStore,
     texts: Sequence[Sequence[int]],
     held_out: Sequence[Sequence[int]],
-    on_layer: Callable[[str], None] = lambda _: None,
+    progress: Progress = SILENT,
 ) -> KvCalibration:
     """Calibrate the scales of an int8 KV cache.
 
@@ -132,7 +133,7 @@ def calibrate(
         store: The weights that are exported.
         texts: Token ids to calibrate on, each a conversation of its own that starts as one does.
         held_out: Others, to see what the scales clip.
-        on_layer: Called with the name of each layer that is done.
+        progress: Advanced by each layer.
 
     Raises:
         HeliumEdgeError: Whatever the store raises.
@@ -154,7 +155,7 @@ def calibrate(
             for side, scale in enumerate((keys[-1][:, None], values[-1][:, None])):
                 none = torch.zeros_like(scale[:, 0], dtype=torch.int64)
                 counts.append(sum((clipped(pair[side], scale) for pair in others), none))
-            on_layer(f"layer {index}")
+            progress.advance(note=f"layer {index}")
     tokens = sum(map(len, texts)), sum(map(len, held_out))
     return KvCalibration(
         KvScales(tuple(keys), tuple(values)), tokens[0], Saturation.from_counts(counts, max(1, tokens[1]))

@@ -9,8 +9,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import os
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from helium_edge.durable import NO_SPACE, replacing
 from helium_edge.errors import HeliumEdgeError, ResourceError, UsageError
 from helium_edge.quant.affine import group_count
 from helium_edge.quant.packing import pack_nibbles, unpack_nibbles
@@ -27,7 +26,7 @@ from helium_edge.recipe import Scheme
 _METADATA = "helium_edge"
 _PARTIAL = ".partial-"
 _STALE_SECONDS = 3600.0
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM)
+_NO_SPACE = NO_SPACE | {errno.ENOMEM}
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +87,8 @@ def write_shard(
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_stale(path.parent)
-        _publish(path, data)
+        with replacing(path) as partial:
+            partial.write_bytes(data)
     except OSError as error:
         raise _write_error(error, path.parent, len(data)) from error
 
@@ -114,18 +114,6 @@ def read_shard(path: Path, *, key: str, scheme: Scheme, shape: tuple[int, int]) 
         return None
     sound = tuple(found.scales.shape) == expected and (points is None or tuple(points.shape) == expected)
     return found if sound else None
-
-
-def _publish(path: Path, data: bytes) -> None:
-    handle, name = tempfile.mkstemp(prefix=path.name + _PARTIAL, dir=path.parent)
-    partial = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
 
 
 def _remove_stale(folder: Path) -> None:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from helium_edge.bundle.durable import replace_file
+from helium_edge.durable import replace_file
 from helium_edge.errors import UsageError
 from helium_edge.parity.document import Document
 from helium_edge.report.html import render_html, require_html

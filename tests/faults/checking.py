@@ -10,12 +10,13 @@ import pytest
 
 from helium_edge import compare
 from helium_edge.bundle import Bundle, open_runner
-from helium_edge.compare import Text, check
+from helium_edge.compare import check
 from helium_edge.parity import ParityReport
 from helium_edge.parity.layer_table import LayerTable
 from helium_edge.parity.localise import localise
 from helium_edge.recipe import Recipe
 from helium_edge.runtime.runner import Runner
+from helium_edge.texts import TextSource
 from tests.faults.catalogue import Fault
 from tests.helpers.bundles import MODEL, Exported, bundle_recipe, export_bundle
 from tests.helpers.checkpoints import make_checkpoint
@@ -60,7 +61,7 @@ def make_subject(folder: Path, recipe: Recipe, **model: Any) -> Subject:
 
 def run_check(bundle: Path, checkpoint: Path, *, static: bool = False) -> ParityReport:
     """All levels and the cache contract, on a window of each language."""
-    text = Text(tokens=6 * SHAPES["cache_len"])
+    text = TextSource(tokens=6 * SHAPES["cache_len"])
     return check(bundle, checkpoint=str(checkpoint), text=text, threads=1, static=static, unverified=True)
 
 

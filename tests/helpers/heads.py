@@ -16,7 +16,6 @@ from safetensors.torch import load_file
 from helium_edge.checkpoint import Checkpoint, open_checkpoint
 from helium_edge.model.head import HeliumHead
 from helium_edge.parity.emulation import EmulatedParts, Ledger, arithmetic_of
-from helium_edge.parity.text import LANGUAGES, evaluation_text
 from helium_edge.quant import QuantizedStore
 from helium_edge.recipe import Recipe, load_recipe
 from helium_edge.runtime.heads import Array, HeadRunner
@@ -26,6 +25,7 @@ from helium_edge.runtime.torch_head import TorchHead
 from helium_edge.signature import HeadSignature
 from helium_edge.targets import load_target
 from helium_edge.targets.base import BuiltGraph
+from helium_edge.texts import LANGUAGES, evaluation_text
 from tests.helpers.checkpoints import make_checkpoint, write_weights
 
 TOKENS, PAD = 12, 3

@@ -107,7 +107,7 @@ def export_xnnpack(source: Path | str, recipe: Recipe, folder: Path) -> XnnpackE
     scales = None
     if recipe.kv_cache == "int8":
         texts = [random_tokens(64, config.vocab_size, seed) for seed in range(2)]
-        scales = calibrate(store, texts, texts, lambda _: None).scales
+        scales = calibrate(store, texts, texts).scales
     ((file, planned),) = target.plan(config, recipe, store.plan)
     graphs = target.build(store, recipe, folder, lambda _: None, scales)
     spec = DecoderSpec(config.vocab_size, target.cache(config, recipe), recipe.shapes.prefill_len, recipe.logits)

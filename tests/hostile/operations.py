@@ -12,7 +12,7 @@ import signal
 from collections.abc import Callable
 from typing import Any
 
-from helium_edge.bundle import durable
+from helium_edge import durable
 
 
 class Operations:

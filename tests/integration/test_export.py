@@ -17,11 +17,11 @@ from safetensors.torch import load_file, save_file
 
 from helium_edge.bundle import open_bundle, verify_bundle
 from helium_edge.checkpoint import open_checkpoint
-from helium_edge.compare import Text
 from helium_edge.errors import HeliumEdgeError
 from helium_edge.parity import LevelReport
 from helium_edge.pipeline import check, export
 from helium_edge.recipe import load_recipe
+from helium_edge.texts import TextSource
 from tests.helpers.checkpoints import make_checkpoint
 from tests.helpers.exports import small_recipe
 
@@ -72,7 +72,7 @@ def test_the_same_input_gives_the_same_bytes(tiny_bundle: Path, tmp_path: Path) 
 
 def test_parity_of_the_published_bundle(tiny_bundle: Path) -> None:
     """The static pair, too: the short check of `export` runs the graph that serves both phases."""
-    report = check(tiny_bundle, text=Text(tokens=500), threads=2, static=True)
+    report = check(tiny_bundle, text=TextSource(tokens=500), threads=2, static=True)
     assert report.passed, report.failures
     assert [level.level for level in report.levels] == ["L0", "L1", "L2", "L3"]
     level = report.level("L3")

@@ -13,6 +13,7 @@ from tests.helpers.bundles import MODEL, Exported, bundle_recipe, export_bundle
 from tests.helpers.checkpoints import make_checkpoint
 from tests.helpers.exports import random_tokens
 from tests.helpers.faults import plant
+from tests.helpers.progress import Recorder
 
 TOKENS = random_tokens(30, 320)
 VARIANTS = {
@@ -43,8 +44,8 @@ def table(export: Exported, *, static: bool) -> LayerTable:
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_clean_bundle_has_nothing_guilty(variant: str, static: bool, folder: Path) -> None:
     export = exported(variant, folder)
-    stages: list[tuple[int, int]] = []
-    found = localise(export.open(), export.store, TOKENS, static=static, on_stage=lambda *s: stages.append(s))
+    progress = Recorder()
+    found = localise(export.open(), export.store, TOKENS, static=static, progress=progress)
     assert found.guilty is None
     assert found.exact
     layers = export.store.config.num_hidden_layers
@@ -56,7 +57,8 @@ def test_a_clean_bundle_has_nothing_guilty(variant: str, static: bool, folder: P
     assert files == (
         {"prefill": "prefill.onnx", "decode": "decode.onnx"} if static else dict.fromkeys(files, "decoder.onnx")
     )
-    assert stages == [(index + 1, layers + 2) for index in range(layers)] + [(layers + 2, layers + 2)]
+    assert progress.stages == [("localise", layers + 2, "parts")]
+    assert progress.notes == ["embedding", *(f"layer {index}" for index in range(layers)), "logits"]
     rounds = {row.op for row in found.rows if row.rounds}
     assert ("o_proj" in rounds) is (variant != "fp32")
 

@@ -21,6 +21,7 @@ from helium_edge.targets import Artifact, StoredCodes, WeightDifference
 from tests.helpers.bundles import MODEL, Exported, bundle_recipe, export_bundle
 from tests.helpers.checkpoints import make_checkpoint
 from tests.helpers.faults import plant
+from tests.helpers.progress import Recorder
 
 needs_executorch = pytest.mark.skipif(
     importlib.util.find_spec("executorch") is None, reason="executorch is not installed"
@@ -98,9 +99,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_what_is_read_back_is_the_store(name: str, folder: Path) -> None:
     export = exported(name, folder)
     artifact = readback(export.open())
-    seen: list[str] = []
-    assert compare_store(artifact, export.store, seen.append) == []
-    assert seen == [*artifact.names, *artifact.vectors]
+    progress = Recorder()
+    assert compare_store(artifact, export.store, progress) == []
+    assert progress.notes == [*artifact.names, *artifact.vectors]
     assert artifact.names == export.store.names
     for tensor in (artifact.names[0], layer_name(1, "mlp.up_proj.weight"), artifact.names[-1]):
         ours, theirs = artifact.get(tensor), export.store.get(tensor)

@@ -17,7 +17,7 @@ from helium_edge.quant import plan_weights
 from helium_edge.recipe import parse_recipe, recipe_names
 
 ROOT = Path(__file__).parents[2]
-MAX_FILE_LINES = 400
+MAX_FILE_LINES = 500
 MAX_FUNCTION_LINES = 60
 MAX_FILE_BYTES = 16 << 20
 

@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 
 from helium_edge.errors import UsageError
-from helium_edge.parity import LANGUAGES, evaluation_windows
-from helium_edge.parity.text import MIN_WINDOW_LEN, evaluation_text
 from helium_edge.runtime.tokenizer import Tokenizer
+from helium_edge.texts import LANGUAGES, MIN_WINDOW_LEN, evaluation_text, evaluation_windows
 
 DATA = importlib.resources.files("helium_edge.data")
 OWN_LETTERS = {"en": "", "fr": "éèàêç«»", "de": "äöüß", "it": "èàùò«»", "pt": "ãçõáí", "es": "ñáéíóú"}

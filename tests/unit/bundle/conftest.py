@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from helium_edge.bundle import durable
+from helium_edge import durable
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from helium_edge.bundle import durable
+from helium_edge import durable
 
 
 class Faults:

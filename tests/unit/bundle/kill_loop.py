@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from helium_edge.bundle import durable
+from helium_edge import durable
 from tests.unit.bundle.bundles import write_bundle
 from tests.unit.bundle.faults import Faults
 

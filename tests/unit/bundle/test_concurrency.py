@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from helium_edge.bundle import BundleWriter, Manifest, durable, open_bundle, verify, writer
+from helium_edge import durable
+from helium_edge.bundle import BundleWriter, Manifest, open_bundle, verify
 from helium_edge.errors import BundleError, UsageError
 from tests.unit.bundle.bundles import fill, make_manifest, names, weight, write_bundle
 
@@ -79,7 +80,7 @@ def test_dead_leftovers_go_and_live_ones_stay_where_folders_cannot_be_locked(
 
 
 def test_a_locked_parent_is_not_waited_for_forever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writer, "_LOCK_SECONDS", 0.1)
+    monkeypatch.setattr(durable, "_LOCK_SECONDS", 0.1)
     descriptor = durable.lock_folder(tmp_path)
     assert descriptor is not None
     try:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from helium_edge.bundle import durable
+from helium_edge import durable
 from helium_edge.errors import HeliumEdgeError, ResourceError, UsageError
 from tests.unit.bundle.bundles import names, raise_, weight, write_bundle
 from tests.unit.bundle.faults import Faults

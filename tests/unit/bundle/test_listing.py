@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from helium_edge.bundle import durable, listing
+from helium_edge import durable
+from helium_edge.bundle import listing
 from helium_edge.bundle.listing import FileListing
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from helium_edge.bundle import MANIFEST_NAME, BundleWriter, durable, listing
+from helium_edge import durable
+from helium_edge.bundle import MANIFEST_NAME, BundleWriter, listing
 from helium_edge.errors import BundleError, HeliumEdgeError, ResourceError, UsageError
 from tests.unit.bundle.bundles import content, fill, make_manifest, names, raise_, weight, write_bundle
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from helium_edge import pipeline
 from helium_edge.errors import ParityError
 from helium_edge.parity import LevelReport, ParityReport
 from helium_edge.parity.statistics import Aggregate
 from helium_edge.parity.verdict import judge_budget
 from helium_edge.recipe import Gates, load_recipe, recipe_text
+from helium_edge.texts import TextSource
 from tests.unit.bundle.bundles import make_manifest
 
 Cli = Callable[..., tuple[int, str, str]]
@@ -220,7 +220,7 @@ def test_parity_options_reach_the_pipeline(cli: Cli, monkeypatch: pytest.MonkeyP
     assert [line.split()[0] for line in out.splitlines()[4:8]] == ["text", "en", "fr", "all"]
     assert max(map(len, out.splitlines())) <= 80
     assert err.startswith("next: helium-edge generate tiny ")
-    text = pipeline.Text(None, 0)
+    text = TextSource(None, 0)
     defaults = {
         "checkpoint": None,
         "text": text,
@@ -241,7 +241,7 @@ def test_parity_options_reach_the_pipeline(cli: Cli, monkeypatch: pytest.MonkeyP
         )[1]
     )  # fmt: skip
     assert document == {"bundle": "tiny", "parity": make_report(0.01).to_json()}
-    text = pipeline.Text(None, 500)
+    text = TextSource(None, 500)
     options = {
         "checkpoint": "c",
         "text": text,

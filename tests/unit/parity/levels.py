@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from helium_edge.parity import Clock, Comparison, LevelReport, LogitsStore, Reference, Window
+from helium_edge.parity import Clock, Comparison, LevelReport, LogitsStore, Reference
+from helium_edge.progress import SILENT, Progress
 from helium_edge.recipe import Gates
 from helium_edge.runtime.runner import Runner
+from helium_edge.texts import Window
 
 
 def run_level(
@@ -16,10 +18,10 @@ def run_level(
     *,
     gates: Gates,
     prefill_tokens: int | Sequence[int],
-    on_progress: Callable[[int], None] = lambda _: None,
+    progress: Progress = SILENT,
 ) -> LevelReport:
     """L3 alone: the candidate against the reference."""
     logits = Reference(LogitsStore(None, {}), lambda: reference, candidate.vocab_size, Clock())
     widths = [prefill_tokens] if isinstance(prefill_tokens, int) else prefill_tokens
-    (level,) = Comparison(candidate, logits, windows, gates, widths).run(on_progress)
+    (level,) = Comparison(candidate, logits, windows, gates, widths).run(progress)
     return level

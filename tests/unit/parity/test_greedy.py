@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from helium_edge.parity import Window
 from helium_edge.parity.greedy import NEW_TOKENS, Prompt, compare_greedy, first_words, greedy_rows
 from helium_edge.runtime.runner import Logits
+from helium_edge.texts import Window
 from tests.unit.parity.fakes import FakeRunner
 
 PROMPT = Prompt("en", (1, 5, 6))

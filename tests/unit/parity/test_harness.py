@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from helium_edge.errors import ParityError
-from helium_edge.parity import Clock, LogitsStore, Reference, Window
+from helium_edge.parity import Clock, LogitsStore, Reference
 from helium_edge.parity.greedy import NEW_TOKENS, Prompt
+from helium_edge.texts import Window
+from tests.helpers.progress import Recorder
 from tests.unit.parity.fakes import VOCAB, FakeRunner, true_row
 
 WINDOWS = [Window("en", tuple(range(1, 30))), Window("fr", tuple(range(3, 40)))]
@@ -27,9 +29,9 @@ class Loads:
 
 def prepared(folder: Path | None, load: Loads) -> Reference:
     reference = Reference(LogitsStore(folder, {}), load, VOCAB, Clock())
-    done: list[int] = []
-    reference.prepare(WINDOWS, PROMPTS, done.append)
-    assert sum(done) == sum(len(window.tokens) - 1 for window in WINDOWS)
+    progress = Recorder()
+    reference.prepare(WINDOWS, PROMPTS, progress)
+    assert sum(progress.amounts) == sum(len(window.tokens) - 1 for window in WINDOWS)
     return reference
 
 
@@ -56,7 +58,7 @@ def test_a_second_run_needs_no_model(tmp_path: Path) -> None:
 def test_another_vocabulary(tmp_path: Path) -> None:
     reference = Reference(LogitsStore(tmp_path, {}), Loads(), VOCAB + 1, Clock())
     with pytest.raises(ParityError, match=f"vocabulary of {VOCAB + 1}, the reference of {VOCAB}"):
-        reference.prepare(WINDOWS, (), lambda _: None)
+        reference.prepare(WINDOWS, ())
     assert list(tmp_path.iterdir()) == []
 
 

@@ -14,10 +14,11 @@ import transformers
 
 from helium_edge.checkpoint import open_checkpoint
 from helium_edge.errors import CacheFullError, CheckpointError, MissingDependencyError, UsageError
-from helium_edge.parity import Window, reference_runner, require_reference
+from helium_edge.parity import reference_runner, require_reference
 from helium_edge.parity.reference import check_frequencies
 from helium_edge.recipe import Gates
 from helium_edge.runtime.runner import Logits
+from helium_edge.texts import Window
 from tests.helpers.checkpoints import make_checkpoint
 from tests.unit.parity.levels import run_level
 

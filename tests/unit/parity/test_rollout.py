@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from helium_edge.errors import CacheFullError, ParityError, UsageError
-from helium_edge.parity import LevelReport, ParityReport, Window
+from helium_edge.parity import LevelReport, ParityReport
 from helium_edge.parity.metrics import compare_rows
 from helium_edge.parity.rollout import MIN_WINDOW, all_rows, prefill_split, rollout, split_of_turn
 from helium_edge.parity.statistics import aggregate
@@ -18,6 +18,8 @@ from helium_edge.parity.verdict import GateResult, judge_budget
 from helium_edge.recipe import Gates
 from helium_edge.runtime.runner import Logits, Runner
 from helium_edge.signature import LogitsMode
+from helium_edge.texts import Window
+from tests.helpers.progress import Recorder
 from tests.unit.parity import fakes
 from tests.unit.parity.fakes import VOCAB, FakeRunner, true_row
 from tests.unit.parity.levels import run_level
@@ -242,10 +244,10 @@ def test_a_value_at_the_limit_passes() -> None:
 
 
 def test_report() -> None:
-    progress: list[int] = []
+    progress = Recorder()
     level = run_level(
         FakeRunner(noise=0.1), FakeRunner(logits="all"), windows(30, 41, 29),
-        gates=FP32, prefill_tokens=8, on_progress=progress.append,
+        gates=FP32, prefill_tokens=8, progress=progress,
     )  # fmt: skip
     lengths = {"en": (30, 29), "fr": (41,)}
     compared = {
@@ -255,7 +257,7 @@ def test_report() -> None:
     assert level.overall.tokens == sum(compared.values())
     weighted = sum(level.languages[name].kld_mean * compared[name] for name in compared)
     assert level.overall.kld_mean == pytest.approx(weighted / level.overall.tokens)
-    assert sum(progress) == 97
+    assert sum(progress.amounts) == 97
     assert level.histogram is not None
     assert (
         sum(level.histogram.counts) == sum(bucket.tokens for bucket in level.by_position) == level.overall.tokens

@@ -15,6 +15,7 @@ from helium_edge.quant import QuantizedStore
 from helium_edge.quant.kv_calibration import HEADROOM, Saturation, _embed, calibrate, clipped
 from tests.helpers.checkpoints import make_checkpoint
 from tests.helpers.exports import random_tokens
+from tests.helpers.progress import Recorder
 from tests.unit.quant.stores import MIXED
 
 
@@ -105,7 +106,12 @@ def test_the_store_is_read_a_layer_at_a_time(store: QuantizedStore, monkeypatch:
 
     monkeypatch.setattr(QuantizedStore, "get", get)
     done: list[tuple[str, int]] = []
-    calibrate(store, texts(store), [], lambda name: done.append((name, len(read))))
+
+    class Reads(Recorder):
+        def advance(self, amount: int = 1, note: str = "") -> None:
+            done.append((note, len(read)))
+
+    calibrate(store, texts(store), [], Reads())
     assert done == [("layer 0", 8), ("layer 1", 15)]
     assert len(set(read)) == len(read)
     assert Path(read[0]).name == EMBEDDING
