@@ -13,9 +13,10 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field, model_validator
 
-from helium_edge.bundle.sections import Items, Section, TokenId
+from helium_edge.bundle.sections import Section, TokenId
 from helium_edge.errors import ParityError
 from helium_edge.runtime.runner import Logits, Runner
+from helium_edge.schemas import Items
 
 GOLDEN_TOKENS = 32
 TOP_TOKENS = 5

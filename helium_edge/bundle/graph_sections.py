@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Literal, cast
 
 from pydantic import Field
 
-from helium_edge.bundle.sections import BundlePath, Count, DtypeName, Items, Section, Sha256, Size
+from helium_edge.bundle.sections import BundlePath, DtypeName, Section, Sha256
 from helium_edge.errors import BundleError
+from helium_edge.schemas import Count, Items, Size
 from helium_edge.signature import CacheSpec, CacheUpdate, GraphSignature, HeadSignature, Role, TensorSpec
 
 if TYPE_CHECKING:

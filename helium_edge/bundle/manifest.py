@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import functools
 import importlib.resources
-import json
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import jsonschema
 from pydantic import ConfigDict, Field, JsonValue, ValidationError
 
 from helium_edge.bundle.golden import GoldenTrace
@@ -26,12 +24,10 @@ from helium_edge.bundle.sections import (
     FileEntry,
     GenerationSection,
     HeadSection,
-    Items,
     MemorySection,
     ModelSection,
     QuantizationSection,
     Section,
-    Size,
     SourceSection,
     TargetSection,
     TokenizerSection,
@@ -39,6 +35,7 @@ from helium_edge.bundle.sections import (
 )
 from helium_edge.documents import DocumentError, parse_json, read_document
 from helium_edge.errors import BundleError
+from helium_edge.schemas import Items, Size, first_problem, shorten
 from helium_edge.signature import DecoderSpec, HeadSignature, LogitsMode
 
 MANIFEST_NAME = "helium-edge.json"
@@ -181,14 +178,17 @@ def parse_manifest(data: bytes, *, where: str = MANIFEST_NAME) -> Manifest:
     except DocumentError as error:
         raise BundleError(f"{where}: {error}") from error
     _check_version(document, where)
-    _check_schema(document, where)
+    if "files" not in document:  # the model has none before they are listed
+        raise BundleError(f"{where}: top level: 'files' is a required property")
     try:
         # Through JSON: strict mode then takes arrays for tuples and nothing else loosely.
         manifest = Manifest.model_validate_json(data)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise BundleError(f"{where}: {place}: {first['msg']}") from error
+        place, problem = first_problem(error, document)
+        if place.endswith((".path", ".file")) and " does not match " in problem:
+            path = problem.rpartition(" does not match ")[0]
+            problem = f"{path} is not allowed; allowed: a plain relative path inside the bundle"
+        raise BundleError(f"{where}: {place}: {problem}") from error
     check_manifest(manifest, where)
     return manifest
 
@@ -260,7 +260,7 @@ def _check_version(document: Any, where: str) -> None:
     version = document.get("schema_version")
     major = version.partition(".")[0] if isinstance(version, str) else ""
     if not re.fullmatch(r"[0-9]{1,4}", major):
-        raise BundleError(f"{where}: schema_version = {_short(version)} is no version such as {SCHEMA_VERSION!r}")
+        raise BundleError(f"{where}: schema_version = {shorten(version)} is no version such as {SCHEMA_VERSION!r}")
     known = SCHEMA_VERSION.partition(".")[0]
     if int(major) > int(known):
         raise BundleError(
@@ -272,27 +272,3 @@ def _check_version(document: Any, where: str) -> None:
             f"{where}: schema version {version} is no longer read; this helium-edge reads {known}.x",
             hint="export the checkpoint again",
         )
-
-
-@functools.cache
-def _validator() -> jsonschema.Draft202012Validator:
-    return jsonschema.Draft202012Validator(json.loads(schema_text()))
-
-
-def _check_schema(document: Any, where: str) -> None:
-    error = jsonschema.exceptions.best_match(_validator().iter_errors(document))
-    if error is None:
-        return
-    place = error.json_path.removeprefix("$").removeprefix(".") or "top level"
-    if error.validator == "pattern" and error.absolute_path and error.absolute_path[-1] in ("path", "file"):
-        raise BundleError(
-            f"{where}: {place} = {_short(error.instance)} is not allowed; allowed: a plain relative path inside "
-            "the bundle"
-        )
-    problem = error.message if len(error.message) <= 120 else f"{_short(error.instance)} is not allowed"
-    raise BundleError(f"{where}: {place}: {problem.splitlines()[0]}")
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -9,26 +9,18 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterable
-from typing import Annotated, Literal, Protocol, TypeVar
+from typing import Annotated, Literal, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, Strict
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from helium_edge.config import ModelConfig
 from helium_edge.recipe import Recipe
+from helium_edge.schemas import Count, Items, Size
 
 PATH_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*$"
 """Relative, POSIX, no hidden names: a path of this form cannot leave the bundle on any system."""
 
-_LARGEST = 2**53 - 1
-"""The largest integer that every JSON reader keeps exactly."""
-
-_T = TypeVar("_T")
-Items = Annotated[tuple[_T, ...], Strict(strict=False)]
-"""A tuple that may be given as a list; its items stay strictly typed."""
-
-Size = Annotated[int, Field(ge=1, le=_LARGEST)]
-Count = Annotated[int, Field(ge=0, le=_LARGEST)]
-TokenId = Annotated[int, Field(ge=0, le=_LARGEST)]
+TokenId = Count
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 BundlePath = Annotated[str, Field(pattern=PATH_PATTERN, max_length=255)]
 DtypeName = Annotated[str, Field(pattern=r"^[a-z]+[0-9]*$")]
