@@ -1,25 +1,27 @@
-"""What a benchmark found, and its JSON document; `bench.schema.json` is the contract of the latter."""
+"""What a benchmark found."""
 
 from __future__ import annotations
 
-import functools
-import importlib.resources
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from helium_edge.bench.cases import Case
+from helium_edge.bench.document import (
+    SCHEMA,
+    SCHEMA_VERSION,
+    Bandwidth,
+    BenchDocument,
+    CaseRatio,
+    EstimatedMemory,
+    Load,
+    Machine,
+    MeasuredBundle,
+    MeasureSettings,
+    MemoryPoints,
+    Result,
+)
 from helium_edge.bench.stats import Ratio, Summary
-
-SCHEMA = "helium-edge/bench"
-SCHEMA_VERSION = "1.0"
-SCHEMA_FILE = "bench.schema.json"
-
-
-@functools.cache
-def schema_text() -> str:
-    """The JSON Schema of the document, as it ships with the package."""
-    return importlib.resources.files(__package__).joinpath(SCHEMA_FILE).read_text(encoding="utf-8")
 
 
 @dataclass(frozen=True)
@@ -48,19 +50,20 @@ class Timing:
             return None
         return self.bytes_read / self.seconds.median / bandwidth
 
-    def to_json(self, bandwidth: float | None) -> dict[str, Any]:
-        """As plain JSON data."""
-        shown: dict[str, Any] = {
-            "phase": self.case.phase,
-            "context": self.case.context,
-            "tokens": self.case.tokens,
-            "ms": self.seconds.scaled(1e3).to_json(),
-        }
+    def document(self, bandwidth: float | None) -> Result:
+        """As it is written."""
+        shown: dict[str, Any] = {}
         if self.case.phase != "classify":
             shown["tokens_per_second"] = self.tokens_per_second
         if self.bytes_read is not None:
             shown |= {"bytes_read": self.bytes_read, "bandwidth_share": self.share_of(bandwidth)}
-        return shown
+        return Result(
+            phase=self.case.phase,
+            context=self.case.context,
+            tokens=self.case.tokens,
+            ms=self.seconds.scaled(1e3).document(),
+            **shown,
+        )
 
 
 @dataclass(frozen=True)
@@ -92,17 +95,17 @@ class BundleResult:
         found = [timing for timing in self.timings if timing.case.phase == "prefill" and not timing.case.context]
         return min(found, key=lambda timing: timing.case.tokens, default=None)
 
-    def to_json(self, bandwidth: float | None) -> dict[str, Any]:
-        """As plain JSON data."""
-        return {
-            "bundle": self.bundle,
+    def document(self, bandwidth: float | None) -> MeasuredBundle:
+        """As it is written."""
+        return MeasuredBundle(
+            bundle=self.bundle,
             **self.facts,
-            "load_ms": self.load_seconds.scaled(1e3).to_json(),
-            "first_call_ms": self.first_seconds.scaled(1e3).to_json(),
-            "memory": {point: dict(found) for point, found in self.memory.items()},
-            "estimated_memory": dict(self.estimate),
-            "results": [timing.to_json(bandwidth) for timing in self.timings],
-        }
+            load_ms=self.load_seconds.scaled(1e3).document(),
+            first_call_ms=self.first_seconds.scaled(1e3).document(),
+            memory=MemoryPoints.model_validate(self.memory),
+            estimated_memory=EstimatedMemory(**self.estimate),
+            results=tuple(timing.document(bandwidth) for timing in self.timings),
+        )
 
 
 @dataclass(frozen=True)
@@ -133,19 +136,19 @@ class BenchReport:
         return max(self.bandwidth.values(), default=None)
 
     def to_json(self) -> dict[str, Any]:
-        """The document."""
+        """The document: see docs/bench.md and bench.schema.json."""
         best = self.best_bandwidth
-        return {
-            "schema": SCHEMA,
-            "schema_version": SCHEMA_VERSION,
-            "machine": dict(self.machine),
-            "settings": dict(self.settings),
-            "load": dict(self.load),
-            "bandwidth_bytes_per_second": dict(self.bandwidth) if self.bandwidth else None,
-            "bundles": [found.to_json(best) for found in self.bundles],
-            "ratios": [
-                {"phase": case.phase, "context": case.context, "tokens": case.tokens, "speed": ratio.to_json()}
+        return BenchDocument(
+            schema=SCHEMA,
+            schema_version=SCHEMA_VERSION,
+            machine=Machine(**self.machine),
+            settings=MeasureSettings(**self.settings),
+            load=Load(**self.load),
+            bandwidth_bytes_per_second=Bandwidth(**self.bandwidth) if self.bandwidth else None,
+            bundles=tuple(found.document(best) for found in self.bundles),
+            ratios=tuple(
+                CaseRatio(phase=case.phase, context=case.context, tokens=case.tokens, speed=ratio.document())
                 for case, ratio in self.ratios.items()
-            ],
-            "notes": list(self.notes),
-        }
+            ),
+            notes=tuple(self.notes),
+        ).to_json()

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from helium_edge.bench.document import SampleFigures, Speed
+
 RESAMPLES = 4000
 CONFIDENCE = 0.95
 
@@ -41,8 +43,12 @@ class Summary:
         """The same in another unit."""
         return Summary(tuple(sample * factor for sample in self.samples))
 
-    def to_json(self) -> dict[str, Any]:
-        """As plain JSON data."""
+    def document(self) -> SampleFigures:
+        """As it is written."""
+        return SampleFigures(**self.figures())
+
+    def figures(self) -> dict[str, Any]:
+        """Median, quartiles and ends by their names in the document, and the samples."""
         low, high = self.quartiles
         return {
             "median": self.median,
@@ -51,7 +57,7 @@ class Summary:
             "min": min(self.samples),
             "max": max(self.samples),
             "n": len(self.samples),
-            "samples": list(self.samples),
+            "samples": self.samples,
         }
 
     def _quantile(self, share: float) -> float:
@@ -77,9 +83,9 @@ class Ratio:
         """Whether the interval leaves 1 out: the two are not equally fast."""
         return not self.low <= 1.0 <= self.high
 
-    def to_json(self) -> dict[str, Any]:
-        """As plain JSON data."""
-        return {**self.pairs.to_json(), "low": self.low, "high": self.high, "confidence": CONFIDENCE}
+    def document(self) -> Speed:
+        """As it is written."""
+        return Speed(**self.pairs.figures(), low=self.low, high=self.high, confidence=CONFIDENCE)
 
 
 def ratio(first: Sequence[float], second: Sequence[float]) -> Ratio:

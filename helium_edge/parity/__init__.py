@@ -2,19 +2,12 @@
 
 from helium_edge.parity import facts
 from helium_edge.parity.cache_checks import CacheChecks
+from helium_edge.parity.document import CheckResult, GreedySample, StoreDifference
 from helium_edge.parity.emulation import arithmetic_of
 from helium_edge.parity.harness import Clock, Comparison, Reference
 from helium_edge.parity.logits_store import LogitsStore, cache_folder
 from helium_edge.parity.reference import reference_runner, require_reference
-from helium_edge.parity.report import (
-    CheckResult,
-    Cost,
-    GreedySample,
-    LevelReport,
-    ParityReport,
-    StoreDifference,
-    StoreReport,
-)
+from helium_edge.parity.report import Cost, LevelReport, ParityReport, StoreReport
 from helium_edge.parity.rollout import CachedRunner
 from helium_edge.parity.store_check import compare_store, readback
 from helium_edge.parity.verdict import GraphLimits, graph_limits

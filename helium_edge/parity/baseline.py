@@ -16,14 +16,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from helium_edge.durable import replace_file
 from helium_edge.errors import InputError
-from helium_edge.parity.document import Document
-from helium_edge.parity.report import significant
+from helium_edge.parity.document import Baseline, Change, Document
 
 STANDARD_ERRORS = 3.0
 MIN_WINDOWS = 8
@@ -67,35 +66,6 @@ _RATIOS: Mapping[str, tuple[float, float]] = {"median_error": (2.0, 2e-6)}
 
 
 @dataclass(frozen=True)
-class Change:
-    """One figure, before and after.
-
-    Attributes:
-        level: Its level.
-        text: A language, or `all`.
-        metric: Its name in the document.
-        before: In the baseline.
-        after: In this run; NaN where it is not finite.
-        allowed: How much worse it may be.
-        rule: `paired`, `independent` or `ratio`: where `allowed` comes from.
-        verdict: `worse` and `better` are beyond `allowed`.
-    """
-
-    level: str
-    text: str
-    metric: str
-    before: float
-    after: float
-    allowed: float
-    rule: Literal["paired", "independent", "ratio"]
-    verdict: Literal["worse", "same", "better"]
-
-    def __str__(self) -> str:
-        change = f"{self.verdict} by {abs(self.after - self.before):.2g}, {self.allowed:.2g} is allowed"
-        return f"{self.level} {self.text}: {self.metric} {self.after:.4g} was {self.before:.4g}: {change}"
-
-
-@dataclass(frozen=True)
 class BaselineReport:
     """What changed since the baseline.
 
@@ -127,21 +97,16 @@ class BaselineReport:
         """Whether nothing got worse."""
         return not self.failures
 
-    def to_json(self) -> dict[str, Any]:
-        """As plain JSON data."""
-        numbers = ("before", "after", "allowed")
-        changes = [
-            {name: significant(value, 6) if name in numbers else value for name, value in asdict(change).items()}
-            for change in self.changes
-        ]
-        return {
-            "source": self.source,
-            "passed": self.passed,
-            "failures": self.failures,
-            "improvements": self.improvements,
-            "notes": list(self.notes),
-            "changes": changes,
-        }
+    def document(self) -> Baseline:
+        """As it is written."""
+        return Baseline(
+            source=self.source,
+            passed=self.passed,
+            failures=tuple(self.failures),
+            improvements=tuple(self.improvements),
+            notes=self.notes,
+            changes=self.changes,
+        )
 
 
 def compare_with_baseline(document: Document, baseline: Document, *, source: str) -> BaselineReport:

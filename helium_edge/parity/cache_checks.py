@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from helium_edge.errors import CacheFullError, HeliumEdgeError
-from helium_edge.parity.report import CheckResult
+from helium_edge.parity.document import CheckResult
 from helium_edge.parity.rollout import CachedRunner, decode_step, prefill_step
 from helium_edge.parity.verdict import FLIPPED_CODE, GraphLimits
 from helium_edge.parity.yardstick import Yardstick

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from helium_edge.parity.report import GreedySample
+from helium_edge.parity.document import GreedySample
 from helium_edge.runtime.runner import Logits, Runner
 from helium_edge.texts import Window
 

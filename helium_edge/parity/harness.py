@@ -12,10 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from helium_edge.errors import ParityError, UsageError
+from helium_edge.parity.document import GreedySample, LevelName
 from helium_edge.parity.greedy import NEW_TOKENS, Codec, Prompt, compare_greedy, greedy_rows
 from helium_edge.parity.logits_store import LogitsStore
 from helium_edge.parity.metrics import Positions, compare_rows
-from helium_edge.parity.report import GreedySample, LevelName, LevelReport
+from helium_edge.parity.report import LevelReport
 from helium_edge.parity.rollout import Step, all_rows, rollout
 from helium_edge.parity.statistics import aggregate, along_position, histogram, paired_excess
 from helium_edge.parity.verdict import (

@@ -18,11 +18,12 @@ import torch
 
 from helium_edge.parity.head_graph import HeadGraph
 from helium_edge.parity.reference import load_reference
-from helium_edge.parity.report import QUESTIONS, plain, significant
+from helium_edge.parity.report import QUESTIONS
 from helium_edge.parity.verdict import GateResult
 from helium_edge.progress import SILENT, Progress
 from helium_edge.recipe import Gates
 from helium_edge.runtime.heads import Array, HeadRunner, padded
+from helium_edge.schemas import plain, significant
 from helium_edge.signature import HeadSignature, head_signature
 from helium_edge.texts import Window
 

@@ -14,10 +14,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from helium_edge.parity.document import GuiltyOp, LayerError, Layers
 from helium_edge.signature import Phase
 from helium_edge.targets.debug import Array
 
@@ -117,29 +117,29 @@ class LayerTable:
         """Layer and operation of `first`."""
         return None if self.first is None else (self.first.layer, self.first.op)
 
-    def to_json(self) -> dict[str, Any]:
-        """As plain JSON data: see parity.schema.json; errors that are not finite are null."""
+    def document(self) -> Layers:
+        """As it is written; errors that are not finite are null."""
         first = self.first
-        return {
-            "arithmetic": self.arithmetic,
-            "exact": self.exact,
-            "guilty": None if first is None else {"layer": first.layer, "op": first.op},
-            "rows": [
-                {
-                    "phase": row.phase,
-                    "graph": row.graph,
-                    "layer": row.layer,
-                    "op": row.op,
-                    "own_error": _finite(row.own.relative),
-                    "own_snr_db": _finite(row.own.snr),
-                    "accumulated_error": _finite(row.accumulated.relative),
-                    "accumulated_snr_db": _finite(row.accumulated.snr),
-                    "worst_position": row.own.position,
-                    "guilty": row.guilty and (self.exact or not row.rounds),
-                }
+        return Layers(
+            arithmetic=self.arithmetic,
+            exact=self.exact,
+            guilty=None if first is None else GuiltyOp(layer=first.layer, op=first.op),
+            rows=tuple(
+                LayerError(
+                    phase=row.phase,
+                    graph=row.graph,
+                    layer=row.layer,
+                    op=row.op,
+                    own_error=row.own.relative,
+                    own_snr_db=row.own.snr,
+                    accumulated_error=row.accumulated.relative,
+                    accumulated_snr_db=row.accumulated.snr,
+                    worst_position=row.own.position,
+                    guilty=row.guilty and (self.exact or not row.rounds),
+                )
                 for row in self.rows
-            ],
-        }
+            ),
+        )
 
     @property
     def failures(self) -> list[str]:
@@ -149,10 +149,6 @@ class LayerTable:
             return []
         where = row.op if row.layer is None else f"layer {row.layer} {row.op}"
         return [f"{where} of {row.graph} is the first to differ by itself, relative rms {row.own.relative:.2g}"]
-
-
-def _finite(value: float) -> float | None:
-    return float(f"{value:.5e}") if math.isfinite(value) else None
 
 
 def _order(row: LayerRow) -> tuple[float, int]:

@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from helium_edge.parity.oracle_optimum import OracleAgreement
-from helium_edge.parity.report import plain
 from helium_edge.parity.statistics import Aggregate
+from helium_edge.schemas import plain
 
 
 @dataclass(frozen=True)

@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any
 
+from helium_edge.parity.baseline import BaselineReport
+from helium_edge.parity.document import (
+    SCHEMA,
+    SCHEMA_VERSION,
+    CheckResult,
+    CostFacts,
+    Document,
+    Gate,
+    GreedySample,
+    Level,
+    LevelName,
+    Levels,
+    ParityDocument,
+    StoreDifference,
+    StoreLevel,
+    Subject,
+    TextFacts,
+)
+from helium_edge.parity.layer_table import LayerTable
+from helium_edge.parity.oracle import OracleReport
 from helium_edge.parity.statistics import Aggregate, Bucket, Histogram
 from helium_edge.parity.verdict import GateResult
 from helium_edge.parity.window_figures import WindowFigures
-
-SCHEMA = "helium-edge/parity"
-SCHEMA_VERSION = "2.0"
-
-LevelName = Literal["L0", "L1", "L2", "L3"]
+from helium_edge.schemas import plain, significant
 
 QUESTIONS: Mapping[LevelName, str] = {
     "L0": "Does the artifact hold the integers of the quantized store?",
@@ -22,14 +37,6 @@ QUESTIONS: Mapping[LevelName, str] = {
     "L2": "What does quantization cost?",
     "L3": "What does the user get?",
 }
-
-
-class JsonReport(Protocol):
-    """A part of the report that another module makes."""
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain JSON data."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -70,31 +77,23 @@ class LevelReport:
         """Whether every gate that has a limit holds."""
         return not self.failures
 
-    def to_json(self) -> dict[str, Any]:
-        """As plain JSON data: 6 significant digits, null for what is NaN or infinite."""
-        return {
-            "question": QUESTIONS[self.level],
-            "passed": self.passed,
-            "failures": self.failures,
-            "gates": [_gate(gate) for gate in self.gates],
-            "caveat": self.caveat or None,
-            "windows": self.windows,
-            "tokens": self.overall.tokens,
-            "overall": plain(asdict(self.overall)),
-            "languages": {language: plain(asdict(figures)) for language, figures in self.languages.items()},
-            "histogram": None if self.histogram is None else plain(asdict(self.histogram)),
-            "by_position": [plain(asdict(bucket)) for bucket in self.by_position],
-            "by_window": [plain(asdict(window)) for window in self.by_window],
-            "notes": plain(dict(self.notes)),
-        }
-
-
-@dataclass(frozen=True)
-class StoreDifference:
-    """One tensor of the artifact that is not what the store says: its name, what differs, and where."""
-
-    tensor: str
-    detail: str
+    def document(self) -> Level:
+        """As it is written: 6 significant digits, null for what is NaN or infinite."""
+        return Level(
+            question=QUESTIONS[self.level],
+            passed=self.passed,
+            failures=tuple(self.failures),
+            gates=tuple(_gate(gate) for gate in self.gates),
+            caveat=self.caveat or None,
+            windows=self.windows,
+            tokens=self.overall.tokens,
+            overall=self.overall,
+            languages=dict(self.languages),
+            histogram=self.histogram,
+            by_position=self.by_position,
+            by_window=self.by_window,
+            notes=plain(dict(self.notes)),
+        )
 
 
 @dataclass(frozen=True)
@@ -120,59 +119,15 @@ class StoreReport:
         """Whether all are equal."""
         return not self.differences
 
-    def to_json(self) -> dict[str, Any]:
-        """As plain JSON data."""
-        return {
-            "question": QUESTIONS["L0"],
-            "passed": self.passed,
-            "failures": self.failures,
-            "tensors": self.tensors,
-            "differences": [asdict(found) for found in self.differences],
-        }
-
-
-@dataclass(frozen=True)
-class CheckResult:
-    """One check of the cache contract on the real runtime.
-
-    Attributes:
-        name: What must hold, as a short sentence: `prefill equals decode`.
-        measured: Largest relative difference found, or what `detail` says.
-        limit: Largest that passes; None where the check is yes or no.
-        passed: Whether it holds.
-        detail: What was run, or what went wrong and where; one line.
-    """
-
-    name: str
-    measured: float
-    limit: float | None
-    passed: bool
-    detail: str = ""
-
-
-@dataclass(frozen=True)
-class GreedySample:
-    """Greedy continuations of one prompt, side by side.
-
-    Attributes:
-        language: Of the prompt.
-        prompt: Its text.
-        reference: What the original writes.
-        candidate: What the export writes.
-        tokens: New tokens of each.
-        first_divergence: Index of the first new token that differs; None when all agree.
-        margin: There, the original's logit of its choice less that of the export's choice, over rms(logit).
-        ambiguous: The margin is a near tie: no failure.
-    """
-
-    language: str
-    prompt: str
-    reference: str
-    candidate: str
-    tokens: int
-    first_divergence: int | None
-    margin: float | None
-    ambiguous: bool
+    def document(self) -> StoreLevel:
+        """As it is written."""
+        return StoreLevel(
+            question=QUESTIONS["L0"],
+            passed=self.passed,
+            failures=tuple(self.failures),
+            tensors=self.tensors,
+            differences=self.differences,
+        )
 
 
 @dataclass(frozen=True)
@@ -219,17 +174,17 @@ class ParityReport:
     environment: Mapping[str, Any] = field(default_factory=dict)
     text: Mapping[str, Any] = field(default_factory=dict)
     cost: Cost | None = field(default=None, compare=False)
-    layers: JsonReport | None = None
-    oracle: JsonReport | None = None
-    baseline: JsonReport | None = None
+    layers: LayerTable | None = None
+    oracle: OracleReport | None = None
+    baseline: BaselineReport | None = None
 
     @property
     def failures(self) -> list[str]:
         """One line for each thing that does not hold, the level or `cache` in front."""
         lines = [f"{level.level} {failure}" for level in self.levels for failure in level.failures]
         lines += [f"cache: {check.name}: {check.detail}" for check in self.checks if not check.passed]
-        lines += [f"L1 {failure}" for failure in getattr(self.layers, "failures", ())]
-        return lines + list(getattr(self.baseline, "failures", ()))
+        lines += [f"L1 {failure}" for failure in (self.layers.failures if self.layers else ())]
+        return lines + (self.baseline.failures if self.baseline else [])
 
     @property
     def passed(self) -> bool:
@@ -240,25 +195,25 @@ class ParityReport:
         """A level, if it was run."""
         return next((level for level in self.levels if level.level == name), None)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Document:
         """The document: see docs/parity.md and parity.schema.json."""
         cost = self.cost
-        return {
-            "schema": SCHEMA,
-            "schema_version": SCHEMA_VERSION,
-            "passed": self.passed,
-            "failures": self.failures,
-            "subject": plain(dict(self.subject)),
-            "environment": plain(dict(self.environment)),
-            "text": plain(dict(self.text)),
-            "levels": {level.level: level.to_json() for level in self.levels},
-            "checks": [plain(asdict(check)) for check in self.checks],
-            "greedy": [plain(asdict(sample)) for sample in self.greedy],
-            "layers": _part(self.layers),
-            "oracle": _part(self.oracle),
-            "baseline": _part(self.baseline),
-            "cost": None if cost is None else plain({**asdict(cost), "overhead": cost.overhead}),
-        }
+        return ParityDocument(
+            schema=SCHEMA,
+            schema_version=SCHEMA_VERSION,
+            passed=self.passed,
+            failures=tuple(self.failures),
+            subject=Subject(**plain(dict(self.subject))),
+            environment=plain(dict(self.environment)),
+            text=TextFacts(**plain(dict(self.text))),
+            levels=Levels(**{level.level: level.document() for level in self.levels}),  # type: ignore[typeddict-item]
+            checks=self.checks,
+            greedy=self.greedy,
+            layers=None if self.layers is None else self.layers.document(),
+            oracle=None if self.oracle is None else self.oracle.to_json(),
+            baseline=None if self.baseline is None else self.baseline.document(),
+            cost=None if cost is None else CostFacts(**asdict(cost), overhead=cost.overhead),
+        ).to_json()
 
     def summary(self) -> dict[str, Any]:
         """The few figures that a bundle's manifest carries: 3 significant digits, null for NaN or infinite."""
@@ -284,32 +239,12 @@ class ParityReport:
         }
 
 
-def _gate(gate: GateResult) -> dict[str, Any]:
-    return {
-        "name": gate.name,
-        "measured": significant(gate.measured, 6),
-        "standard_error": significant(gate.standard_error, 6),
-        "bound": gate.bound,
-        "limit": gate.limit,
-        "passed": gate.passed,
-    }
-
-
-def _part(part: JsonReport | None) -> dict[str, Any] | None:
-    return None if part is None else part.to_json()
-
-
-def plain(value: Any) -> Any:
-    """Plain JSON data of nested mappings and sequences: floats to 6 significant digits, null for NaN, infinity."""
-    if isinstance(value, float):
-        return significant(value, 6)
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [plain(item) for item in value]
-    return value
-
-
-def significant(value: float, digits: int) -> float | None:
-    """Round to significant digits; None for NaN and infinity, which JSON cannot say."""
-    return float(f"{value:.{digits - 1}e}") if math.isfinite(value) else None
+def _gate(gate: GateResult) -> Gate:
+    return Gate(
+        name=gate.name,
+        measured=float(gate.measured),  # a count of what is not finite is one too
+        standard_error=float(gate.standard_error),
+        bound=gate.bound,
+        limit=gate.limit,
+        passed=gate.passed,
+    )

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from helium_edge.parity.metrics import Array, Index, Mask, Positions
+from helium_edge.schemas import Count, Figure, Items, Positive, Share, Size
 
 CLUSTER = 32
 """Consecutive positions taken as one observation."""
@@ -29,57 +30,54 @@ _LOWEST, _HIGHEST = -9, 2
 
 @dataclass(frozen=True)
 class Aggregate:
-    """Positions summed up; `<name>_se` is the standard error of `<name>`, NaN where it cannot be told.
+    """Figures over positions; `<name>_se` is the standard error of `<name>`, NaN where it cannot be told."""
 
-    Attributes:
-        tokens: Positions compared.
-        nonfinite: Positions where the candidate returned NaN or infinity; one makes every error infinite.
-        kld_mean: Mean KL(reference || candidate), nats per token.
-        kld_median: Median.
-        kld_p99: The smallest value that at least 99 % of the positions do not exceed.
-        kld_p999: The same of 99.9 %.
-        kld_max: Largest.
-        top1: Share of positions with the same most likely token.
-        ambiguous: Disagreements where the reference itself is undecided (`near_tie`).
-        top1_decided: `top1` with ambiguous positions counted as agreement; what the gate judges.
-        ppl_reference: Perplexity of the text under the reference.
-        ppl_candidate: Under the candidate.
-        ppl_ratio: Candidate over reference, token by token on the same text.
-        max_logit_error: Largest over positions of max |delta logit| / rms(logit).
-        rms_logit_error: rms(delta logit) / rms(logit) over all positions.
-        snr_db: The same as a ratio of signal to noise, in dB.
-        rms_delta_p: Root mean square change of p(target).
-    """
-
-    tokens: int
-    nonfinite: int
-    kld_mean: float
-    kld_mean_se: float
-    kld_median: float
-    kld_median_se: float
-    kld_p99: float
-    kld_p99_se: float
-    kld_p999: float
-    kld_p999_se: float
-    kld_max: float
-    top1: float
-    top1_se: float
-    ambiguous: int
-    top1_decided: float
-    top1_decided_se: float
-    ppl_reference: float
-    ppl_reference_se: float
-    ppl_candidate: float
-    ppl_candidate_se: float
-    ppl_ratio: float
-    ppl_ratio_se: float
-    max_logit_error: float
-    rms_logit_error: float
-    rms_logit_error_se: float
-    snr_db: float
-    snr_db_se: float
-    rms_delta_p: float
-    rms_delta_p_se: float
+    tokens: Size
+    """Positions compared."""
+    nonfinite: Count
+    """Positions where the candidate returned NaN or infinity."""
+    kld_mean: Positive
+    """Mean KL(reference || candidate), nats per token."""
+    kld_mean_se: Positive
+    kld_median: Positive
+    """Median KLD, nats."""
+    kld_median_se: Positive
+    kld_p99: Positive
+    """99 % quantile of the KLD, nats."""
+    kld_p99_se: Positive
+    kld_p999: Positive
+    """99.9 % quantile of the KLD, nats."""
+    kld_p999_se: Positive
+    kld_max: Positive
+    """Largest KLD, nats."""
+    top1: Share
+    """Share of positions with the same most likely token."""
+    top1_se: Positive
+    ambiguous: Count
+    """Disagreements where the reference itself is undecided."""
+    top1_decided: Share
+    """top1 with ambiguous positions counted as agreement; what the gate judges."""
+    top1_decided_se: Positive
+    ppl_reference: Positive
+    """Perplexity of the text under the reference."""
+    ppl_reference_se: Positive
+    ppl_candidate: Positive
+    """Perplexity under the candidate."""
+    ppl_candidate_se: Positive
+    ppl_ratio: Positive
+    """Candidate over reference, token by token on the same text."""
+    ppl_ratio_se: Positive
+    max_logit_error: Positive
+    """Largest over positions of max |delta logit| / rms(logit)."""
+    rms_logit_error: Positive
+    """rms(delta logit) / rms(logit) over all positions."""
+    rms_logit_error_se: Positive
+    snr_db: Figure
+    """Signal to noise of the logits, dB; null where the error is zero."""
+    snr_db_se: Positive
+    rms_delta_p: Positive
+    """Root mean square change of p(target)."""
+    rms_delta_p_se: Positive
 
 
 def aggregate(positions: Positions, *, near_tie: float) -> Aggregate:
@@ -195,26 +193,28 @@ def _decibels(ratio: float) -> float:
 
 @dataclass(frozen=True)
 class Histogram:
-    """Positions by their KLD, in bins of equal width in log10.
+    """Positions by their KLD, in bins of equal width in log10."""
 
-    Attributes:
-        edges: Bin edges in nats, one more than counts, ascending; smaller and larger values are in the end bins.
-        counts: Positions in each bin.
-    """
-
-    edges: tuple[float, ...]
-    counts: tuple[int, ...]
+    edges: Items[Figure]
+    """Bin edges in nats, one more than counts, ascending; smaller and larger values are in the end bins."""
+    counts: Items[Count]
+    """Positions in each bin."""
 
 
 @dataclass(frozen=True)
 class Bucket:
-    """Positions `start` to `end` - 1 of all windows: their number, mean KLD in nats and its standard error."""
+    """Positions of all windows within a range of the conversation."""
 
-    start: int
-    end: int
-    tokens: int
-    kld_mean: float
-    kld_mean_se: float
+    start: Count
+    """First position."""
+    end: Size
+    """One behind the last position."""
+    tokens: Count
+    """Positions in it."""
+    kld_mean: Positive
+    """Mean KLD, nats."""
+    kld_mean_se: Positive
+    """Its standard error."""
 
 
 def histogram(positions: Positions) -> Histogram:

@@ -9,17 +9,22 @@ import numpy as np
 
 from helium_edge.parity.metrics import Positions
 from helium_edge.parity.statistics import ambiguous_positions
+from helium_edge.schemas import Count, Figure, Positive
 
 
 @dataclass(frozen=True)
 class WindowFigures:
-    """One conversation; names as in `Aggregate`, `log_ppl_ratio` is the natural logarithm of `ppl_ratio`."""
+    """One conversation; names as in `Aggregate`."""
 
     language: str
-    tokens: int
-    kld_mean: float
-    top1_decided: float
-    log_ppl_ratio: float
+    tokens: Count
+    """Positions compared in it."""
+    kld_mean: Positive
+    """Mean KLD, nats."""
+    top1_decided: Positive
+    """Share of positions that agree, near ties included."""
+    log_ppl_ratio: Figure
+    """Natural logarithm of the perplexity ratio."""
 
 
 def by_window(languages: Mapping[str, Positions], *, near_tie: float) -> tuple[WindowFigures, ...]:

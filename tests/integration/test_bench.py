@@ -18,7 +18,7 @@ import pytest
 from helium_edge.cli.main import run
 
 from helium_edge.bench.engine import WorkerProcess
-from helium_edge.bench.report import schema_text
+from helium_edge.bench.schema import bench_schema
 from helium_edge.bench.worker import Worker
 from helium_edge.bundle import open_bundle, open_runner
 from helium_edge.errors import BundleError, CacheFullError, ResourceError
@@ -53,7 +53,7 @@ def program(checkpoint: Path) -> Path:
 def document(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
     """What was printed, which must be one document that follows the schema."""
     data: dict[str, Any] = json.loads(capsys.readouterr().out)
-    jsonschema.Draft202012Validator(json.loads(schema_text())).validate(data)
+    jsonschema.Draft202012Validator(json.loads(bench_schema())).validate(data)
     return data
 
 

@@ -17,7 +17,7 @@ from helium_edge import push as transfer
 from helium_edge.bench import phone as phone_module
 from helium_edge.bench.cases import Settings, plan_cases
 from helium_edge.bench.phone import intent
-from helium_edge.bench.report import schema_text
+from helium_edge.bench.schema import bench_schema
 from helium_edge.bundle import read_manifest
 from tests.unit.bundle.bundles import write_bundle
 
@@ -112,7 +112,7 @@ def test_a_bundle_is_pushed_and_measured_there(
 ) -> None:
     assert run(["bench", str(bundle), *ARGUMENTS, "--json"]) == 0
     data = json.loads(capsys.readouterr().out)
-    jsonschema.Draft202012Validator(json.loads(schema_text())).validate(data)
+    jsonschema.Draft202012Validator(json.loads(bench_schema())).validate(data)
     assert (phone / "bundles" / "tiny" / "helium-edge.json").is_file()
     (found,) = data["bundles"]
     shallow, deep, prompt = found["results"]

@@ -1,15 +1,21 @@
 from __future__ import annotations
 
+import importlib.resources
+import json
+
+import jsonschema
 import numpy as np
 import pytest
 
+from helium_edge.bench.document import SCHEMA_FILE
+from helium_edge.bench.schema import bench_schema
 from helium_edge.bench.stats import Summary, ratio
 
 
 def test_a_summary_is_the_median_and_its_quartiles() -> None:
     summary = Summary((5.0, 1.0, 4.0, 2.0, 3.0))
     assert (summary.median, summary.quartiles) == (3.0, (2.0, 4.0))
-    document = summary.scaled(10).to_json()
+    document = summary.scaled(10).document().to_json()
     assert document["samples"] == [50.0, 10.0, 40.0, 20.0, 30.0]
     assert {key: document[key] for key in ("median", "q1", "q3", "min", "max", "n")} == {
         "median": 30.0, "q1": 20.0, "q3": 40.0, "min": 10.0, "max": 50.0, "n": 5,
@@ -54,10 +60,16 @@ def test_a_difference_within_the_noise_of_a_sample_is_found() -> None:
 
 def test_the_same_samples_give_the_same_interval() -> None:
     samples = [1.0, 1.2, 1.1, 1.3], [1.1, 1.2, 1.4, 1.2]
-    assert ratio(*samples).to_json() == ratio(*samples).to_json()
+    assert ratio(*samples).document() == ratio(*samples).document()
 
 
 @pytest.mark.parametrize("samples", [([], []), ([1.0], [1.0, 2.0])])
 def test_what_is_no_pair_is_refused(samples: tuple[list[float], list[float]]) -> None:
     with pytest.raises(ValueError, match="no pairs"):
         ratio(*samples)
+
+
+def test_the_schema_is_the_one_of_the_models() -> None:
+    published = importlib.resources.files("helium_edge.bench").joinpath(SCHEMA_FILE).read_text(encoding="utf-8")
+    assert published == bench_schema(), "run: python -m helium_edge.bench.schema"
+    jsonschema.Draft202012Validator.check_schema(json.loads(published))

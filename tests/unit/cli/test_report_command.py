@@ -27,7 +27,7 @@ def store(folder: Path, document: Any) -> str:
 
 def full() -> Any:
     document = failing()
-    document["baseline"] = compare_with_baseline(document, passing(), source="base.json").to_json()
+    document["baseline"] = compare_with_baseline(document, passing(), source="base.json").document().to_json()
     return with_failures(document)
 
 

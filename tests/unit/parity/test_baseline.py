@@ -134,7 +134,7 @@ def test_what_is_no_longer_finite_is_worse() -> None:
     document["levels"]["L2"]["overall"] |= {"kld_mean": None, "kld_mean_se": None}
     assert any("L2 all: kld_mean" in line for line in compare(document, passing()).failures)
     assert compare(passing(), document).passed
-    json.dumps(compare(document, passing()).to_json(), allow_nan=False)
+    json.dumps(compare(document, passing()).document().to_json(), allow_nan=False)
 
 
 def test_what_is_no_longer_run_fails() -> None:

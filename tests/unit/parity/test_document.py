@@ -1,26 +1,35 @@
 from __future__ import annotations
 
+import importlib.resources
 import json
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from helium_edge.errors import InputError
-from helium_edge.parity.document import check_document, read_document, schema_text
+from helium_edge.parity.document import SCHEMA_FILE, check_document, read_document
+from helium_edge.parity.schema import parity_schema
 from tests.unit.cli.test_export_command import make_report
 from tests.unit.report.documents import failing, over_budget, passing
 
+SCHEMA = jsonschema.Draft202012Validator(json.loads(parity_schema()))
 
-def test_the_schema_is_one() -> None:
-    jsonschema.Draft202012Validator.check_schema(json.loads(schema_text()))
+
+def test_the_schema_is_the_one_of_the_models() -> None:
+    SCHEMA.check_schema(SCHEMA.schema)
+    published = importlib.resources.files("helium_edge.parity").joinpath(SCHEMA_FILE).read_text(encoding="utf-8")
+    assert published == parity_schema(), "run: python -m helium_edge.parity.schema"
 
 
 @pytest.mark.parametrize("make", [passing, failing, over_budget])
-def test_documents_fit_the_schema(make: Any) -> None:
+def test_documents_fit_the_models_and_the_schema(make: Any) -> None:
     document = make()
     assert check_document(document, where="here") is document
+    SCHEMA.validate(document)
 
 
 def test_a_file_holds_the_document_or_what_the_command_printed(tmp_path: Path) -> None:
@@ -34,6 +43,31 @@ def test_a_file_holds_the_document_or_what_the_command_printed(tmp_path: Path) -
 def test_what_a_run_finds_fits_the_schema() -> None:
     document = make_report(0.02).to_json()
     assert check_document(document, where="here") is document
+    SCHEMA.validate(document)
+
+
+def _places(node: Any, place: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    keys = node.keys() if isinstance(node, dict) else range(len(node)) if isinstance(node, list) else ()
+    return [place, *(inner for key in keys for inner in _places(node[key], (*place, key)))]
+
+
+PLACES = sorted({place[:7] for place in _places(failing())[1:]}, key=str)
+WRONG = st.sampled_from([None, True, -1, 0.5, 8.0, "", "x", [], [[]], {}, {"a": 1}])
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.sampled_from(PLACES), WRONG)
+def test_the_models_refuse_all_that_the_schema_refuses(place: tuple[Any, ...], value: Any) -> None:
+    document: Any = failing()
+    node = document
+    for key in place[:-1]:
+        node = node[key]
+    node[place[-1]] = value
+    try:
+        check_document(document, where="here")
+    except InputError:
+        return
+    assert [error.message for error in SCHEMA.iter_errors(document)] == []
 
 
 @pytest.mark.parametrize(

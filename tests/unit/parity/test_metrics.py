@@ -14,8 +14,8 @@ from torch.nn import functional
 from helium_edge.errors import ParityError
 from helium_edge.parity import statistics
 from helium_edge.parity.metrics import Positions, compare_rows
-from helium_edge.parity.report import significant
 from helium_edge.parity.statistics import Aggregate
+from helium_edge.schemas import significant
 
 NEAR_TIE = 1e-3
 aggregate = partial(statistics.aggregate, near_tie=NEAR_TIE)

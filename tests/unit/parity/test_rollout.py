@@ -147,7 +147,7 @@ def test_planted_faults_fail(fault: str, reference_logits: LogitsMode) -> None:
     report = parity(getattr(fakes, fault)(), reference_logits)
     assert not report.passed
     assert any("mean_kld" in failure for failure in report.failures)
-    assert report.to_json()["passed"] is False
+    assert report.document().to_json()["passed"] is False
 
 
 def test_faults_also_fail_the_loose_gates_of_int4() -> None:
@@ -180,7 +180,7 @@ def test_nan_fails_without_any_gate() -> None:
 def test_gates_without_limit_are_reported_only() -> None:
     report = parity(FakeRunner(noise=2.0), gates=Gates(top1=0.01))
     assert report.passed
-    gates = {gate["name"]: gate for gate in report.to_json()["gates"]}
+    gates = {gate["name"]: gate for gate in report.document().to_json()["gates"]}
     assert list(gates) == ["nonfinite", "mean_kld", "top1", "ppl_ratio", "max_logit_error"]
     assert gates["mean_kld"]["limit"] is None
     assert gates["mean_kld"]["passed"] is None
@@ -287,7 +287,7 @@ def test_report() -> None:
 
 def test_two_runs_write_the_same_json() -> None:
     first, second = (parity(FakeRunner(noise=0.3)) for _ in range(2))
-    assert json.dumps(first.to_json()) == json.dumps(second.to_json())
+    assert json.dumps(first.document().to_json()) == json.dumps(second.document().to_json())
 
 
 def test_refusals() -> None:

@@ -64,7 +64,7 @@ def test_a_lone_l3_cannot_tell_which() -> None:
 def test_a_regression_within_the_limits_is_called_that() -> None:
     document = passing()
     document["levels"]["L3"]["overall"]["kld_mean"] *= 1.3
-    document["baseline"] = compare_with_baseline(document, passing(), source="base.json").to_json()
+    document["baseline"] = compare_with_baseline(document, passing(), source="base.json").document().to_json()
     assert kinds(with_failures(document)) == [("baseline", "regression")]
 
 

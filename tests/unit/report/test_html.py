@@ -61,7 +61,7 @@ def full() -> Any:
     document = failing()
     then = passing()
     then["environment"]["onnxruntime"] = "1.27.0"
-    document["baseline"] = compare_with_baseline(document, then, source="base.json").to_json()
+    document["baseline"] = compare_with_baseline(document, then, source="base.json").document().to_json()
     return with_failures(document)
 
 

@@ -70,7 +70,7 @@ def test_each_tensor_that_differs_is_a_case() -> None:
 def test_a_regression_is_a_failing_case() -> None:
     document = passing()
     document["levels"]["L3"]["overall"]["kld_mean"] *= 1.3
-    document["baseline"] = compare_with_baseline(document, passing(), source="base.json").to_json()
+    document["baseline"] = compare_with_baseline(document, passing(), source="base.json").document().to_json()
     assert len(failed(read(with_failures(document))["parity.baseline"])) == 1
 
 
