@@ -10,12 +10,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from helium_edge.bundle import Manifest, open_bundle, open_runner
+from helium_edge import LanguageModel, check, load
+from helium_edge.bundle import Manifest, open_bundle
 from helium_edge.parity import LevelReport, ParityReport
-from helium_edge.pipeline import check
-from helium_edge.runtime.generate import GenerationStats, generate
-from helium_edge.runtime.sampling import Sampler, SamplingOptions
-from helium_edge.runtime.tokenizer import Tokenizer
 from helium_edge.texts import LANGUAGES
 
 README = Path(__file__).resolve().parents[1] / "README.md"
@@ -57,25 +54,12 @@ def size_row(manifest: Manifest) -> str:
 
 
 def text_rows(folder: Path) -> list[str]:
-    bundle = open_bundle(folder)
-    tokenizer = Tokenizer(bundle.path(bundle.manifest.tokenizer.file))
-    runner = open_runner(bundle)
+    model = load(folder)
+    assert isinstance(model, LanguageModel)
     rows = []
     for language in LANGUAGES:
         prompt = PROMPTS[language]
-        runner.reset()
-        ids = list(
-            generate(
-                runner,
-                tokenizer.encode(prompt),
-                max_new_tokens=NEW_TOKENS,
-                eos_ids=bundle.manifest.tokens.eos,
-                sampler=Sampler(SamplingOptions()),
-                stats=GenerationStats(),
-            )
-        )
-        stream = tokenizer.stream(continuing=True)
-        text = "".join([*(stream.push(token) for token in ids), stream.finish()])
+        text = model.generate(prompt, max_new_tokens=NEW_TOKENS, temperature=0.0)
         line = " ".join(f"**{prompt}**{text}".split())  # a table has no line breaks
         rows.append(f"| {language} | {line} |")
     return rows

@@ -9,14 +9,13 @@ from . import _console
 from ._format import layer_pattern, shape, size, with_layers
 
 if TYPE_CHECKING:
-    from helium_edge.pipeline import ExportPlan
-    from helium_edge.recipe import Recipe
+    from helium_edge.exporting import ExportPlan
 
 NamedRow = tuple[str, tuple[object, ...], int]
 """Name, the columns that equal rows share, and bytes."""
 
 
-def plan_document(plan: ExportPlan, checkpoint: str, recipe: Recipe) -> dict[str, Any]:
+def plan_document(plan: ExportPlan, checkpoint: str) -> dict[str, Any]:
     """What an export would do, as plain data."""
     weights = [
         {
@@ -30,10 +29,10 @@ def plan_document(plan: ExportPlan, checkpoint: str, recipe: Recipe) -> dict[str
     ]
     return {
         "checkpoint": checkpoint,
-        "recipe": recipe.name,
-        "targets": list(recipe.targets.names()),
+        "recipe": plan.recipe.name,
+        "targets": list(plan.recipe.targets.names()),
         "host_bytes": plan.host_bytes,
-        "verify_bytes": plan.verify_bytes,
+        "verify_bytes": plan.parity_bytes,
         "phone_bytes": plan.phone_bytes,
         "cache_len": plan.cache_len,
         "weights": weights,
@@ -41,20 +40,21 @@ def plan_document(plan: ExportPlan, checkpoint: str, recipe: Recipe) -> dict[str
     }
 
 
-def show_plan(plan: ExportPlan, checkpoint: str, recipe: Recipe, *, compared: bool) -> None:
+def show_plan(plan: ExportPlan, checkpoint: str, *, compared: bool) -> None:
     """Show what an export would do; `compared` is whether the result is held against the original."""
     rows: list[NamedRow] = []
     for weight in plan.weights:
         scheme = "float32" if weight.scheme is None else f"{weight.scheme}{' fallback' * weight.fallback}"
         rows.append((weight.name, (shape(weight.shape), scheme), weight.nbytes))
-    _console.title(f"Plan: {checkpoint} by recipe {recipe.name} for {recipe.targets.names()[0]}")
+    (target,) = plan.recipe.targets.names()
+    _console.title(f"Plan: {checkpoint} by recipe {plan.recipe.name} for {target}")
     _console.table(["weights", "shape", "scheme", "size"], group_rows(rows), right=["size"])
     _console.line("")
     total = sum(nbytes for _, nbytes in plan.files)
     files_shown = [(name, size(nbytes)) for name, nbytes in plan.files]
     _console.table(["file (estimate)", "size"], [*files_shown, ("together", size(total))], right=["size"])
     _console.line("")
-    with_comparison = f", {size(plan.verify_bytes)} with the comparison" if compared else ""
+    with_comparison = f", {size(plan.parity_bytes)} with the comparison" if compared else ""
     _console.fields(
         [
             ("this machine", f"{size(plan.host_bytes)} of memory{with_comparison}"),

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import asdict
+from typing import Annotated, Any
 
 import typer
 
-from helium_edge.errors import UsageError
-
 from . import _console
 from ._options import BundleArgument, JsonOption, ThreadsOption, UnverifiedOption
-
-if TYPE_CHECKING:
-    from helium_edge.runtime.heads import Array
 
 EPILOG = """\b
 Examples:
@@ -39,49 +35,24 @@ def classify(
     Scores are those of the model's kind: shares that add up to 1, a probability for each label where several may
     hold, or the value itself of a regression.
     """
-    from helium_edge.bundle import open_bundle, open_head
-    from helium_edge.runtime.heads import scores
-    from helium_edge.runtime.tokenizer import Tokenizer
+    from helium_edge.bundle import open_bundle
+    from helium_edge.generation import classifier
 
-    opened = open_bundle(bundle, unverified=unverified)
-    manifest = opened.manifest
-    signature = manifest.head_signature()
-    assert manifest.head is not None
-    if not manifest.head.labels:
-        raise UsageError(
-            f"{bundle}: {manifest.model.architecture} has no labels, it returns hidden states",
-            hint="`helium-edge inspect` shows the output; an app reads it from the graph",
-        )
-    tokenizer = Tokenizer(opened.path(manifest.tokenizer.file))
-    ids = tokenizer.encode(text)
-    logits = open_head(opened, threads=threads).run(ids)
-    found = scores(logits, manifest.head.problem_type)
-    labels = manifest.head.labels
-    document: dict[str, Any] = {"bundle": str(bundle), "text": text, "ids": ids}
-    if signature.head == "sequence_classification":
-        document["labels"] = _ranked(labels, found, logits, len(labels))
+    model = classifier(open_bundle(bundle, unverified=unverified), threads=threads)
+    document: dict[str, Any] = {"bundle": str(bundle), "text": text, "ids": model.ids(text)}
+    if model.labels_tokens:
+        tokens = [asdict(token) for token in model.classify_tokens(text)]
+        document["tokens"] = [{**token, "labels": token["labels"][:top]} for token in tokens]
+        if not as_json:
+            _show_tokens(tokens)
+    else:
+        document["labels"] = [asdict(label) for label in model.classify(text)]
         if not as_json:
             rows = [(row["label"], f"{row['score']:.4f}") for row in document["labels"][:top]]
             _console.table(["label", "score"], rows, right=["score"])
-    else:
-        tokens = [
-            {"id": token, "text": tokenizer.decode([token]), "labels": _ranked(labels, found[i], logits[i], top)}
-            for i, token in enumerate(ids)
-        ]
-        document["tokens"] = tokens
-        if not as_json:
-            _show_tokens(tokens)
     if as_json:
         _console.document(document)
     _console.next_step("parity", bundle)
-
-
-def _ranked(labels: tuple[str, ...], scores: Array, logits: Array, count: int) -> list[dict[str, Any]]:
-    """The best labels, best first, with their scores."""
-    order = sorted(range(len(labels)), key=lambda index: -float(logits[index]))[:count]
-    return [
-        {"label": labels[index], "score": float(scores[index]), "logit": float(logits[index])} for index in order
-    ]
 
 
 def _show_tokens(tokens: list[dict[str, Any]]) -> None:

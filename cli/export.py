@@ -16,7 +16,7 @@ from ._options import JsonOption, RevisionOption, ThreadsOption
 from ._overrides import override
 
 if TYPE_CHECKING:
-    from helium_edge.pipeline import ExportResult
+    from helium_edge.exporting import ExportResult
 
 EPILOG = """\b
 Examples:
@@ -107,7 +107,7 @@ def export(
     if output is None and not dry_run:
         raise UsageError("export needs -o DIR, the bundle to write", hint="or --dry-run, which writes nothing")
     with heavy_imports():
-        from helium_edge import pipeline
+        from helium_edge.exporting import ExportRequest, export_all, plan
     from helium_edge.parity import ParityReport
     from helium_edge.parity.heads import HeadReport
 
@@ -115,28 +115,34 @@ def export(
 
     chosen = override(recipe, target or (), cache_len=cache_len, prefill_len=prefill_len)
     if dry_run or output is None:
-        recipes = list(pipeline.split(chosen).values())
-        plans = [pipeline.plan(checkpoint, single, revision=revision, run=not no_run) for single in recipes]
+        plans = plan(checkpoint, chosen, revision=revision, run=not no_run)
         if as_json:
-            shown = [
-                _views.plan_document(plan, checkpoint, single) for plan, single in zip(plans, recipes, strict=True)
-            ]
+            shown = [_views.plan_document(each, checkpoint) for each in plans]
             _console.document({"plan": shown[0]} if len(shown) == 1 else {"plans": shown})
         else:
-            for plan, single in zip(plans, recipes, strict=True):
-                _views.show_plan(plan, checkpoint, single, compared=not (no_run or no_verify))
+            for each in plans:
+                _views.show_plan(each, checkpoint, compared=not (no_run or no_verify))
         from helium_edge.presets import PRESETS
 
         source = f"kyutai/{checkpoint}" if checkpoint in PRESETS and not Path(checkpoint).is_dir() else checkpoint
         flags = [flag for flag, given in (("--no-verify", no_verify), ("--no-run", no_run)) if given]
         _console.next_step("export", source, "--recipe", recipe, *flags, "-o", output or "DIR")
         return
+    request = ExportRequest(
+        source=checkpoint,
+        recipe=chosen,
+        out=output,
+        revision=revision,
+        force=force,
+        parity=not no_verify,
+        run=not no_run,
+        store=store,
+        calibration=calibration,
+        threads=threads,
+    )
     try:
         with _console.progress() as progress:
-            results = pipeline.export_all(
-                checkpoint, chosen, output, revision=revision, force=force, verify=not no_verify, run=not no_run,
-                store=store, calibration=calibration, threads=threads, progress=progress,
-            )  # fmt: skip
+            results = export_all(request, progress)
     except ParityError as error:
         if isinstance(error.report, ParityReport):
             _parity_view.show_parity(error.report.to_json(), stderr=True)

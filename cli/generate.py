@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,10 +12,7 @@ from ._format import duration
 from ._options import BundleArgument, JsonOption, StaticOption, ThreadsOption, UnverifiedOption
 
 if TYPE_CHECKING:
-    from helium_edge.bundle import GenerationSection
     from helium_edge.runtime.generate import GenerationStats
-    from helium_edge.runtime.sampling import SamplingOptions
-    from helium_edge.runtime.tokenizer import StreamDecoder
 
 EPILOG = """\b
 Examples:
@@ -64,33 +60,27 @@ def generate(
     as_json: JsonOption = False,
 ) -> None:
     """Continue a text and stream what is generated; figures go to stderr."""
-    from helium_edge.bundle import open_bundle, open_runner
-    from helium_edge.runtime import generate as loop
-    from helium_edge.runtime.sampling import Sampler
-    from helium_edge.runtime.tokenizer import Tokenizer
+    from helium_edge.bundle import open_bundle
+    from helium_edge.generation import language_model
 
-    opened = open_bundle(bundle, unverified=unverified)
-    manifest = opened.manifest
-    options = _sampling(manifest.generation, temperature, top_k, top_p, seed)
-    tokenizer = Tokenizer(opened.path(manifest.tokenizer.file))
-    ids = tokenizer.encode(prompt)
-    runner = open_runner(opened, threads=threads, static=static)
-    stats = loop.GenerationStats()
-    new_ids = loop.generate(
-        runner,
-        ids,
-        max_new_tokens=max_new_tokens or manifest.generation.max_new_tokens,
-        eos_ids=manifest.tokens.eos,
-        sampler=Sampler(options),
-        stats=stats,
+    model = language_model(open_bundle(bundle, unverified=unverified), threads=threads, static=static)
+    found = model.stream(
+        prompt,
+        max_new_tokens=max_new_tokens or None,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        seed=seed,
     )
-    chosen: list[int] = []
+    if found.options.temperature == 0 and (top_k is not None or top_p is not None):
+        _console.note("note: --top-k and --top-p have no effect without a temperature, such as --temperature 0.7")
     pieces: list[str] = []
-    for piece in _pieces(new_ids, tokenizer.stream(continuing=bool(prompt)), chosen):
+    for piece in found:
         if not as_json:
-            # The prompt only when its first token is there, so that an error stands alone.
+            # The prompt only when the first text is there, so that an error stands alone.
             _console.raw(piece if pieces else prompt + piece)
         pieces.append(piece)
+    stats = found.stats
     if as_json:
         figures = {
             **asdict(stats),
@@ -98,38 +88,12 @@ def generate(
             "decode_tokens_per_second": stats.decode_tokens_per_second,
         }
         texts = {"bundle": str(bundle), "prompt": prompt, "text": "".join(pieces)}
-        tokens = {"prompt_ids": ids, "ids": chosen}
-        _console.document({**texts, **tokens, "sampling": asdict(options), "stats": figures})
+        tokens = {"prompt_ids": found.prompt_ids, "ids": found.ids}
+        _console.document({**texts, **tokens, "sampling": asdict(found.options), "stats": figures})
     else:
-        _console.raw("\n")
+        _console.raw("\n" if pieces else f"{prompt}\n")
     _console.note(_summary(stats))
     _console.next_step("parity", bundle)
-
-
-def _pieces(ids: Iterator[int], stream: StreamDecoder, chosen: list[int]) -> Iterator[str]:
-    """Text as it comes; the ids go to `chosen`."""
-    for token in ids:
-        chosen.append(token)
-        yield stream.push(token)
-    yield stream.finish()
-
-
-def _sampling(
-    defaults: GenerationSection, temperature: float | None, top_k: int | None, top_p: float | None, seed: int
-) -> SamplingOptions:
-    """The options of the command line, and the bundle's where there is none."""
-    from helium_edge.runtime.sampling import SamplingOptions
-
-    if temperature is None:
-        temperature = defaults.temperature if defaults.do_sample else 0.0
-    if temperature == 0 and (top_k is not None or top_p is not None):
-        _console.note("note: --top-k and --top-p have no effect without a temperature, such as --temperature 0.7")
-    return SamplingOptions(
-        temperature=temperature,
-        top_k=defaults.top_k if top_k is None else top_k,
-        top_p=defaults.top_p if top_p is None else top_p,
-        seed=seed,
-    )
 
 
 def _summary(stats: GenerationStats) -> str:

@@ -105,7 +105,7 @@ def parity(
     Ends with exit code 4 when a gate of the bundle's recipe, a check or the baseline does not hold; the files that
     were asked for are written then too. docs/parity.md explains what is found.
     """
-    from helium_edge import pipeline
+    from helium_edge.parity.check import check
     from helium_edge.parity.heads import HeadReport
     from helium_edge.texts import TextSource
 
@@ -117,7 +117,7 @@ def parity(
             from helium_edge.arm64 import check_arm64
 
             emulated = check_arm64(bundle, unverified=unverified, on_stage=progress.stage)
-        report = pipeline.check(
+        report = check(
             bundle,
             checkpoint=checkpoint,
             text=TextSource(text, tokens),

@@ -10,6 +10,7 @@ import functools
 import importlib.resources
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,7 +18,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic_core import SchemaError, SchemaValidator, core_schema
 
 from helium_edge.documents import DocumentError, parse_yaml, read_document
-from helium_edge.errors import RecipeError, did_you_mean
+from helium_edge.errors import RecipeError, UsageError, did_you_mean
 from helium_edge.signature import LogitsMode
 
 MAX_RECIPE_BYTES = 1 << 15
@@ -271,6 +272,26 @@ class Recipe(_Model):
     def canonical_json(self) -> str:
         """The recipe with every default filled in, in one fixed spelling: what hashes and manifests use."""
         return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+
+    def override(self, targets: Sequence[str] = (), **shapes: int | None) -> Recipe:
+        """A copy for other targets, and of other shapes.
+
+        Args:
+            targets: Write for these alone, with defaults where the recipe does not configure one; empty keeps all.
+            shapes: `cache_len`, `prefill_len`; None keeps what the recipe says.
+
+        Raises:
+            UsageError: No such target.
+            ValidationError: A shape out of its range.
+        """
+        for target in targets:
+            if target not in Targets.model_fields:
+                raise UsageError(f"no target {target!r}", hint=did_you_mean(target, Targets.model_fields))
+        data = self.model_dump(mode="json")
+        data["shapes"].update({key: value for key, value in shapes.items() if value is not None})
+        if targets:
+            data["targets"] = {target: data["targets"][target] or {} for target in targets}
+        return Recipe.model_validate_json(json.dumps(data))
 
 
 def parse_recipe(text: str, *, where: str) -> Recipe:

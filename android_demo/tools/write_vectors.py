@@ -21,9 +21,9 @@ import texts
 import tokenizers
 
 import helium_edge
+from helium_edge import export
 from helium_edge.bundle.manifest import MANIFEST_NAME, parse_manifest
 from helium_edge.errors import HeliumEdgeError
-from helium_edge.pipeline import export
 from helium_edge.recipe import load_recipe
 from helium_edge.runtime.generate import GenerationStats, generate
 from helium_edge.runtime.onnx_runner import OnnxRunner
@@ -59,7 +59,7 @@ def write_bundles(folder: Path) -> dict[str, Path]:
     small = recipes["append"].shapes.model_copy(update={"prefill_len": 16, "cache_len": 96})
     recipes["append"] = recipes["append"].model_copy(update={"shapes": small})
     for name, recipe in recipes.items():
-        export("helium-tiny", recipe, folder / name, force=True, verify=False)
+        export("helium-tiny", recipe=recipe, out=folder / name, force=True, parity=False)
     return {name: folder / name for name in recipes}
 
 

@@ -20,8 +20,9 @@ import numpy as np
 
 from helium_edge.bench import machine
 from helium_edge.bench.cases import first_positions
-from helium_edge.bundle import Bundle, open_bundle, open_head, open_runner
+from helium_edge.bundle import Bundle, open_bundle
 from helium_edge.errors import BundleError, HeliumEdgeError, UsageError
+from helium_edge.generation import LanguageModel, open_model
 from helium_edge.runtime.heads import HeadRunner
 from helium_edge.runtime.runner import SeekableRunner
 
@@ -52,13 +53,13 @@ class Worker:
         _import_runtime(opened.manifest.runtime)
         before = machine.process_memory()
         start = time.perf_counter_ns()
-        if opened.manifest.cache is None:
-            self._head = open_head(opened, threads=threads)
-        else:
-            runner = open_runner(opened, threads=threads, static=static)
-            if not isinstance(runner, SeekableRunner):
+        model = open_model(opened, threads=threads, static=static)
+        if isinstance(model, LanguageModel):
+            if not isinstance(model.runner, SeekableRunner):
                 raise UsageError(f"{bundle}: bundles for {opened.manifest.target.name} cannot be timed")
-            self._runner = runner
+            self._runner = model.runner
+        else:
+            self._head = model.runner
         elapsed = time.perf_counter_ns() - start
         self._bundle = opened
         gc.collect()

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from helium_edge.bundle.verify import Bundle
 from helium_edge.errors import BundleError
-from helium_edge.runtime.runner import Runner
+from helium_edge.runtime.runner import CachedRunner
 from helium_edge.runtime.versions import check_runtime
 
 
-def open_runner(bundle: Bundle, *, threads: int = 0, static: bool = False) -> Runner:
+def open_runner(bundle: Bundle, *, threads: int = 0, static: bool = False) -> CachedRunner:
     """Load the graphs of a bundle.
 
     Args:
@@ -25,7 +25,8 @@ def open_runner(bundle: Bundle, *, threads: int = 0, static: bool = False) -> Ru
         MissingToolError: The installed runtime is older than the graphs need.
     """
     manifest = bundle.manifest
-    check_runtime(manifest.runtime, manifest.runtime_min_version)
+    int8_cache = manifest.cache is not None and manifest.cache.dtype == "int8"
+    check_runtime(manifest.runtime, manifest.runtime_min_version, int8_cache=int8_cache)
     opener = _OPENERS.get((manifest.target.name, manifest.runtime))
     if opener is None:
         known = ", ".join(f"{target} on {runtime}" for target, runtime in _OPENERS)
@@ -40,7 +41,7 @@ def open_runner(bundle: Bundle, *, threads: int = 0, static: bool = False) -> Ru
 # The runtimes are slow to import, and reading a manifest needs none of them.
 
 
-def _open_onnx(bundle: Bundle, threads: int, static: bool) -> Runner:
+def _open_onnx(bundle: Bundle, threads: int, static: bool) -> CachedRunner:
     from helium_edge.runtime.onnx_runner import OnnxRunner
 
     manifest = bundle.manifest
@@ -49,7 +50,7 @@ def _open_onnx(bundle: Bundle, threads: int, static: bool) -> Runner:
     )
 
 
-def _open_xnnpack(bundle: Bundle, threads: int, static: bool) -> Runner:
+def _open_xnnpack(bundle: Bundle, threads: int, static: bool) -> CachedRunner:
     del static  # all of its graphs are
     from helium_edge.runtime.executorch_runner import ExecutorchRunner
 
@@ -57,7 +58,7 @@ def _open_xnnpack(bundle: Bundle, threads: int, static: bool) -> Runner:
     return ExecutorchRunner(path, bundle.manifest.decoder_spec(), decode, prefill=prefill, threads=threads)
 
 
-def _open_coreml(bundle: Bundle, threads: int, static: bool) -> Runner:
+def _open_coreml(bundle: Bundle, threads: int, static: bool) -> CachedRunner:
     del threads, static  # evaluated by an interpreter
     from helium_edge.runtime.coreml_runner import CoremlRunner
 
@@ -84,7 +85,7 @@ def _methods(bundle: Bundle) -> tuple[Path, dict[int, str], dict[int, str]]:
     return bundle.folder / files.pop(), prefill, decode
 
 
-_OPENERS: dict[tuple[str, str], Callable[[Bundle, int, bool], Runner]] = {
+_OPENERS: dict[tuple[str, str], Callable[[Bundle, int, bool], CachedRunner]] = {
     ("onnx", "onnxruntime"): _open_onnx,
     ("xnnpack", "executorch"): _open_xnnpack,
     ("coreml", "executorch"): _open_coreml,

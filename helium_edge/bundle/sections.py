@@ -7,15 +7,17 @@ not know, so later minor versions may add some.
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections.abc import Iterable
 from typing import Annotated, Literal, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from helium_edge.config import ModelConfig
+from helium_edge.errors import BundleError
 from helium_edge.recipe import Recipe
-from helium_edge.schemas import Count, Items, Size
+from helium_edge.schemas import Count, Items, Size, first_problem
 
 PATH_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*$"
 """Relative, POSIX, no hidden names: a path of this form cannot leave the bundle on any system."""
@@ -215,6 +217,21 @@ class QuantizationSection(Section):
     worst_relative_error: float = Field(ge=0)
     worst_weight: str | None
     """The matrix with the largest error; null when nothing is quantized."""
+
+    def to_recipe(self) -> Recipe:
+        """The recipe.
+
+        Raises:
+            BundleError: It is none of this version.
+        """
+        try:
+            return Recipe.model_validate_json(json.dumps(self.recipe))
+        except ValidationError as error:
+            place, problem = first_problem(error, self.recipe)
+            raise BundleError(
+                f"the recipe in the manifest is none of this version: {place}: {problem}",
+                hint="pip install --upgrade helium-edge",
+            ) from error
 
     @classmethod
     def from_reports(

@@ -8,14 +8,12 @@ from helium_edge.parity.harness import Clock, Comparison, Reference
 from helium_edge.parity.logits_store import LogitsStore, cache_folder
 from helium_edge.parity.reference import reference_runner, require_reference
 from helium_edge.parity.report import Cost, LevelReport, ParityReport, StoreReport
-from helium_edge.parity.rollout import CachedRunner
 from helium_edge.parity.store_check import compare_store, readback
 from helium_edge.parity.verdict import GraphLimits, graph_limits
 from helium_edge.parity.yardstick import Yardstick
 
 __all__ = [
     "CacheChecks",
-    "CachedRunner",
     "CheckResult",
     "Clock",
     "Comparison",

@@ -14,9 +14,10 @@ import numpy.typing as npt
 
 from helium_edge.errors import CacheFullError, HeliumEdgeError
 from helium_edge.parity.document import CheckResult
-from helium_edge.parity.rollout import CachedRunner, decode_step, prefill_step
+from helium_edge.parity.rollout import decode_step, prefill_step
 from helium_edge.parity.verdict import FLIPPED_CODE, GraphLimits
 from helium_edge.parity.yardstick import Yardstick
+from helium_edge.runtime.runner import CachedRunner
 
 _STEPS = 4
 """Decode steps after each pattern, which read what it wrote."""

@@ -17,7 +17,7 @@ from helium_edge.parity.greedy import NEW_TOKENS, Codec, Prompt, compare_greedy,
 from helium_edge.parity.logits_store import LogitsStore
 from helium_edge.parity.metrics import Positions, compare_rows
 from helium_edge.parity.report import LevelReport
-from helium_edge.parity.rollout import Step, all_rows, rollout
+from helium_edge.parity.rollout import Step, rollout
 from helium_edge.parity.statistics import aggregate, along_position, histogram, paired_excess
 from helium_edge.parity.verdict import (
     NOISE,
@@ -33,6 +33,7 @@ from helium_edge.parity.window_figures import by_window
 from helium_edge.parity.yardstick import Yardstick
 from helium_edge.progress import SILENT, Progress
 from helium_edge.recipe import Gates
+from helium_edge.runtime.rows import all_rows
 from helium_edge.runtime.runner import Logits, Runner
 from helium_edge.texts import Window
 

@@ -9,7 +9,6 @@ Shape legend: T tokens of a call, S cache slots, Hkv key-value heads, D head_dim
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -27,7 +26,6 @@ from helium_edge.parity.layer_reference import CallState, LayerReference, padded
 from helium_edge.parity.layer_table import FLIPPED_CODES, TOLERANCE, LayerRow, LayerTable, OpError, op_error
 from helium_edge.progress import SILENT, Progress
 from helium_edge.quant import QuantizedStore
-from helium_edge.recipe import Recipe
 from helium_edge.signature import Phase
 from helium_edge.targets import load_target
 from helium_edge.targets.debug import Array, DebugCall, DebugProgram
@@ -69,8 +67,7 @@ def localise(
     manifest, config = bundle.manifest, store.config
     target = manifest.target.name
     if arithmetic is None:
-        recipe = Recipe.model_validate_json(json.dumps(manifest.quantization.recipe))
-        arithmetic = arithmetic_of(target, recipe, store.plan)
+        arithmetic = arithmetic_of(target, manifest.quantization.to_recipe(), store.plan)
     programs = {phase: p for p in load_target(target).debug(bundle, static=static) for phase in p.phases}
     widths = {phase: program.width for phase, program in programs.items()}
     calls = plan_calls(tokens, widths["prefill"], manifest.cache_len)

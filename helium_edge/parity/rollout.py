@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from helium_edge.errors import ParityError, UsageError
 from helium_edge.runtime.chunks import next_width
-from helium_edge.runtime.runner import Logits, Runner
+from helium_edge.runtime.runner import CachedRunner, Logits, Runner
 from helium_edge.signature import Phase
 
 MIN_WINDOW = 3
@@ -22,16 +22,6 @@ MIN_WINDOW = 3
 
 BLOCK = 64
 """Decoded rows held at once."""
-
-
-@runtime_checkable
-class CachedRunner(Runner, Protocol):
-    """A runner that shows its cache."""
-
-    @property
-    def cache_buffers(self) -> list[npt.NDArray[Any]]:
-        """Key and value of each layer in turn, slots in the last but one dimension."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,24 +141,6 @@ def decode_step(runner: Runner, tokens: Sequence[int], start: int) -> Step:
             )
         rows.append(row)
     return Step(start, tuple(tokens), np.stack(rows), _cache(runner))
-
-
-def all_rows(runner: Runner, tokens: Sequence[int]) -> Iterator[Logits]:
-    """The logits of every token of a new conversation, in order and in pieces, (R, V) each.
-
-    A runner whose `prefill` returns all rows is asked for many tokens at once, another token by token.
-    """
-    runner.reset()
-    first = runner.prefill(tokens[:2])
-    if len(first) == 2:
-        yield first
-        for start in range(2, len(tokens), BLOCK):
-            yield runner.prefill(tokens[start : start + BLOCK])
-        return
-    runner.reset()
-    yield runner.prefill(tokens[:1])
-    for token in tokens[1:]:
-        yield runner.decode(token)[None]
 
 
 def _cache(runner: Runner) -> Sequence[npt.NDArray[Any]]:

@@ -62,13 +62,18 @@ class Runner(Protocol):
 
 
 @runtime_checkable
-class SeekableRunner(Runner, Protocol):
-    """A runner whose cache can be said to hold any number of tokens, so that speed is measured at any depth."""
+class CachedRunner(Runner, Protocol):
+    """A runner that shows its cache, as those of bundles do."""
 
     @property
     def cache_buffers(self) -> list[npt.NDArray[Any]]:
-        """Key and value of each layer in turn; owned by the runner."""
+        """Key and value of each layer in turn, slots in the last but one dimension; owned by the runner."""
         ...
+
+
+@runtime_checkable
+class SeekableRunner(CachedRunner, Protocol):
+    """A runner whose cache can be said to hold any number of tokens, so that speed is measured at any depth."""
 
     def seek(self, position: int) -> None:
         """Take the first `position` slots for tokens, whatever they hold.

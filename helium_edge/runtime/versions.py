@@ -7,12 +7,13 @@ from importlib import metadata
 from helium_edge.errors import MissingToolError
 
 
-def check_runtime(package: str, minimum: str | None) -> None:
+def check_runtime(package: str, minimum: str | None, *, int8_cache: bool = False) -> None:
     """Refuse a runtime that is older than the graphs need.
 
     Args:
         package: The runtime, as the manifest spells it, which is the name of its package.
         minimum: The oldest version that will do, as `1.27`; None for any.
+        int8_cache: It is needed for an int8 KV cache, which a recipe may do without.
 
     Raises:
         MissingToolError: It is older, or not installed.
@@ -25,8 +26,10 @@ def check_runtime(package: str, minimum: str | None) -> None:
         found = ""
     if not found or _numbers(found) < _numbers(minimum):
         raise MissingToolError(
-            f"{package} {minimum} or newer is needed for an int8 KV cache; {found or 'none'} is installed",
-            hint=f"pip install --upgrade '{package}>={minimum}', or a recipe with kv_cache: float32",
+            f"{package} {minimum} or newer is needed for {'an int8 KV cache' if int8_cache else 'these graphs'}; "
+            f"{found or 'none'} is installed",
+            hint=f"pip install --upgrade '{package}>={minimum}'"
+            f"{', or a recipe with kv_cache: float32' if int8_cache else ''}",
         )
 
 

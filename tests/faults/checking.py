@@ -8,14 +8,13 @@ from typing import Any
 
 import pytest
 
-from helium_edge import compare
-from helium_edge.bundle import Bundle, open_runner
-from helium_edge.compare import check
+from helium_edge.bundle import Bundle
+from helium_edge.generation import LanguageModel, language_model
 from helium_edge.parity import ParityReport
+from helium_edge.parity import check as parity_check
 from helium_edge.parity.layer_table import LayerTable
 from helium_edge.parity.localise import localise
 from helium_edge.recipe import Recipe
-from helium_edge.runtime.runner import Runner
 from helium_edge.texts import TextSource
 from tests.faults.catalogue import Fault
 from tests.helpers.bundles import MODEL, Exported, bundle_recipe, export_bundle
@@ -62,7 +61,9 @@ def make_subject(folder: Path, recipe: Recipe, **model: Any) -> Subject:
 def run_check(bundle: Path, checkpoint: Path, *, static: bool = False) -> ParityReport:
     """All levels and the cache contract, on a window of each language."""
     text = TextSource(tokens=6 * SHAPES["cache_len"])
-    return check(bundle, checkpoint=str(checkpoint), text=text, threads=1, static=static, unverified=True)
+    return parity_check.check(
+        bundle, checkpoint=str(checkpoint), text=text, threads=1, static=static, unverified=True
+    )
 
 
 def colours(report: ParityReport) -> dict[str, str]:
@@ -81,7 +82,7 @@ def assert_caught(fault: Fault, subject: Subject, folder: Path) -> None:
     """
     with pytest.MonkeyPatch.context() as patch:
         if fault.plant in HOST_FAULTS:
-            patch.setattr(compare, "open_runner", _faulty_opener(fault.plant))
+            patch.setattr(parity_check, "language_model", _faulty_opener(fault.plant))
             bundle = subject.folder
         elif fault.exported:
             bundle = subject.folder
@@ -93,6 +94,8 @@ def assert_caught(fault: Fault, subject: Subject, folder: Path) -> None:
     expected = {level: found[level] if colour == "any" else colour for level, colour in fault.expected.items()}
     assert found == expected, "\n".join(report.failures)
     assert set(fault.checks) <= {check.name for check in report.checks if not check.passed}
+    if found["L1"] == "red" and fault.place is not None:
+        assert report.layers is not None  # localised without being asked
     if fault.place is not None:
         table = report.layers
         if table is None:  # the other levels found it, and nobody asked for the place
@@ -103,10 +106,10 @@ def assert_caught(fault: Fault, subject: Subject, folder: Path) -> None:
 
 
 def _faulty_opener(fault: str) -> Any:
-    """`open_runner`, with a fault of the host around what it opens."""
+    """`language_model`, with a fault of the host around what runs its graphs."""
 
-    def opened(bundle: Bundle, *, threads: int = 0, static: bool = False) -> Runner:
-        runner: Any = open_runner(bundle, threads=threads, static=static)
-        return HOST_FAULTS[fault](runner, bundle.manifest.prefill_len)
+    def opened(bundle: Bundle, *, threads: int = 0, static: bool = False) -> LanguageModel:
+        runner: Any = language_model(bundle, threads=threads, static=static).runner
+        return LanguageModel(bundle, HOST_FAULTS[fault](runner, bundle.manifest.prefill_len))
 
     return opened

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from helium_edge import export
 from helium_edge.bundle import Bundle, open_bundle
 from helium_edge.checkpoint import open_checkpoint
-from helium_edge.pipeline import export
 from helium_edge.quant import QuantizedStore
 from helium_edge.recipe import Recipe, load_recipe
 
@@ -47,5 +47,5 @@ def bundle_recipe(name: str, **changes: Any) -> Recipe:
 def export_bundle(source: Path | str, recipe: Recipe, folder: Path) -> Exported:
     """Export into `folder`, with the store kept beside it."""
     shards = folder.with_name(f"{folder.name}.store")
-    export(str(source), recipe, folder, verify=False, store=shards)
+    export(source, recipe=recipe, out=folder, parity=False, store=shards)
     return Exported(folder, QuantizedStore(open_checkpoint(str(source)), recipe.quantization, shards))

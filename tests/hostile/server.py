@@ -31,7 +31,7 @@ def warm_up() -> None:
     import torch
 
     import helium_edge.bundle.onnx_check
-    import helium_edge.pipeline
+    import helium_edge.exporting
     from tests.helpers.checkpoints import make_checkpoint
 
     torch.set_num_threads(1)

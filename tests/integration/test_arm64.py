@@ -10,14 +10,13 @@ from pathlib import Path
 import pytest
 from helium_edge.cli.main import run
 
-from helium_edge import arm64
+from helium_edge import arm64, export
 from helium_edge.arm64 import DEFAULT_CPU, Arm64Report, check_arm64, find_toolchain
 from helium_edge.arm64.compare import TOLERANCE
 from helium_edge.arm64.toolchain import build_runner, emulate
 from helium_edge.arm64.wheels import fetch_library, library_folder
 from helium_edge.bundle import Bundle, open_runner
 from helium_edge.errors import BundleError, MissingToolError
-from helium_edge.pipeline import export
 from helium_edge.recipe import Recipe, load_recipe
 from helium_edge.runtime.runner import Runner
 from tests.helpers.checkpoints import make_checkpoint
@@ -55,12 +54,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def tiny_int4(folder: Path) -> Path:
     """helium-tiny for XNNPACK with int4 weights."""
-    return export("helium-tiny", xnnpack_recipe("xnnpack-int4"), folder / "tiny", verify=False).bundle
+    return export("helium-tiny", recipe=xnnpack_recipe("xnnpack-int4"), out=folder / "tiny", parity=False).bundle
 
 
 def export_random(recipe: Recipe, out: Path, *, seed: int = 1) -> Path:
     checkpoint = make_checkpoint(out.with_name(f"{out.name}.checkpoint"), seed=seed, **MODEL)
-    return export(str(checkpoint), recipe, out, verify=False).bundle
+    return export(checkpoint, recipe=recipe, out=out, parity=False).bundle
 
 
 # -- XNNPACK
@@ -97,7 +96,7 @@ def test_onnx_float32_agrees_for_both_kinds_of_cache(dialect: str, folder: Path)
 
 
 def test_onnx_int4_agrees_within_the_rounding_of_activations(folder: Path) -> None:
-    bundle = export("helium-tiny", small_recipe("onnx-int4"), folder / "onnx-int4", verify=False).bundle
+    bundle = export("helium-tiny", recipe=small_recipe("onnx-int4"), out=folder / "onnx-int4", parity=False).bundle
     report = check_arm64(bundle)
     assert report.failures == []
     assert report.median_limit == report.limit > TOLERANCE

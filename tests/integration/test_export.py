@@ -15,13 +15,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from helium_edge import check, export
 from helium_edge.bundle import open_bundle, verify_bundle
 from helium_edge.checkpoint import open_checkpoint
 from helium_edge.errors import HeliumEdgeError
 from helium_edge.parity import LevelReport
-from helium_edge.pipeline import check, export
 from helium_edge.recipe import load_recipe
-from helium_edge.texts import TextSource
 from tests.helpers.checkpoints import make_checkpoint
 from tests.helpers.exports import small_recipe
 
@@ -30,7 +29,7 @@ from tests.helpers.exports import small_recipe
 def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """helium-tiny through the recipe that ships, compared with the original on the way."""
     out = tmp_path_factory.mktemp("export") / "tiny-int4"
-    result = export("helium-tiny", load_recipe("onnx-int4"), out, threads=2)
+    result = export("helium-tiny", recipe="onnx-int4", out=out, threads=2)
     assert result.parity is not None
     assert result.parity.passed
     return out
@@ -65,14 +64,14 @@ def test_the_manifest_tells_what_was_done(tiny_bundle: Path) -> None:
 
 def test_the_same_input_gives_the_same_bytes(tiny_bundle: Path, tmp_path: Path) -> None:
     again = tmp_path / "elsewhere" / "another-name"
-    export("helium-tiny", load_recipe("onnx-int4"), again, threads=2)
+    export("helium-tiny", recipe=load_recipe("onnx-int4"), out=again, threads=2)
     for path in sorted(tiny_bundle.iterdir()):
         assert (again / path.name).read_bytes() == path.read_bytes(), path.name
 
 
 def test_parity_of_the_published_bundle(tiny_bundle: Path) -> None:
     """The static pair, too: the short check of `export` runs the graph that serves both phases."""
-    report = check(tiny_bundle, text=TextSource(tokens=500), threads=2, static=True)
+    report = check(tiny_bundle, tokens=500, threads=2, static=True)
     assert report.passed, report.failures
     assert [level.level for level in report.levels] == ["L0", "L1", "L2", "L3"]
     level = report.level("L3")
@@ -152,7 +151,7 @@ def test_a_bad_checkpoint_is_named_and_nothing_is_left(case: str, tmp_path: Path
     damage(folder)
     (tmp_path / "out").mkdir()
     with pytest.raises(HeliumEdgeError, match=message) as info:
-        export(str(folder), small_recipe("onnx-int4"), tmp_path / "out" / "bundle", verify=False)
+        export(folder, recipe=small_recipe("onnx-int4"), out=tmp_path / "out" / "bundle", parity=False)
     assert info.value.exit_code == 3
     assert "\n" not in str(info.value)
     assert list((tmp_path / "out").iterdir()) == []
@@ -164,7 +163,7 @@ def test_a_group_that_does_not_divide_is_a_recipe_error(tmp_path: Path) -> None:
     with pytest.raises(
         HeliumEdgeError, match=r"int4-g128 cannot take model\.embed_tokens\.weight: .* K = 64"
     ) as info:
-        export(str(folder), recipe, tmp_path / "bundle", verify=False)
+        export(folder, recipe=recipe, out=tmp_path / "bundle", parity=False)
     assert info.value.exit_code == 2
     assert not (tmp_path / "bundle").exists()
 
@@ -178,7 +177,7 @@ def test_no_space_in_the_middle_leaves_nothing(tmp_path: Path) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))
     try:
         with pytest.raises(HeliumEdgeError, match=r"space|too large") as info:
-            export(str(folder), small_recipe("onnx-fp32"), tmp_path / "out" / "bundle", verify=False)
+            export(folder, recipe=small_recipe("onnx-fp32"), out=tmp_path / "out" / "bundle", parity=False)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, previous)
@@ -189,8 +188,7 @@ def test_no_space_in_the_middle_leaves_nothing(tmp_path: Path) -> None:
 _SLOW_EXPORT = """
 import sys, time
 from pathlib import Path
-from helium_edge.pipeline import export
-from helium_edge.recipe import load_recipe
+from helium_edge import export
 
 class Slow:
     def stage(self, name, total=None, unit=""):
@@ -199,7 +197,7 @@ class Slow:
         print(f"{self.name}: {note}", flush=True)
         time.sleep(0.05)
 
-export(sys.argv[1], load_recipe("onnx-int4"), Path(sys.argv[2]), verify=False, progress=Slow())
+export(sys.argv[1], recipe="onnx-int4", out=sys.argv[2], parity=False, progress=Slow())
 """
 
 

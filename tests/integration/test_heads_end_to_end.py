@@ -116,7 +116,7 @@ def test_what_a_classifier_cannot_do(bundle: Path, root: Path, cli: Cli) -> None
 def test_files_of_decoders_are_refused_before_anything_is_run(
     options: tuple[str, ...], bundle: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("helium_edge.compare.check_head", lambda *_, **__: pytest.fail("it was run"))
+    monkeypatch.setattr("helium_edge.parity.check.check_head", lambda *_, **__: pytest.fail("it was run"))
     monkeypatch.chdir(tmp_path)
     code, _, err = cli("parity", bundle, "--checkpoint", "not needed yet", *options)
     assert code == 2

@@ -113,8 +113,18 @@ def test_onnxruntime_genai_runs_it(exported: Exported) -> None:
 
 def test_an_older_runtime_is_refused(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metadata, "version", lambda _: "1.26.0")
-    with pytest.raises(MissingToolError, match=r"onnxruntime 1\.27 or newer is needed .*; 1\.26\.0 is installed"):
+    with pytest.raises(
+        MissingToolError, match=r"1\.27 or newer is needed for an int8 KV cache; 1\.26\.0"
+    ) as caught:
         open_runner(exported.open())
+    assert caught.value.hint == "pip install --upgrade 'onnxruntime>=1.27', or a recipe with kv_cache: float32"
+
+
+def test_another_minimum_is_not_blamed_on_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metadata, "version", lambda _: "1.26.0")
+    with pytest.raises(MissingToolError, match=r"is needed for these graphs; 1\.26\.0 is installed") as caught:
+        check_runtime("onnxruntime", "1.27")
+    assert caught.value.hint == "pip install --upgrade 'onnxruntime>=1.27'"
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,10 @@ import pytest
 import torch
 from helium_edge.cli.main import main
 
+from helium_edge import export
 from helium_edge.bundle import open_bundle
+from helium_edge.exporting import ExportRequest, ExportResult, export_all
 from helium_edge.parity import LevelReport
-from helium_edge.pipeline import ExportResult, export_all
 from helium_edge.quant import METHODS, QuantizedWeight
 from helium_edge.quant.packing import read_gather_block, read_matmul_nbits
 from helium_edge.recipe import Recipe, Scheme, load_recipe, parse_recipe
@@ -58,7 +59,9 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, ExportR
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("helium_edge.quant.store.find_method", lambda name: Counting())
-        results = export_all("helium-tiny", both(), tmp_path_factory.mktemp("both") / "tiny", threads=2)
+        results = export_all(
+            ExportRequest("helium-tiny", both(), tmp_path_factory.mktemp("both") / "tiny", threads=2)
+        )
     return {result.manifest.target.name: result for result in results}, counts
 
 
@@ -187,7 +190,7 @@ def test_the_exporters_noise_reaches_the_terminal_only_with_debug(name: str, deb
 def test_a_coreml_report_says_what_was_not_run(tmp_path: Path) -> None:
     recipe = load_recipe("coreml-fp16")
     shapes = recipe.shapes.model_copy(update={"prefill_len": 32, "cache_len": 128})
-    (result,) = export_all("helium-tiny", recipe.model_copy(update={"shapes": shapes}), tmp_path / "coreml")
+    result = export("helium-tiny", recipe=recipe.model_copy(update={"shapes": shapes}), out=tmp_path / "coreml")
     assert result.parity is not None
     assert result.parity.passed
     level = result.parity.level("L3")

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 from helium_edge.errors import ParityError
+from helium_edge.exporting import ExportRequest
 from helium_edge.parity import LevelReport, ParityReport
 from helium_edge.parity.statistics import Aggregate
 from helium_edge.parity.verdict import judge_budget
+from helium_edge.progress import Progress
 from helium_edge.recipe import Gates, load_recipe, recipe_text
 from helium_edge.texts import TextSource
 from tests.unit.bundle.bundles import make_manifest
@@ -43,21 +45,21 @@ def results() -> int:
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch, results: int) -> list[dict[str, Any]]:
-    """What `pipeline.export_all` was called with."""
+    """What `export_all` was called with."""
     found: list[dict[str, Any]] = []
 
-    def export(source: str, recipe: object, out: Path, **options: Any) -> list[SimpleNamespace]:
-        options.pop("progress").stage("quantize", 2, "weights")
-        found.append({"source": source, "recipe": recipe, "out": out, **options})
-        report = make_report(0.02) if options["verify"] else None
+    def export(request: ExportRequest, progress: Progress) -> list[SimpleNamespace]:
+        progress.stage("quantize", 2, "weights")
+        found.append({field.name: getattr(request, field.name) for field in fields(request)})
+        report = make_report(0.02) if request.parity else None
         result = SimpleNamespace(
-            warnings=(), bundle=Path("/abs") / out, manifest=make_manifest(), parity=report, seconds=3.2,
+            warnings=(), bundle=Path("/abs") / request.out, manifest=make_manifest(), parity=report, seconds=3.2,
             peak_rss_bytes=700_000_000, peak_anonymous_bytes=500_000_000, peak_mapped_bytes=250_000_000,
             bundle_bytes=5_570_000,
         )  # fmt: skip
         return [result] * results
 
-    monkeypatch.setattr("helium_edge.pipeline.export_all", export)
+    monkeypatch.setattr("helium_edge.exporting.export_all", export)
     return found
 
 
@@ -67,7 +69,7 @@ def test_options_have_their_defaults(cli: Cli, calls: list[dict[str, Any]]) -> N
     assert calls == [
         {
             "source": "helium-tiny", "recipe": load_recipe("onnx-int4"), "out": Path("tiny"), "revision": None,
-            "force": False, "verify": True, "run": True, "store": None, "calibration": None, "threads": 0,
+            "force": False, "parity": True, "run": True, "store": None, "calibration": None, "threads": 0,
         }
     ]  # fmt: skip
     assert "bundle:  tiny, 5.57 MB in" in out
@@ -89,7 +91,7 @@ def test_options_reach_the_pipeline(cli: Cli, calls: list[dict[str, Any]], tmp_p
     (call,) = calls
     recipe = call.pop("recipe")
     assert call == {
-        "source": "org/name", "out": Path("x"), "revision": "v1", "force": True, "verify": False, "run": True,
+        "source": "org/name", "out": Path("x"), "revision": "v1", "force": True, "parity": False, "run": True,
         "store": Path("s"), "calibration": Path("c.txt"), "threads": 2,
     }  # fmt: skip
     assert (recipe.shapes.prefill_len, recipe.shapes.cache_len) == (64, 512)
@@ -157,8 +159,8 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> ParityReport:
     def export(*arguments: Any, **options: Any) -> None:
         raise ParityError("the exported graphs miss the gates", hint="h", report=report)
 
-    monkeypatch.setattr("helium_edge.pipeline.export_all", export)
-    monkeypatch.setattr("helium_edge.pipeline.check", lambda *_, **__: report)
+    monkeypatch.setattr("helium_edge.exporting.export_all", export)
+    monkeypatch.setattr("helium_edge.parity.check.check", lambda *_, **__: report)
     return report
 
 
@@ -174,7 +176,7 @@ def test_a_gate_that_holds_only_within_the_noise_says_so(cli: Cli, monkeypatch: 
     """Otherwise the table would read as `0.8898 at least 0.9: ok`."""
     report = make_report(0.02, top1=0.81, top1_decided=0.889, ambiguous=30)
     assert report.passed
-    monkeypatch.setattr("helium_edge.pipeline.check", lambda *_, **__: report)
+    monkeypatch.setattr("helium_edge.parity.check.check", lambda *_, **__: report)
     code, out, _ = cli("parity", "tiny")
     rows = [line.split() for line in out.splitlines()]
     assert code == 0
@@ -213,7 +215,7 @@ def test_parity_options_reach_the_pipeline(cli: Cli, monkeypatch: pytest.MonkeyP
         found.append((bundle, options))
         return make_report(0.01)
 
-    monkeypatch.setattr("helium_edge.pipeline.check", check)
+    monkeypatch.setattr("helium_edge.parity.check.check", check)
     code, out, err = cli("parity", "tiny")
     assert code == 0
     assert out.splitlines()[0] == "Parity with the original: passed (381 tokens)"

@@ -36,6 +36,9 @@ class ScriptedRunner:
     def position(self) -> int:
         return len(self.fed)
 
+    def reset(self) -> None:
+        self.fed.clear()
+
     def prefill(self, tokens: Sequence[int]) -> np.ndarray:
         self.prompt = list(tokens)
         return self._append(tokens)[None]
@@ -65,6 +68,7 @@ def bundle(monkeypatch: pytest.MonkeyPatch) -> Fake:
         fake.calls.append({"path": path, **options})
         manifest = SimpleNamespace(
             generation=fake.generation,
+            decoder_spec=lambda: None,
             tokenizer=SimpleNamespace(file="tokenizer.json"),
             tokens=SimpleNamespace(eos=(EOS,)),
         )
@@ -75,7 +79,7 @@ def bundle(monkeypatch: pytest.MonkeyPatch) -> Fake:
         return fake.runner
 
     monkeypatch.setattr("helium_edge.bundle.open_bundle", open_bundle)
-    monkeypatch.setattr("helium_edge.bundle.open_runner", open_runner)
+    monkeypatch.setattr("helium_edge.generation.open_runner", open_runner)
     return fake
 
 

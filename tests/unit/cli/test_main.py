@@ -37,7 +37,8 @@ Cli = Callable[..., tuple[int, str, str]]
 
 HEAVY = (
     "torch", "onnx", "onnx_ir", "onnxruntime", "transformers", "numpy", "yaml", "tokenizers", "safetensors",
-    "huggingface_hub", "jsonschema", "helium_edge.recipe", "helium_edge.pipeline",
+    "huggingface_hub", "jsonschema", "helium_edge.recipe", "helium_edge.exporting",
+    "helium_edge.generation",
 )  # fmt: skip
 
 LEAN_PROGRAM = """

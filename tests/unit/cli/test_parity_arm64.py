@@ -35,7 +35,7 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         return given["arm64"]
 
     monkeypatch.setattr("helium_edge.arm64.check_arm64", check_arm64)
-    monkeypatch.setattr("helium_edge.pipeline.check", lambda *_, **__: given["parity"])
+    monkeypatch.setattr("helium_edge.parity.check.check", lambda *_, **__: given["parity"])
     return given
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from helium_edge.checkpoint import open_checkpoint
 from helium_edge.errors import CheckpointError
-from helium_edge.pipeline import plan
+from helium_edge.exporting import plan
 from helium_edge.presets import PRESETS, preset
 from helium_edge.recipe import load_recipe
 from tests.helpers.checkpoints import make_checkpoint
@@ -29,7 +29,7 @@ def test_sizes_are_the_published_ones() -> None:
 @pytest.mark.parametrize("name", PRESETS)
 @pytest.mark.parametrize("recipe", ["onnx-int4", "xnnpack-int4"])
 def test_a_plan_needs_no_weights(name: str, recipe: str) -> None:
-    found = plan(name, load_recipe(recipe))
+    (found,) = plan(name, load_recipe(recipe))
     assert len(found.weights) == 2 + 7 * PRESETS[name]["num_hidden_layers"]
     assert 1.2e9 < sum(nbytes for _, nbytes in found.files) < 1.8e9
 
@@ -42,7 +42,7 @@ def test_an_export_says_where_the_weights_are() -> None:
 def test_a_folder_of_that_name_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Cli) -> None:
     make_checkpoint(tmp_path / "helium-1-2b", max_position_embeddings=512)
     monkeypatch.chdir(tmp_path)
-    assert len(plan("helium-1-2b", load_recipe("onnx-int4")).weights) == 2 + 7 * 2
+    assert len(plan("helium-1-2b", load_recipe("onnx-int4"))[0].weights) == 2 + 7 * 2
     code, out, _ = cli("inspect", "helium-1-2b", "--json")
     assert code == 0
     assert json.loads(out)["checkpoint"] == "helium-1-2b"

@@ -115,7 +115,7 @@ def checked(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     """Let the next `parity` find this mean KLD."""
 
     def let(mean_kld: float) -> None:
-        monkeypatch.setattr("helium_edge.pipeline.check", lambda *_, **__: make_report(mean_kld))
+        monkeypatch.setattr("helium_edge.parity.check.check", lambda *_, **__: make_report(mean_kld))
 
     return let
 
@@ -184,7 +184,7 @@ def test_what_cannot_be_done_is_told_before_the_run(
     options: list[str], code: int, words: str, cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("helium_edge.pipeline.check", lambda *_, **__: pytest.fail("was run"))
+    monkeypatch.setattr("helium_edge.parity.check.check", lambda *_, **__: pytest.fail("was run"))
     found = cli("parity", "tiny", *options)
     assert found[0] == code
     assert words in found[2]

@@ -12,10 +12,11 @@ import pytest
 from helium_edge.errors import CacheFullError, ParityError, UsageError
 from helium_edge.parity import LevelReport, ParityReport
 from helium_edge.parity.metrics import compare_rows
-from helium_edge.parity.rollout import MIN_WINDOW, all_rows, prefill_split, rollout, split_of_turn
+from helium_edge.parity.rollout import MIN_WINDOW, prefill_split, rollout, split_of_turn
 from helium_edge.parity.statistics import aggregate
 from helium_edge.parity.verdict import GateResult, judge_budget
 from helium_edge.recipe import Gates
+from helium_edge.runtime.rows import all_rows
 from helium_edge.runtime.runner import Logits, Runner
 from helium_edge.signature import LogitsMode
 from helium_edge.texts import Window

@@ -1,0 +1,146 @@
+"""The functions that `import helium_edge` offers; docs/api.md shows them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from helium_edge.errors import UsageError
+from helium_edge.exporting import ExportRequest, ExportResult, export_all
+from helium_edge.parity.check import check as check_bundle
+from helium_edge.parity.heads import HeadReport
+from helium_edge.parity.report import ParityReport
+from helium_edge.progress import SILENT, Progress
+from helium_edge.recipe import Recipe, load_recipe
+from helium_edge.texts import TextSource
+
+StrPath = str | os.PathLike[str]
+
+
+def export(  # noqa: PLR0913 - keywords with defaults
+    source: StrPath,
+    *,
+    recipe: str | Recipe,
+    out: StrPath,
+    target: str | None = None,
+    revision: str | None = None,
+    cache_len: int | None = None,
+    prefill_len: int | None = None,
+    force: bool = False,
+    parity: bool = True,
+    run: bool = True,
+    store: StrPath | None = None,
+    calibration: StrPath | None = None,
+    threads: int = 0,
+    progress: Progress = SILENT,
+) -> ExportResult:
+    """Export a checkpoint to a bundle: quantize, write the graphs, run them, compare with the original, publish.
+
+    Args:
+        source: Folder, Hub id or `helium-tiny`.
+        recipe: Name or file of a recipe, or a `Recipe`; of one target, unless `target` names one.
+        out: The bundle's folder; it appears complete or not at all.
+        target: Write for this target: `onnx`, `xnnpack` or `coreml`.
+        revision: Of a Hub id.
+        cache_len: Slots of the KV cache, instead of the recipe's.
+        prefill_len: Tokens of a prefill chunk, instead of the recipe's.
+        force: Replace an existing bundle.
+        parity: Compare with the original before publishing; needs the extra `reference`.
+        run: Run what was built, which `parity` needs, and keep a golden trace; this holds all weights, not one.
+        store: Folder that keeps the scales that were found for later exports.
+        calibration: Text for the scales of an int8 KV cache; None is the built-in one.
+        threads: Threads within an operator while checking; 0 lets the runtime choose.
+        progress: Receives stages.
+
+    Returns:
+        The bundle's folder, its manifest, and the comparison.
+
+    Raises:
+        UsageError: The recipe does not fit, or `out` is taken.
+        InputError: The checkpoint is unusable.
+        ParityError: The graphs miss the gates of the recipe; its `report` says by how much.
+        MissingDependencyError: An optional package is needed and missing.
+        ResourceError: Out of disk space or memory.
+    """
+    chosen = load_recipe(recipe) if isinstance(recipe, str) else recipe
+    try:
+        chosen = chosen.override([] if target is None else [target], cache_len=cache_len, prefill_len=prefill_len)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        raise UsageError(f"{problem['loc'][-1]} = {problem['input']}: {problem['msg']}") from error
+    targets = chosen.targets.names()
+    if len(targets) != 1:
+        raise UsageError(
+            f"recipe {chosen.name} has the targets {', '.join(targets)}",
+            hint="choose one with target='onnx', for example",
+        )
+    (result,) = export_all(
+        ExportRequest(
+            source=os.fspath(source),
+            recipe=chosen,
+            out=Path(out),
+            revision=revision,
+            force=force,
+            parity=parity,
+            run=run,
+            store=_path(store),
+            calibration=_path(calibration),
+            threads=threads,
+        ),
+        progress,
+    )
+    return result
+
+
+def check(  # noqa: PLR0913 - keywords with defaults
+    bundle: StrPath,
+    *,
+    checkpoint: str | None = None,
+    text: StrPath | None = None,
+    tokens: int = 0,
+    threads: int = 0,
+    static: bool = False,
+    unverified: bool = False,
+    store: StrPath | None = None,
+    layers: bool = False,
+    progress: Progress = SILENT,
+) -> ParityReport | HeadReport:
+    """Compare a bundle with the checkpoint that it was exported from; needs the extra `reference`.
+
+    Args:
+        bundle: Its folder.
+        checkpoint: The original: a folder, a Hub id or `helium-tiny`; None is where the bundle says it came from.
+        text: Compare on this file, UTF-8 or `.jsonl` with `text` and `language`; None is the built-in text.
+        tokens: About how many tokens to compare on, over all languages; 0 is all the text.
+        threads: Threads within an operator; 0 lets the runtime choose.
+        static: Run the graphs of static shape even where one graph serves both phases.
+        unverified: Run a bundle whose checksums do not match.
+        store: Quantized weights, as of `export`; by default they are made anew.
+        layers: Of language models: find the error of every operation of every layer, also when all is well.
+        progress: Receives stages.
+
+    Returns:
+        A report: `passed`, `failures`, `to_json()`; docs/parity.md explains it. Missing a gate is no exception.
+
+    Raises:
+        InputError: Bundle or checkpoint are unusable, or do not belong together.
+        MissingDependencyError: The extra `reference` is missing.
+        UsageError: The text cannot be read.
+    """
+    return check_bundle(
+        Path(bundle),
+        checkpoint=checkpoint,
+        text=TextSource(_path(text), tokens),
+        threads=threads,
+        static=static,
+        unverified=unverified,
+        store=_path(store),
+        layers=layers,
+        progress=progress,
+    )
+
+
+def _path(given: StrPath | None) -> Path | None:
+    return None if given is None else Path(given)

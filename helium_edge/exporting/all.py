@@ -1,0 +1,81 @@
+"""Every target of a recipe: the checkpoint is opened once, all is checked before anything is written."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from helium_edge.bundle import check_companions
+from helium_edge.checkpoint import open_checkpoint
+from helium_edge.exporting.calibration import check_calibration
+from helium_edge.exporting.fit import fit, split
+from helium_edge.exporting.one import ExportResult, Job, export_one
+from helium_edge.exporting.request import ExportRequest
+from helium_edge.parity import require_reference
+from helium_edge.progress import SILENT, Progress
+from helium_edge.runtime.versions import check_runtime
+
+
+def export_all(request: ExportRequest, progress: Progress = SILENT) -> list[ExportResult]:
+    """Export every target of a recipe, over one quantized store.
+
+    A Hub id is resolved once: all bundles are of one commit, though a branch moves meanwhile.
+
+    Args:
+        request: What to export.
+        progress: Receives stages.
+
+    Returns:
+        A result for each target, in the order of the recipe.
+
+    Raises:
+        UsageError: The recipe does not fit, or a bundle's folder is taken.
+        InputError: The checkpoint is unusable.
+        ParityError: The graphs miss the gates of the recipe; its `report` tells by how much.
+        MissingDependencyError: An optional package is needed and missing.
+        ResourceError: Out of disk space or memory.
+    """
+    if request.compares:
+        require_reference()
+    progress.stage("read checkpoint")
+    checkpoint = open_checkpoint(request.source, revision=request.revision)
+    check_companions(checkpoint)
+    recipes = split(request.recipe)
+    jobs = []
+    for name, single in recipes.items():
+        recipe, target = fit(checkpoint.config, single)
+        check_calibration(recipe, request.calibration)
+        minimum = target.min_runtime(checkpoint.config, recipe)
+        check_runtime(target.runtime, minimum, int8_cache=recipe.kv_cache == "int8")
+        out = request.out if len(recipes) == 1 else request.out / name
+        jobs.append(Job(checkpoint, recipe, target, out, request))
+    checkpoint.start_hashing()
+    with _store_folder(request.out, request.store) as folder:
+        return [export_one(job, folder, progress) for job in jobs]
+
+
+@contextlib.contextmanager
+def _store_folder(out: Path, given: Path | None) -> Iterator[Path]:
+    """The folder of the store: kept when the user names it, or when the export is interrupted (docs/adr/0005)."""
+    if given is not None:
+        yield given
+        return
+    folder = out.absolute().parent / f".{out.name}.store"
+    missing = [parent for parent in folder.parents if not os.path.lexists(parent)]
+    try:
+        yield folder
+    except Exception:
+        _remove_store(folder, missing)
+        raise
+    _remove_store(folder, missing)
+
+
+def _remove_store(folder: Path, parents: list[Path]) -> None:
+    """Remove a store, and those of the folders above it that were made for it and hold nothing else."""
+    shutil.rmtree(folder, ignore_errors=True)
+    for parent in parents:
+        with contextlib.suppress(OSError):
+            parent.rmdir()

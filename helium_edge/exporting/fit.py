@@ -1,0 +1,46 @@
+"""A recipe made to fit a model: one target, lengths that the model has."""
+
+from __future__ import annotations
+
+from helium_edge.config import ModelConfig
+from helium_edge.errors import ConfigError
+from helium_edge.recipe import Recipe, Targets
+from helium_edge.targets import Target, load_target
+
+
+def split(recipe: Recipe) -> dict[str, Recipe]:
+    """A recipe for each target of a recipe, by the target's name."""
+    targets = recipe.targets
+    return {
+        name: recipe.model_copy(update={"targets": Targets(**{name: getattr(targets, name)})})
+        for name in targets.names()
+    }
+
+
+def fit(config: ModelConfig, recipe: Recipe) -> tuple[Recipe, Target]:
+    """Cap a recipe's cache at the model's context, and check that its target can carry the model.
+
+    A model that is no language model has no cache: what counts is the length of a text, `prefill_len`.
+
+    Raises:
+        RecipeError: It cannot.
+        ConfigError: The model cannot be exported with static shapes.
+    """
+    (name,) = recipe.targets.names()
+    target = load_target(name)
+    lengths = {"cache_len": min(recipe.shapes.cache_len, config.max_position_embeddings)}
+    if config.head != "language_model":
+        tokens = min(recipe.shapes.prefill_len, config.max_position_embeddings)
+        lengths = {"prefill_len": tokens, "cache_len": tokens}
+    if config.head == "sequence_classification" and config.pad_token_id is None:
+        raise ConfigError(
+            f"config.json: {config.architecture} without pad_token_id cannot be exported: texts shorter than the "
+            "graph are padded",
+            hint="set pad_token_id to the id of the tokenizer's padding token",
+        )
+    shapes = recipe.shapes.model_copy(update=lengths)
+    fitted = recipe.model_copy(update={"shapes": shapes})
+    if config.head != "language_model":
+        fitted = fitted.model_copy(update={"kv_cache": "float32"})  # there is no cache
+    target.check(config, fitted)
+    return fitted, target

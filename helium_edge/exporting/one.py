@@ -1,0 +1,163 @@
+"""The main path of one bundle, readable in one screen: quantize, build, run, compare, publish (`export_one`)."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from helium_edge.bundle import (
+    Bundle,
+    BundleWriter,
+    CacheScalesSection,
+    Manifest,
+    open_bundle,
+    read_checkpoint_card,
+    write_card,
+    write_companions,
+)
+from helium_edge.checkpoint import Checkpoint
+from helium_edge.errors import HeliumEdgeError, ParityError
+from helium_edge.exporting.calibration import calibrate_cache, calibration_texts, calibration_warnings
+from helium_edge.exporting.describe import describe
+from helium_edge.exporting.request import ExportRequest
+from helium_edge.exporting.try_out import try_out
+from helium_edge.memory import PeakMemory, peak_rss_bytes
+from helium_edge.model.kv_cache import KvScales
+from helium_edge.model.weights import EMBEDDING
+from helium_edge.parity import ParityReport
+from helium_edge.parity.heads import HeadReport
+from helium_edge.progress import SILENT, Progress
+from helium_edge.quant import QuantizedStore, plan_weights
+from helium_edge.recipe import Recipe
+from helium_edge.runtime.tokenizer import Tokenizer
+from helium_edge.targets import Target
+
+_SPACE = 1.15
+"""Bytes needed for each byte of the bundle: scales are kept beside it until it is whole (docs/adr/0005)."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One bundle to be made, of parts that have been checked to fit.
+
+    Attributes:
+        checkpoint: The original.
+        recipe: Of one target, fitted to the model.
+        target: What builds the graphs.
+        out: The bundle's folder.
+        request: What was asked for.
+    """
+
+    checkpoint: Checkpoint
+    recipe: Recipe
+    target: Target
+    out: Path
+    request: ExportRequest
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """What an export made of one target.
+
+    Attributes:
+        bundle: The published folder.
+        manifest: Its manifest.
+        parity: The short comparison with the original; None when it was not asked for.
+        seconds: Wall time.
+        peak_rss_bytes: Largest resident memory of the process so far, mapped files included.
+        peak_anonymous_bytes: Largest memory that it had allocated; None where the system does not tell.
+        peak_mapped_bytes: Largest share of mapped files, likewise.
+        bundle_bytes: Size of all files.
+        warnings: What the user should know of the result, a line each.
+    """
+
+    bundle: Path
+    manifest: Manifest
+    parity: ParityReport | HeadReport | None
+    seconds: float
+    peak_rss_bytes: int
+    peak_anonymous_bytes: int | None
+    peak_mapped_bytes: int | None
+    bundle_bytes: int
+    warnings: tuple[str, ...] = ()
+
+
+def export_one(job: Job, store: Path, progress: Progress = SILENT) -> ExportResult:
+    """Quantize, write the graphs, run them, compare with the original, publish.
+
+    Args:
+        job: What to export; it has been checked.
+        store: Folder of the quantized store.
+        progress: Receives stages.
+
+    Raises:
+        HeliumEdgeError: See `export_all`.
+    """
+    started = time.perf_counter()
+    checkpoint, recipe, target, request = job.checkpoint, job.recipe, job.target, job.request
+    files = target.plan(checkpoint.config, recipe, plan_weights(checkpoint.config, recipe.quantization))
+    with PeakMemory() as peak, BundleWriter(job.out, force=request.force) as writer:
+        writer.require_space(int(sum(size for _, size in files) * _SPACE))
+        weights = QuantizedStore(checkpoint, recipe.quantization, store)
+        scales, section = _calibrate(job, weights, writer.folder, progress)
+        sizes = _original_bytes(checkpoint, weights.names)
+        progress.stage("quantize and write", sum(sizes.values()), "tensor bytes")
+        graphs = target.build(
+            weights, recipe, writer.folder, lambda name: progress.advance(sizes[name], name), scales
+        )
+        write_companions(checkpoint, writer.folder)
+        writer.start_hashing()
+        progress.stage("describe")
+        manifest = describe(checkpoint, recipe, target, graphs, weights, section)
+        report: ParityReport | HeadReport | None = None
+        if request.run:
+            original = checkpoint if request.compares else None
+            built = Bundle(writer.folder, manifest)
+            manifest, report = try_out(built, original, weights, recipe, request.threads, progress)
+        if report is not None:
+            if not report.passed:
+                raise _parity_error(recipe.name, report)
+            manifest = manifest.model_copy(update={"parity": report.summary()})
+        progress.stage("publish")
+        write_card(manifest, read_checkpoint_card(checkpoint.folder), writer.folder)
+        bundle = writer.publish(manifest)
+    final = open_bundle(bundle, unverified=True).manifest
+    return ExportResult(
+        bundle=bundle,
+        manifest=final,
+        parity=report,
+        seconds=time.perf_counter() - started,
+        peak_rss_bytes=peak_rss_bytes(),
+        peak_anonymous_bytes=peak.anonymous_bytes,
+        peak_mapped_bytes=peak.mapped_bytes,
+        bundle_bytes=sum(path.stat().st_size for path in bundle.iterdir()),
+        warnings=calibration_warnings(final),
+    )
+
+
+def _original_bytes(checkpoint: Checkpoint, names: list[str]) -> dict[str, int]:
+    """Bytes of each matrix in the checkpoint; a tied head is the embedding."""
+    return {name: checkpoint.tensors[name if name in checkpoint.tensors else EMBEDDING].nbytes for name in names}
+
+
+def _calibrate(
+    job: Job, weights: QuantizedStore, folder: Path, progress: Progress
+) -> tuple[KvScales | None, CacheScalesSection | None]:
+    """Scales of an int8 KV cache, written into `folder`; nothing where the recipe asks for none."""
+    checkpoint, recipe = job.checkpoint, job.recipe
+    if recipe.kv_cache != "int8":
+        return None, None
+    tokenizer = Tokenizer(checkpoint.tokenizer_files()[0])
+    texts = calibration_texts(tokenizer, checkpoint.config, recipe.shapes.cache_len, job.request.calibration)
+    progress.stage("calibrate KV cache", checkpoint.config.num_hidden_layers, "layers")
+    return calibrate_cache(weights, texts, folder, progress)
+
+
+def _parity_error(name: str, report: ParityReport | HeadReport) -> HeliumEdgeError:
+    return ParityError(
+        f"the exported graphs miss the gates of recipe {name}, nothing was published: "
+        f"{'; '.join(report.failures)}",
+        hint="--no-verify publishes all the same",
+        report=report,
+    )

@@ -1,0 +1,73 @@
+"""What an export would do, known from the config and the recipe alone."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from helium_edge.bundle import check_companions
+from helium_edge.checkpoint import open_checkpoint
+from helium_edge.config import ModelConfig
+from helium_edge.exporting.fit import fit, split
+from helium_edge.presets import preset
+from helium_edge.quant import PlannedWeight, plan_weights
+from helium_edge.recipe import Recipe
+
+_BASE_BYTES = 400 << 20
+"""Resident memory of the interpreter with torch, onnx and onnxruntime loaded, rounded up."""
+
+
+@dataclass(frozen=True)
+class ExportPlan:
+    """What `export` would make, known from the config and the recipe alone.
+
+    Attributes:
+        recipe: Of one target, as it was asked for.
+        weights: Every matrix with its scheme.
+        files: Names and estimated bytes.
+        host_bytes: Estimated peak memory of the export.
+        parity_bytes: The same with the comparison, which holds the original in float32.
+        phone_bytes: Estimated memory on the phone, by part.
+        cache_len: Slots of the cache.
+    """
+
+    recipe: Recipe
+    weights: list[PlannedWeight]
+    files: list[tuple[str, int]]
+    host_bytes: int
+    parity_bytes: int
+    phone_bytes: dict[str, int]
+    cache_len: int
+
+
+def plan(source: str, recipe: Recipe, *, revision: str | None = None, run: bool = True) -> list[ExportPlan]:
+    """Say for each target what an export would do, writing nothing; raises as it does.
+
+    The source may also be the name of a preset, a shape without weights; a folder of that name is preferred.
+    """
+    config = None if revision is not None or Path(source).is_dir() else preset(source)
+    if config is None:
+        checkpoint = open_checkpoint(source, revision=revision)
+        check_companions(checkpoint)
+        config = checkpoint.config
+    return [_plan(config, single, run=run) for single in split(recipe).values()]
+
+
+def _plan(config: ModelConfig, asked: Recipe, *, run: bool) -> ExportPlan:
+    recipe, target = fit(config, asked)
+    weights = plan_weights(config, recipe.quantization)
+    phone = target.memory(config, recipe, weights)
+    largest = max(math.prod(weight.shape) for weight in weights)
+    # One weight at a time: the original's pages, its codes, their packed form. Then all as the runtime holds them.
+    building = 4 * largest + target.build_memory(config, recipe, weights)
+    running = phone["weights"] + phone["activations"] if run else 0
+    return ExportPlan(
+        recipe=asked,
+        weights=weights,
+        files=target.plan(config, recipe, weights),
+        host_bytes=_BASE_BYTES + max(building, running),
+        parity_bytes=_BASE_BYTES + 4 * config.num_parameters + sum(phone.values()),
+        phone_bytes=phone,
+        cache_len=recipe.shapes.cache_len,
+    )

@@ -1,0 +1,44 @@
+"""What an export is asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from helium_edge.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class ExportRequest:
+    """A checkpoint, a recipe, and what to do with them.
+
+    Attributes:
+        source: Folder, Hub id or `helium-tiny`.
+        recipe: What to export.
+        out: The bundle's folder, which appears complete or not at all; of a recipe with several targets the folder
+            of their bundles, `out/<target>`.
+        revision: Of a Hub id.
+        force: Replace existing bundles.
+        parity: Compare with the original before publishing; needs the extra `reference`.
+        run: Run what was built, which `parity` needs, and keep a golden trace; this holds all weights, not one.
+        store: Folder that keeps the scales that were found for later exports; by default they lie beside `out`
+            while the export runs, and an interrupted one takes them up again.
+        calibration: Text for the scales of an int8 KV cache; None is the built-in one.
+        threads: Threads within an operator while checking; 0 lets the runtime choose.
+    """
+
+    source: str
+    recipe: Recipe
+    out: Path
+    revision: str | None = None
+    force: bool = False
+    parity: bool = True
+    run: bool = True
+    store: Path | None = None
+    calibration: Path | None = None
+    threads: int = 0
+
+    @property
+    def compares(self) -> bool:
+        """Whether the result is compared with the original."""
+        return self.parity and self.run

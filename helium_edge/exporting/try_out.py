@@ -1,0 +1,86 @@
+"""A bundle that has been built is run before it is published: its golden trace, and a short comparison."""
+
+from __future__ import annotations
+
+from helium_edge.bundle import Bundle, Manifest, record_golden
+from helium_edge.checkpoint import Checkpoint
+from helium_edge.generation import head_model, language_model
+from helium_edge.parity import ParityReport
+from helium_edge.parity.check import check_head, quick_check
+from helium_edge.parity.heads import HeadReport
+from helium_edge.progress import Progress
+from helium_edge.quant import QuantizedStore
+from helium_edge.recipe import Recipe
+from helium_edge.texts import TextSource
+
+GOLDEN_PROMPT = "The device"
+QUICK_WINDOW = 96
+"""Tokens of one conversation in the check that an export makes."""
+
+QUICK_TOKENS = 2000
+"""About as many tokens of text does that check run through an encoder or a classifier."""
+
+
+def try_out(
+    bundle: Bundle,
+    original: Checkpoint | None,
+    weights: QuantizedStore,
+    recipe: Recipe,
+    threads: int,
+    progress: Progress,
+) -> tuple[Manifest, ParityReport | HeadReport | None]:
+    """Run a bundle that is still being written, and compare it with its original if one is given.
+
+    Args:
+        bundle: The bundle.
+        original: The checkpoint; None only runs the bundle.
+        weights: What was exported.
+        recipe: By which it was.
+        threads: Threads within an operator; 0 lets the runtime choose.
+        progress: Receives stages.
+
+    Returns:
+        The manifest, with the golden trace of a language model, and the report.
+    """
+    run = _run_decoder if bundle.manifest.head is None else _run_head
+    return run(bundle, original, weights, recipe, threads, progress)
+
+
+def _run_decoder(
+    bundle: Bundle,
+    original: Checkpoint | None,
+    weights: QuantizedStore,
+    recipe: Recipe,
+    threads: int,
+    progress: Progress,
+) -> tuple[Manifest, ParityReport | None]:
+    """Run a language model that has been built: its golden trace, and the short comparison if asked for."""
+    progress.stage("run")
+    model = language_model(bundle, threads=threads)
+    prompt = model.ids(GOLDEN_PROMPT)
+    golden = record_golden(model.runner, GOLDEN_PROMPT, prompt, eos_ids=bundle.manifest.tokens.eos)
+    manifest = bundle.manifest.model_copy(update={"golden": golden})
+    if original is None:
+        return manifest, None
+    report = quick_check(model, original, weights, recipe, window_len=QUICK_WINDOW, progress=progress)
+    return manifest, report
+
+
+def _run_head(
+    bundle: Bundle,
+    original: Checkpoint | None,
+    weights: QuantizedStore,
+    recipe: Recipe,
+    threads: int,
+    progress: Progress,
+) -> tuple[Manifest, HeadReport | None]:
+    """Run a model that is no language model: one text, or texts against the original if asked for."""
+    if original is not None:
+        report = check_head(
+            bundle, original, weights, recipe, progress, TextSource(tokens=QUICK_TOKENS), threads=threads
+        )
+        return bundle.manifest, report
+    progress.stage("run")
+    model = head_model(bundle, threads=threads)
+    model.runner.run(model.ids(GOLDEN_PROMPT)[: model.max_tokens])
+    return bundle.manifest, None
