@@ -10,7 +10,7 @@ from ._format import count, figure, layer_pattern, shape, size, with_layers
 
 if TYPE_CHECKING:
     from helium_edge.bundle import Bundle, GraphEntry, Manifest
-    from helium_edge.runtime.program_summary import MethodSummary
+    from helium_edge.targets.summary import MethodSummary
 
 
 def show_bundle(manifest: Manifest) -> None:
@@ -26,15 +26,12 @@ def show_bundle(manifest: Manifest) -> None:
 
 
 def program_methods(bundle: Bundle) -> list[MethodSummary] | None:
-    """The methods of an ExecuTorch bundle; None for others, and, with a note, where the extra is missing."""
+    """What the methods of a program are made of; None for other files, and where an extra is missing."""
     from helium_edge.errors import MissingDependencyError
-    from helium_edge.runtime.program_summary import summarize_program
+    from helium_edge.targets.loading import target_of
 
-    manifest = bundle.manifest
-    if manifest.runtime != "executorch":
-        return None
     try:
-        return summarize_program(bundle.path(manifest.graphs[0].file), manifest.target.name)
+        return target_of(bundle).summarize(bundle) or None
     except MissingDependencyError as error:
         _console.note(f"note: the methods inside the .pte are not shown: {error}")
         return None

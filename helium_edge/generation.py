@@ -16,7 +16,7 @@ from typing import final
 import numpy as np
 from typing_extensions import Self
 
-from helium_edge.bundle import Bundle, Manifest, open_bundle, open_head, open_runner
+from helium_edge.bundle import Bundle, Manifest, open_bundle
 from helium_edge.errors import UsageError
 from helium_edge.runtime.generate import GenerationStats, generate
 from helium_edge.runtime.heads import HeadRunner, scores
@@ -24,6 +24,7 @@ from helium_edge.runtime.rows import all_rows
 from helium_edge.runtime.runner import CachedRunner, Logits
 from helium_edge.runtime.sampling import Sampler, SamplingOptions
 from helium_edge.runtime.tokenizer import StreamDecoder, Tokenizer
+from helium_edge.targets.loading import open_head, open_runner
 
 Text = str | Sequence[int]
 """A text, or its token ids."""

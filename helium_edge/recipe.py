@@ -1,7 +1,8 @@
 """Recipes: what to export and how, as typed, frozen data read from YAML.
 
-A recipe says what (schemes per weight, shapes, gates) and knows no method, packing, graph or runtime. Rules are
-ordered, the first match wins, and a pattern must match the whole weight name. An unknown key is an error.
+A recipe says what (schemes per weight, shapes, gates) and knows no method, packing, graph or runtime; the options
+of a target are validated by the target's own model. Rules are ordered, the first match wins, and a pattern must
+match the whole weight name. An unknown key is an error.
 """
 
 from __future__ import annotations
@@ -12,13 +13,15 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError, create_model, model_validator
 from pydantic_core import SchemaError, SchemaValidator, core_schema
 
 from helium_edge.documents import DocumentError, parse_yaml, read_document
 from helium_edge.errors import RecipeError, UsageError, did_you_mean
+from helium_edge.registry import TARGETS, options_of
+from helium_edge.schemas import StrictModel
 from helium_edge.signature import LogitsMode
 
 MAX_RECIPE_BYTES = 1 << 15
@@ -34,11 +37,7 @@ KvCacheFormat = Literal["float32", "int8"]
 """Numeric format of keys and values in the cache. CoreML keeps float16 where float32 is asked for."""
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-class Scheme(_Model):
+class Scheme(StrictModel):
     """Numeric format of one weight.
 
     Args:
@@ -83,7 +82,7 @@ def parse_scheme(value: Any) -> Any:
 SchemeField = Annotated[Scheme, BeforeValidator(parse_scheme)]
 
 
-class Rule(_Model):
+class Rule(StrictModel):
     """One line of the quantization plan: weights that fully match `match` get `scheme`, or stay unquantized.
 
     Args:
@@ -132,7 +131,7 @@ def _compile(pattern: str) -> SchemaValidator:
     return SchemaValidator(core_schema.str_schema(strict=True, pattern=pattern, regex_engine="rust-regex"))
 
 
-class Quantization(_Model):
+class Quantization(StrictModel):
     """How weights are quantized; the registry of methods lives in `quant`."""
 
     method: str = "mse"
@@ -153,68 +152,14 @@ class Quantization(_Model):
         )
 
 
-class OnnxOptions(_Model):
-    """Options of the ONNX target.
-
-    Args:
-        dialect: `contrib` uses com.microsoft operators and updates the cache in place; `portable` uses standard
-            operators only and returns the new rows (`append`).
-        accuracy_level: MatMulNBits: 0 and 1 compute in float32, 4 quantizes activations to int8 per block.
-        head_accuracy_level: The same for lm_head.
-        int8_block_size: MatMulNBits block that carries the repeated per-channel scale of an int8 weight.
-    """
-
-    dialect: Literal["contrib", "portable"] = "contrib"
-    accuracy_level: Literal[0, 1, 4] = 4
-    head_accuracy_level: Literal[0, 1, 4] = 4
-    int8_block_size: Literal[32, 64, 128] = 32
+_Options = TypeVar("_Options", bound=BaseModel)
 
 
-class CoremlOptions(_Model):
-    """Options of the CoreML target.
-
-    Args:
-        precision: Of activations, unquantized weights and the cache; the only one that all Apple engines have.
-        ios: The oldest iOS that is to run it (17: also macOS 14; 18: macOS 15). By default 18 for int4 weights and
-            17 without. From 18 on both methods share one set of weights, before each has its own copy in the file.
-    """
-
-    precision: Literal["float16"] = "float16"
-    ios: Literal[17, 18] | None = None
-
-
-class XnnpackOptions(_Model):
-    """Options of the XNNPACK target.
-
-    Args:
-        cache_buckets: Cache lengths of additional decode methods, ascending. A step pays for every slot of its
-            method's cache, so short conversations are faster in a short one. Lengths from `cache_len` on are left
-            out, since the method `decode` is there for that one.
-        prefill_buckets: Tokens of additional prefill methods, ascending. A call pays for all tokens that its
-            method has room for, so short texts are faster in a narrow one. Lengths from `prefill_len` on are left
-            out, since the method `prefill` is there for that one.
-    """
-
-    cache_buckets: tuple[Annotated[int, Field(ge=2, le=1 << 20)], ...] = Field(default=(), max_length=8)
-    prefill_buckets: tuple[Annotated[int, Field(ge=2, le=4096)], ...] = Field(default=(), max_length=8)
-
-    @model_validator(mode="after")
-    def _check(self) -> XnnpackOptions:
-        for name in ("cache_buckets", "prefill_buckets"):
-            if list(getattr(self, name)) != sorted(set(getattr(self, name))):
-                raise ValueError(f"{name} must be ascending, each length once")
-        return self
-
-
-class Targets(_Model):
+class _Targets(StrictModel):
     """The targets to write, each with its options; at least one."""
 
-    onnx: OnnxOptions | None = None
-    coreml: CoremlOptions | None = None
-    xnnpack: XnnpackOptions | None = None
-
     @model_validator(mode="after")
-    def _check(self) -> Targets:
+    def _check(self) -> _Targets:
         if not self.names():
             raise ValueError(f"name at least one target: {', '.join(type(self).model_fields)}")
         return self
@@ -223,15 +168,29 @@ class Targets(_Model):
         """Targets that are asked for."""
         return tuple(name for name in type(self).model_fields if getattr(self, name) is not None)
 
+    def options(self, name: str, kind: type[_Options]) -> _Options:
+        """Options of a target, by its own model; the defaults where the recipe does not name it."""
+        found: _Options | None = getattr(self, name, None)
+        return kind() if found is None else found
 
-class Shapes(_Model):
+
+if TYPE_CHECKING:
+    Targets = _Targets
+else:
+    # A field for each target that is registered, validated by the model of its own.
+    Targets = create_model(
+        "Targets", __base__=_Targets, **{name: (options_of(name) | None, None) for name in TARGETS}
+    )
+
+
+class Shapes(StrictModel):
     """Static shapes; `cache_len` is capped at the model's context when exporting."""
 
     prefill_len: int = Field(default=128, ge=1, le=4096)
     cache_len: int = Field(default=4096, ge=2, le=1 << 20)
 
 
-class Gates(_Model):
+class Gates(StrictModel):
     """What parity against the original checkpoint must reach; None is reported and not gated.
 
     Args:
@@ -253,7 +212,7 @@ class Gates(_Model):
     near_tie: float = Field(default=1e-3, gt=0, le=0.1)
 
 
-class Recipe(_Model):
+class Recipe(StrictModel):
     """One export, complete: see docs/recipes.md for the annotated form.
 
     `kv_cache: int8` keeps keys and values as int8 codes with one scale per channel, calibrated on text; it has no
@@ -335,7 +294,7 @@ def _keys_beside(path: list[str]) -> list[str]:
     """Known keys of the mapping that holds the last part of `path`."""
     model: type[BaseModel] = Recipe
     by_key: dict[str, type[BaseModel]] = {
-        "targets": Targets, "onnx": OnnxOptions, "coreml": CoremlOptions, "xnnpack": XnnpackOptions,
+        "targets": Targets, **{name: options_of(name) for name in TARGETS},
         "shapes": Shapes, "quantization": Quantization, "rules": Rule, "scheme": Scheme, "fallback": Scheme,
         "gates": Gates,
     }  # fmt: skip

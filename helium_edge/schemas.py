@@ -30,6 +30,12 @@ Size = Annotated[int, Field(ge=1, le=LARGEST)]
 Count = Annotated[int, Field(ge=0, le=LARGEST)]
 
 
+class StrictModel(BaseModel):
+    """Base of what people write, as recipes: frozen, strictly typed, and an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
 class Part(BaseModel):
     """Base of the parts of a document: frozen, strictly typed; fields of a later minor version are kept."""
 

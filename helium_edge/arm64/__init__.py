@@ -21,9 +21,10 @@ from helium_edge.arm64.toolchain import (
     find_toolchain,
 )
 from helium_edge.arm64.wheels import Library, fetch_library
-from helium_edge.bundle import Bundle, open_bundle, open_runner
+from helium_edge.bundle import Bundle, open_bundle
 from helium_edge.errors import UsageError
 from helium_edge.runtime.tokenizer import Tokenizer
+from helium_edge.targets.loading import open_runner
 
 DEFAULT_TOKENS = 24
 

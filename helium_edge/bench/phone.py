@@ -22,6 +22,7 @@ from helium_edge.bundle import Bundle
 from helium_edge.errors import BundleError, HeliumEdgeError, MissingToolError, UsageError
 from helium_edge.progress import Progress
 from helium_edge.push import Adb
+from helium_edge.targets.loading import target_of
 
 SCHEMA = "helium-edge/phone-bench-1"
 POLL_SECONDS = 2.0
@@ -58,8 +59,9 @@ def run_on_phone(
         BundleError: The bundle did not arrive, or the app could not run it.
         HeliumEdgeError: The app ended without a word, or answered with something else.
     """
-    if bundle.manifest.target.name == "coreml":
-        raise UsageError(f"{bundle.folder}: CoreML bundles do not run on Android")
+    made_for = target_of(bundle)
+    if not made_for.runs_on_android:
+        raise UsageError(f"{bundle.folder}: bundles of the target {made_for.name} do not run on Android")
     if settings.static:
         raise UsageError("--static: the app takes the graph for both phases where there is one")
     cases = plan_cases([bundle.manifest], settings)

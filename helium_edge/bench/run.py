@@ -20,7 +20,7 @@ from helium_edge.bench.subject import describe, estimate
 from helium_edge.bundle import Bundle
 from helium_edge.errors import UsageError
 from helium_edge.progress import Progress
-from helium_edge.runtime.executorch_library import require_executorch
+from helium_edge.targets.loading import target_of
 
 UNSTEADY = 1.2
 """Ratio of the two read tests from which on the machine is said not to be steady."""
@@ -89,14 +89,14 @@ def check_can_time(bundle: Bundle) -> None:
         UsageError: Nothing here runs it as a phone would.
         MissingDependencyError: Its runtime is not installed.
     """
-    manifest = bundle.manifest
-    if manifest.target.name == "coreml":
+    target = target_of(bundle)
+    if target.timed_elsewhere:
         raise UsageError(
-            f"{bundle.folder}: CoreML bundles are evaluated by an interpreter here, whose speed says nothing",
-            hint="measure on an Apple device: docs/ios.md",
+            f"{bundle.folder}: bundles of the target {target.name} are evaluated by an interpreter here, whose "
+            "speed says nothing",
+            hint=target.timed_elsewhere,
         )
-    if manifest.runtime == "executorch":
-        require_executorch("running an ExecuTorch bundle")
+    target.check_can_run()
 
 
 def _read_test(threads: int, progress: Progress) -> float:

@@ -25,6 +25,7 @@ from helium_edge.errors import BundleError, HeliumEdgeError, UsageError
 from helium_edge.generation import LanguageModel, open_model
 from helium_edge.runtime.heads import HeadRunner
 from helium_edge.runtime.runner import SeekableRunner
+from helium_edge.targets.loading import target_of
 
 _TILE = 1 << 20
 
@@ -50,7 +51,7 @@ class Worker:
     def do_load(self, bundle: str, threads: int, static: bool) -> dict[str, Any]:
         """Load the graphs of a bundle; its checksums are not looked at again."""
         opened = open_bundle(Path(bundle), unverified=True)
-        _import_runtime(opened.manifest.runtime)
+        target_of(opened).load_runtime()
         before = machine.process_memory()
         start = time.perf_counter_ns()
         model = open_model(opened, threads=threads, static=static)
@@ -130,17 +131,6 @@ class Worker:
     def do_memory(self) -> dict[str, Any]:
         """Memory of this process."""
         return {"memory": machine.process_memory()}
-
-
-def _import_runtime(runtime: str) -> None:
-    """Import what an app has linked already, so that it counts neither as time nor as memory of the bundle."""
-    if runtime == "executorch":
-        import helium_edge.runtime.executorch_runner
-        from helium_edge.runtime.executorch_library import load_runtime
-
-        load_runtime("running an ExecuTorch bundle")
-    else:
-        import helium_edge.runtime.onnx_runner  # noqa: F401
 
 
 def _fill(buffer: np.ndarray[Any, Any], seed: int) -> None:

@@ -10,8 +10,6 @@ from helium_edge.bundle.companions import (
 )
 from helium_edge.bundle.golden import GoldenCheck, GoldenTrace, check_golden, record_golden
 from helium_edge.bundle.graph_sections import CacheScalesSection, CacheSection, GraphEntry
-from helium_edge.bundle.load import open_runner
-from helium_edge.bundle.load_head import open_head
 from helium_edge.bundle.manifest import MANIFEST_NAME, Manifest, read_manifest
 from helium_edge.bundle.sections import (
     CreatedBy,
@@ -31,7 +29,7 @@ from helium_edge.bundle.writer import BundleWriter, check_output
 
 __all__ = [
     # opening and checking
-    "Bundle", "Check", "open_bundle", "open_head", "open_runner", "verify_bundle",
+    "Bundle", "Check", "open_bundle", "verify_bundle",
     # writing
     "BundleWriter", "check_companions", "check_output", "generation_defaults", "read_checkpoint_card",
     "tokenizer_facts", "write_card", "write_companions", "write_genai_config",

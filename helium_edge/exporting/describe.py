@@ -26,7 +26,7 @@ from helium_edge.bundle import (
 from helium_edge.checkpoint import Checkpoint
 from helium_edge.quant import QuantizedStore
 from helium_edge.recipe import Recipe
-from helium_edge.targets import BuiltGraph, Target
+from helium_edge.targets.base import BuiltGraph, Target
 
 
 def describe(

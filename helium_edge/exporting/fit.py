@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from helium_edge.config import ModelConfig
-from helium_edge.errors import ConfigError
+from helium_edge.errors import ConfigError, RecipeError
 from helium_edge.recipe import Recipe, Targets
-from helium_edge.targets import Target, load_target
+from helium_edge.targets import load_target
+from helium_edge.targets.base import Target
 
 
 def split(recipe: Recipe) -> dict[str, Recipe]:
@@ -42,5 +43,10 @@ def fit(config: ModelConfig, recipe: Recipe) -> tuple[Recipe, Target]:
     fitted = recipe.model_copy(update={"shapes": shapes})
     if config.head != "language_model":
         fitted = fitted.model_copy(update={"kv_cache": "float32"})  # there is no cache
+    elif shapes.prefill_len >= shapes.cache_len:
+        raise RecipeError(
+            f"recipe {recipe.name}: prefill_len {shapes.prefill_len} must be below the cache_len "
+            f"{shapes.cache_len} (capped at the model's context of {config.max_position_embeddings})"
+        )
     target.check(config, fitted)
     return fitted, target

@@ -31,7 +31,7 @@ from helium_edge.progress import SILENT, Progress
 from helium_edge.quant import QuantizedStore, plan_weights
 from helium_edge.recipe import Recipe
 from helium_edge.runtime.tokenizer import Tokenizer
-from helium_edge.targets import Target
+from helium_edge.targets.base import Target
 
 _SPACE = 1.15
 """Bytes needed for each byte of the bundle: scales are kept beside it until it is whole (docs/adr/0005)."""

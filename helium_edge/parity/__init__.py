@@ -3,7 +3,6 @@
 from helium_edge.parity import facts
 from helium_edge.parity.cache_checks import CacheChecks
 from helium_edge.parity.document import CheckResult, GreedySample, StoreDifference
-from helium_edge.parity.emulation import arithmetic_of
 from helium_edge.parity.harness import Clock, Comparison, Reference
 from helium_edge.parity.logits_store import LogitsStore, cache_folder
 from helium_edge.parity.reference import reference_runner, require_reference
@@ -27,7 +26,6 @@ __all__ = [
     "StoreDifference",
     "StoreReport",
     "Yardstick",
-    "arithmetic_of",
     "cache_folder",
     "compare_store",
     "facts",

@@ -13,7 +13,6 @@ from helium_edge.checkpoint import Checkpoint
 from helium_edge.errors import UsageError
 from helium_edge.generation import LanguageModel, head_model, language_model
 from helium_edge.parity import facts
-from helium_edge.parity.emulation import arithmetic_of
 from helium_edge.parity.greedy import first_words
 from helium_edge.parity.head_graph import SHORT_TEXTS, compare_graph
 from helium_edge.parity.heads import HeadReport, ReferenceHead, compare_heads, text_lengths
@@ -26,6 +25,7 @@ from helium_edge.parity.session import Session
 from helium_edge.progress import SILENT, Progress
 from helium_edge.quant import QuantizedStore
 from helium_edge.recipe import Recipe
+from helium_edge.targets import load_target
 from helium_edge.texts import BUILT_IN_TEXT, MIN_WINDOW_LEN, TextSource, evaluation_windows
 
 FULL_WINDOW = 256
@@ -139,7 +139,7 @@ def check_head(
     progress.stage("compare with torch", len(texts) + SHORT_TEXTS, "texts")
     # Before the original is loaded: two models are never in memory.
     graph = compare_graph(
-        runner, weights, arithmetic_of(manifest.target.name, recipe, weights.plan), texts, progress
+        runner, weights, load_target(manifest.target.name).arithmetic(recipe, weights.plan), texts, progress
     )
     progress.stage("load original")
     reference = ReferenceHead(original, manifest.prefill_len)

@@ -11,16 +11,13 @@ taken that it took: so a flip is told from a bug.
 
 Shapes: T tokens, K / N input and output channels.
 
-Source: onnxruntime mlas sqnbitgemm (CompInt8: blocks of the weight's group size, symmetric, absmax / 127);
-XNNPACK qd8 (per token, asymmetric), xnn_f32_qd8_asymmetric_quantization_params.
+Source: the rules of `quant/activations.py`, which a target names for its kernels.
 """
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the field's spelling
@@ -28,9 +25,8 @@ from torch import Tensor
 
 from helium_edge.model.kv_cache import KvScales, Side, round_rows
 from helium_edge.model.parts import DenseParts, stacked_bias
-from helium_edge.model.weights import HEAD, SCORE
-from helium_edge.quant import PlannedWeight, QuantizedStore
-from helium_edge.recipe import Recipe
+from helium_edge.quant import QuantizedStore
+from helium_edge.quant.activations import ActivationRule, Arithmetic
 
 TIE = 1e-3
 """Distance in codes from the middle between two codes, up to which float32 noise may decide: three times the most
@@ -55,122 +51,6 @@ class Ledger:
     round_cache: bool = True
     traced: Mapping[int, Tensor] = field(default_factory=dict)
     ties: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class Codes:
-    """Activations in codes, less the zero point.
-
-    Attributes:
-        exact: (T, K) before rounding.
-        rounded: (T, K) as the kernel multiplies them.
-        scale: Of a code, broadcastable to (T, K).
-    """
-
-    exact: Tensor
-    rounded: Tensor
-    scale: Tensor
-
-
-class ActivationRule(Protocol):
-    """How a kernel turns float activations into codes."""
-
-    def codes(self, x: Tensor) -> Codes:
-        """(T, K) activations in codes, bit for bit what the kernel makes of them."""
-        ...
-
-
-@dataclass(frozen=True)
-class PerBlock:
-    """Symmetric int8, one scale (absmax / 127) for each `block` activations of a token: MatMulNBits at level 4."""
-
-    block: int
-
-    def codes(self, x: Tensor) -> Codes:
-        """See `ActivationRule.codes`."""
-        absmax = x.view(x.shape[0], -1, self.block).abs().amax(dim=-1).repeat_interleave(self.block, dim=1)
-        exact = x * torch.where(absmax > 0, _over(127.0, absmax), 0.0)
-        return Codes(exact, exact.round(), absmax / 127.0)
-
-
-@dataclass(frozen=True)
-class PerToken:
-    """Asymmetric int8, one scale and zero point per token: XNNPACK's qd8."""
-
-    def codes(self, x: Tensor) -> Codes:
-        """See `ActivationRule.codes`."""
-        low, high = x.aminmax(dim=-1, keepdim=True)
-        low, high = low.clamp(max=0.0), high.clamp(min=0.0)
-        inverse = torch.where(high > low, _over(255.0, high - low), 1.0)
-        low, high = low * inverse, high * inverse
-        # Equal but for rounding; the kernel takes the one that has lost less.
-        zero = torch.where((-128.0 + low) + (127.0 + high) > 0, -128.0 - low, 127.0 - high)
-        zero = zero.clamp(-128, 127).round()
-        exact = x * inverse
-        return Codes(exact, (exact.round() + zero).clamp(-128, 127) - zero, _over(1.0, inverse))
-
-
-def _over(number: float, x: Tensor) -> Tensor:
-    """The quotient, rounded once as in kernels: torch's `/` multiplies by the reciprocal, and rounds twice."""
-    return torch.div(torch.full_like(x, number), x)
-
-
-def quantize_activations(x: Tensor, rule: ActivationRule) -> Tensor:
-    """(T, K) activations as the kernel multiplies them."""
-    codes = rule.codes(x)
-    return codes.rounded * codes.scale
-
-
-@dataclass(frozen=True)
-class Arithmetic:
-    """How the products of a bundle are computed on this machine.
-
-    Attributes:
-        name: For reports.
-        rules: Rule of each matrix by name; absent where activations stay as they are.
-        exact: The rules are known to be those of this machine's kernels; where not, agreement is loose.
-    """
-
-    name: str
-    rules: Mapping[str, ActivationRule]
-    exact: bool = True
-
-    @property
-    def rounds(self) -> bool:
-        """Whether any activation is rounded."""
-        return bool(self.rules)
-
-
-def arithmetic_of(target: str, recipe: Recipe, plan: Sequence[PlannedWeight]) -> Arithmetic:
-    """How a target's kernels treat activations, here.
-
-    Args:
-        target: Name of the target.
-        recipe: What was exported.
-        plan: The scheme of each matrix.
-    """
-    quantized = [weight for weight in plan if weight.scheme is not None and weight.name != plan[0].name]
-    if target == "xnnpack":
-        return Arithmetic("int8 per token (XNNPACK qd8)", {weight.name: PerToken() for weight in quantized})
-    if target == "coreml":
-        return Arithmetic("float16", {}, exact=False)
-    options = recipe.targets.onnx
-    assert options is not None
-    rules: dict[str, ActivationRule] = {}
-    for weight in quantized:
-        assert weight.scheme is not None
-        level = options.head_accuracy_level if weight.name in (HEAD, SCORE) else options.accuracy_level
-        block = weight.scheme.group_size or options.int8_block_size
-        # In the portable dialect ONNX Runtime itself makes MatMulNBits of blockwise weights, of 4 and of 8 bits,
-        # at level 4; where blocks do not divide K, there is one for the whole row, which it leaves alone.
-        fused = options.dialect == "contrib" or weight.shape[1] % block == 0
-        if fused and (level == 4 or options.dialect != "contrib"):
-            rules[weight.name] = PerBlock(block)
-    if not rules:
-        return Arithmetic("float32", {})
-    # Other processors round in blocks of another shape, which is not public.
-    known = platform.machine().lower() in ("x86_64", "amd64")
-    return Arithmetic("int8 per block (MatMulNBits, accuracy_level 4)", rules, exact=known)
 
 
 class EmulatedParts(DenseParts):

@@ -19,11 +19,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from helium_edge.model.head import HeliumHead
-from helium_edge.parity.emulation import Arithmetic, EmulatedParts, Ledger
+from helium_edge.parity.emulation import EmulatedParts, Ledger
 from helium_edge.parity.verdict import NOISE, GateResult, GraphLimits, graph_limits
 from helium_edge.parity.yardstick import has_few_ties
 from helium_edge.progress import SILENT, Progress
 from helium_edge.quant import QuantizedStore
+from helium_edge.quant.activations import Arithmetic
 from helium_edge.runtime.heads import Array, HeadRunner
 from helium_edge.runtime.torch_head import TorchHead
 

@@ -21,17 +21,15 @@ from helium_edge.errors import UsageError
 from helium_edge.model.kv_cache import SIDES, KvScales, beyond_rounding
 from helium_edge.model.parts import Parts
 from helium_edge.model.weights import HEAD, layer_name
-from helium_edge.parity.emulation import Arithmetic, EmulatedParts, Ledger, arithmetic_of
+from helium_edge.parity.emulation import EmulatedParts, Ledger
 from helium_edge.parity.layer_reference import CallState, LayerReference, padded
 from helium_edge.parity.layer_table import FLIPPED_CODES, TOLERANCE, LayerRow, LayerTable, OpError, op_error
 from helium_edge.progress import SILENT, Progress
 from helium_edge.quant import QuantizedStore
+from helium_edge.quant.activations import Arithmetic
 from helium_edge.signature import Phase
 from helium_edge.targets import load_target
 from helium_edge.targets.debug import Array, DebugCall, DebugProgram
-
-LOCALISED = ("onnx", "xnnpack")
-"""Targets whose graphs can be run in pieces."""
 
 CHUNK, STEPS = 12, 3
 """Most tokens of a chunk, and decode steps."""
@@ -67,7 +65,7 @@ def localise(
     manifest, config = bundle.manifest, store.config
     target = manifest.target.name
     if arithmetic is None:
-        arithmetic = arithmetic_of(target, manifest.quantization.to_recipe(), store.plan)
+        arithmetic = load_target(target).arithmetic(manifest.quantization.to_recipe(), store.plan)
     programs = {phase: p for p in load_target(target).debug(bundle, static=static) for phase in p.phases}
     widths = {phase: program.width for phase, program in programs.items()}
     calls = plan_calls(tokens, widths["prefill"], manifest.cache_len)

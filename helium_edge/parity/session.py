@@ -19,11 +19,10 @@ from helium_edge.checkpoint import Checkpoint
 from helium_edge.errors import HeliumEdgeError
 from helium_edge.parity.cache_checks import CacheChecks
 from helium_edge.parity.document import CheckResult, GreedySample, StoreDifference
-from helium_edge.parity.emulation import arithmetic_of
 from helium_edge.parity.greedy import Prompt
 from helium_edge.parity.harness import Clock, Comparison, Reference
 from helium_edge.parity.layer_table import LayerTable
-from helium_edge.parity.localise import LOCALISED, localise
+from helium_edge.parity.localise import localise
 from helium_edge.parity.logits_store import LogitsStore
 from helium_edge.parity.oracle import OracleReport
 from helium_edge.parity.oracle_optimum import AgreementMeter, optimum_runner
@@ -38,6 +37,7 @@ from helium_edge.quant import QuantizedStore
 from helium_edge.recipe import Recipe
 from helium_edge.runtime.runner import CachedRunner, Runner
 from helium_edge.runtime.tokenizer import Tokenizer
+from helium_edge.targets import load_target
 from helium_edge.texts import Window
 
 
@@ -90,7 +90,7 @@ class Session:
         reference.prepare(windows, prompts, self.progress)
         self.progress.stage("dequantize")
         with self.clock.running("loading"):
-            arithmetic = arithmetic_of(self.bundle.manifest.target.name, self.recipe, self.weights.plan)
+            arithmetic = load_target(self.bundle.manifest.target.name).arithmetic(self.recipe, self.weights.plan)
             scales = read_kv_scales(self.bundle)
             yardstick = Yardstick(self.weights, arithmetic, cache_len, scales, self._tracer())
         self.progress.stage("compare", tokens, "tokens")
@@ -121,7 +121,7 @@ class Session:
     def _tracer(self) -> Tracer | None:
         """Says what the runtime rounds, where the graphs can be run in pieces, and few rows need it."""
         config = self.weights.config
-        if self.bundle.manifest.target.name not in LOCALISED or not has_few_ties(config):
+        if not load_target(self.bundle.manifest.target.name).can_localise or not has_few_ties(config):
             return None
         return open_tracer(self.bundle, config, read_kv_scales(self.bundle), static=self.static)
 
@@ -149,8 +149,8 @@ class Compared:
     def cache_checks(self, tokens: tuple[int, ...]) -> tuple[CheckResult, ...]:
         """The cache contract, on a conversation."""
         manifest, progress = self.session.bundle.manifest, self.session.progress
-        lengths = {graph.cache_len for graph in manifest.graphs if graph.phase == "decode" and graph.cache_len}
-        buckets = sorted(lengths) if manifest.runtime == "executorch" else ()
+        methods = [graph for graph in manifest.graphs if graph.method is not None and graph.phase == "decode"]
+        buckets = sorted({graph.cache_len for graph in methods if graph.cache_len is not None})
         checks = CacheChecks(self.session.runner, self.yardstick, self.limits, manifest.prefill_len, buckets)
         progress.stage("check cache", checks.count, "checks")
         results = []
@@ -170,7 +170,7 @@ class Compared:
         session = self.session
         failed = any(level.level == "L1" and not level.passed for level in self.levels)
         loose = self.yardstick.arithmetic.rounds and not self.yardstick.traces
-        known = session.bundle.manifest.target.name in LOCALISED
+        known = load_target(session.bundle.manifest.target.name).can_localise
         if not (asked or ((failed or loose) and known)):
             return None
         with session.clock.running("localisation"):

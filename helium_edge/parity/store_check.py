@@ -17,8 +17,8 @@ from helium_edge.config import ModelConfig
 from helium_edge.model.rope import reorder_interleaved_rows, restore_interleaved_rows
 from helium_edge.progress import SILENT, Progress
 from helium_edge.quant import QuantizedWeight
-from helium_edge.targets import Artifact, StoredCodes, WeightDifference, load_target
-from helium_edge.targets.artifact import DifferenceKind, layer_of
+from helium_edge.targets import load_target
+from helium_edge.targets.artifact import Artifact, DifferenceKind, StoredCodes, WeightDifference, layer_of
 
 """Called with the name of each tensor that was compared."""
 

@@ -9,8 +9,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from helium_edge.parity.emulation import Arithmetic
 from helium_edge.parity.statistics import Aggregate
+from helium_edge.quant.activations import Arithmetic
 from helium_edge.quant.kv_calibration import CLIPPED_LIMIT, Saturation
 from helium_edge.recipe import Gates
 

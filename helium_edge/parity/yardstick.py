@@ -31,12 +31,13 @@ from helium_edge.errors import HeliumEdgeError
 from helium_edge.model.decoder import MASKED, DecoderStack
 from helium_edge.model.kv_cache import KvScales, beyond_rounding
 from helium_edge.model.rope import rope_tables
-from helium_edge.parity.emulation import Arithmetic, EmulatedParts, Ledger
+from helium_edge.parity.emulation import EmulatedParts, Ledger
 from helium_edge.parity.rollout import Step
 from helium_edge.parity.saturation import SaturationMeter
 from helium_edge.parity.trace import Tracer
 from helium_edge.parity.verdict import NOISE
 from helium_edge.quant import QuantizedStore
+from helium_edge.quant.activations import Arithmetic
 from helium_edge.runtime.runner import Logits
 
 _SUSPECT = NOISE / 10

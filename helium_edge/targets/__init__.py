@@ -1,19 +1,17 @@
-"""Targets: each writes the graphs of one runtime from the quantized store; they know nothing of each other."""
+"""Targets: each writes the graphs of one runtime from the quantized store; they know nothing of each other.
+
+Options of targets are imported with recipes: nothing here may be slow to import.
+"""
 
 from __future__ import annotations
 
-import importlib
+from typing import TYPE_CHECKING
 
 from helium_edge.errors import RecipeError, did_you_mean
-from helium_edge.targets.artifact import Artifact, StoredCodes, WeightDifference
-from helium_edge.targets.base import BuiltGraph, Target
+from helium_edge.registry import TARGETS, plugin_of
 
-# Module and class by the name that recipes use; imported when asked for, since each pulls in its runtime.
-TARGETS = {
-    "onnx": "helium_edge.targets.onnx.target:OnnxTarget",
-    "coreml": "helium_edge.targets.coreml.target:CoremlTarget",
-    "xnnpack": "helium_edge.targets.xnnpack.target:XnnpackTarget",
-}
+if TYPE_CHECKING:
+    from helium_edge.targets.base import Target
 
 
 def load_target(name: str) -> Target:
@@ -25,17 +23,8 @@ def load_target(name: str) -> Target:
     """
     if name not in TARGETS:
         raise RecipeError(f"no target named {name!r}", hint=did_you_mean(name, TARGETS))
-    module, attribute = TARGETS[name].split(":")
-    target: Target = getattr(importlib.import_module(module), attribute)()
-    return target
+    found: Target = plugin_of(name)
+    return found
 
 
-__all__ = [
-    "TARGETS",
-    "Artifact",
-    "BuiltGraph",
-    "StoredCodes",
-    "Target",
-    "WeightDifference",
-    "load_target",
-]
+__all__ = ["TARGETS", "load_target"]

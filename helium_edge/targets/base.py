@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from helium_edge.bundle import Bundle
+from helium_edge.bundle import Bundle, GraphEntry
 from helium_edge.config import ModelConfig
 from helium_edge.model.kv_cache import KvScales
 from helium_edge.quant import PlannedWeight, QuantizedStore
+from helium_edge.quant.activations import Arithmetic
 from helium_edge.recipe import Recipe
+from helium_edge.runtime.heads import HeadRunner
+from helium_edge.runtime.runner import CachedRunner
 from helium_edge.signature import CacheSpec, GraphSignature, HeadSignature
 from helium_edge.targets.artifact import Artifact
 from helium_edge.targets.debug import DebugProgram
+from helium_edge.targets.summary import MethodSummary
 
 HEAD_STEM = "classifier"
 """Name of the one file with a graph of a bundle whose model is no language model, without its suffix."""
@@ -30,17 +34,24 @@ class BuiltGraph:
 
 
 class Target(Protocol):
-    """One runtime's format; a new one is a folder and a line in `TARGETS`.
+    """One runtime's format; a new one is a package and a line in `helium_edge/registry.py`.
 
     Attributes:
         name: Key in a recipe's `targets`.
         runtime: The runtime that loads what it writes, as the manifest spells it.
         libraries: Packages whose versions decide the bytes written; recorded in the manifest.
+        can_localise: Whether `debug` cuts its graphs into stages.
+        timed_elsewhere: Where its speed is to be measured, as the hint of an error; empty where what runs it here
+            is what runs it on a device.
+        runs_on_android: Whether the Android demo runs its bundles.
     """
 
     name: str
     runtime: str
     libraries: tuple[str, ...]
+    can_localise: bool
+    timed_elsewhere: str
+    runs_on_android: bool
 
     def check(self, config: ModelConfig, recipe: Recipe) -> None:
         """Refuse what this target cannot carry, before any work is done.
@@ -104,6 +115,43 @@ class Target(Protocol):
             BundleError: A file is not readable, or its graphs are not built as ours are.
             MissingDependencyError: Packages that run it are not installed.
             UsageError: Bundles of this target cannot be cut.
+        """
+        ...
+
+    def arithmetic(self, recipe: Recipe, plan: Sequence[PlannedWeight]) -> Arithmetic:
+        """What its kernels do to activations on this machine, for parity's yardstick.
+
+        Args:
+            recipe: What was exported.
+            plan: The scheme of each matrix, the embedding first.
+        """
+        ...
+
+    def check_can_run(self) -> None:
+        """Refuse early, without importing anything, where what runs its bundles is not installed.
+
+        Raises:
+            MissingDependencyError: It is not.
+        """
+        ...
+
+    def load_runtime(self) -> None:
+        """Import what an app has linked already, so that it counts neither as time nor as memory of a bundle."""
+        ...
+
+    def open_decoder(self, bundle: Bundle, *, threads: int, static: bool) -> CachedRunner:
+        """Load the graphs of a language model; see `helium_edge.targets.loading.open_runner`."""
+        ...
+
+    def open_head(self, bundle: Bundle, graph: GraphEntry, *, threads: int) -> HeadRunner:
+        """Load the one graph of a classifier or an encoder; see `helium_edge.targets.loading.open_head`."""
+        ...
+
+    def summarize(self, bundle: Bundle) -> list[MethodSummary]:
+        """What its graphs are made of, for `inspect`; nothing where files say it themselves.
+
+        Raises:
+            BundleError: A file is not readable.
         """
         ...
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from helium_edge.checkpoint import Checkpoint, open_checkpoint
 from helium_edge.model.head import HeliumHead
-from helium_edge.parity.emulation import EmulatedParts, Ledger, arithmetic_of
+from helium_edge.parity.emulation import EmulatedParts, Ledger
 from helium_edge.quant import QuantizedStore
 from helium_edge.recipe import Recipe, load_recipe
 from helium_edge.runtime.heads import Array, HeadRunner
@@ -85,7 +85,7 @@ class HeadExport:
         parts = None
         if emulated:
             (target,) = self.recipe.targets.names()
-            arithmetic = arithmetic_of(target, self.recipe, self.store.plan)
+            arithmetic = load_target(target).arithmetic(self.recipe, self.store.plan)
             assert arithmetic.rounds
             parts = EmulatedParts(self.store, arithmetic, Ledger())
         return TorchHead(HeliumHead(self.checkpoint.config, self.store, parts), TOKENS)

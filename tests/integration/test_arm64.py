@@ -15,10 +15,11 @@ from helium_edge.arm64 import DEFAULT_CPU, Arm64Report, check_arm64, find_toolch
 from helium_edge.arm64.compare import TOLERANCE
 from helium_edge.arm64.toolchain import build_runner, emulate
 from helium_edge.arm64.wheels import fetch_library, library_folder
-from helium_edge.bundle import Bundle, open_runner
+from helium_edge.bundle import Bundle
 from helium_edge.errors import BundleError, MissingToolError
 from helium_edge.recipe import Recipe, load_recipe
 from helium_edge.runtime.runner import Runner
+from helium_edge.targets.loading import open_runner
 from tests.helpers.checkpoints import make_checkpoint
 from tests.helpers.exports import small_recipe
 

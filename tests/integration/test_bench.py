@@ -20,9 +20,10 @@ from helium_edge.cli.main import run
 from helium_edge.bench.engine import WorkerProcess
 from helium_edge.bench.schema import bench_schema
 from helium_edge.bench.worker import Worker
-from helium_edge.bundle import open_bundle, open_runner
+from helium_edge.bundle import open_bundle
 from helium_edge.errors import BundleError, CacheFullError, ResourceError
 from helium_edge.runtime.runner import SeekableRunner
+from helium_edge.targets.loading import open_runner
 from tests.helpers.bundles import CACHE_LEN, PREFILL_LEN, bundle_recipe, export_bundle
 from tests.helpers.checkpoints import make_checkpoint
 from tests.helpers.exports import random_tokens

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from helium_edge.bundle import open_runner
 from helium_edge.bundle.kv_scales import read_kv_scales
 from helium_edge.model.kv_cache import SIDES
 from helium_edge.targets import load_target
 from helium_edge.targets.debug import DebugCall, codes_of_rows
+from helium_edge.targets.loading import open_runner
 from tests.helpers.bundles import CACHE_LEN, MODEL, Exported, bundle_recipe, export_bundle
 from tests.helpers.checkpoints import make_checkpoint
 from tests.helpers.exports import random_tokens

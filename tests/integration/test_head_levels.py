@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 import torch
 
-from helium_edge.parity.emulation import arithmetic_of
 from helium_edge.parity.head_graph import HeadGraph, compare_graph
 from helium_edge.parity.heads import HeadReport, ReferenceHead, compare_heads
 from helium_edge.quant import QuantizedStore, QuantizedWeight
 from helium_edge.runtime.quiet import quiet
 from helium_edge.runtime.tokenizer import Tokenizer
+from helium_edge.targets import load_target
 from helium_edge.targets.xnnpack.method import last_token
 from tests.helpers.heads import (
     HEADS,
@@ -71,7 +71,7 @@ def checkpoint(root: Path, head: str, make: Callable[..., Path]) -> Path:
 
 def level1(exported: HeadExport, texts: Sequence[Sequence[int]]) -> HeadGraph:
     (target,) = exported.recipe.targets.names()
-    arithmetic = arithmetic_of(target, exported.recipe, exported.store.plan)
+    arithmetic = load_target(target).arithmetic(exported.recipe, exported.store.plan)
     return compare_graph(exported.runner(), exported.store, arithmetic, texts)
 
 

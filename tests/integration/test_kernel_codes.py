@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from helium_edge.model.weights import layer_name
-from helium_edge.parity.emulation import arithmetic_of, quantize_activations
 from helium_edge.targets import load_target
 from helium_edge.targets.debug import DebugCall
 from tests.helpers.bundles import CACHE_LEN, MODEL, PREFILL_LEN, bundle_recipe, export_bundle
@@ -46,7 +45,7 @@ def test_codes_are_those_of_the_kernel(recipe: str, tmp_path: Path) -> None:
     export = export_bundle(checkpoint, spoken, tmp_path / "b")
     bundle, store, config = export.open(), export.store, export.store.config
     target = bundle.manifest.target.name
-    rules = arithmetic_of(target, spoken, store.plan).rules
+    rules = load_target(target).arithmetic(spoken, store.plan).rules
     names = [layer_name(0, f"self_attn.{part}_proj.weight") for part in "qkv"]
     weight = torch.cat([store.dense(name) for name in names])
     past = (np.zeros((config.num_key_value_heads, CACHE_LEN, config.head_dim), np.float32),) * 2
@@ -63,7 +62,8 @@ def test_codes_are_those_of_the_kernel(recipe: str, tmp_path: Path) -> None:
                 "activation": np.ones((rows, config.intermediate_size), np.float32),
             }  # fmt: skip
             found = programs[phase].layer(0, call, values, past, cut=True)["qkv"]  # type: ignore[index]
-            expected = (quantize_activations(torch.from_numpy(x), rules[names[0]]) @ weight.T).numpy()
+            codes = rules[names[0]].codes(torch.from_numpy(x))
+            expected = (codes.rounded * codes.scale @ weight.T).numpy()
             # One activation that is rounded the other way costs 1e-3.
             error = np.abs(found - expected).max() / np.sqrt(np.square(expected).mean())
             assert error < 2e-5, (phase, seed)

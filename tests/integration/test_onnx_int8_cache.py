@@ -12,12 +12,13 @@ import onnx_ir as ir
 import pytest
 from helium_edge.cli.main import run
 
-from helium_edge.bundle import open_bundle, open_runner
+from helium_edge.bundle import open_bundle
 from helium_edge.bundle.kv_scales import read_kv_scales
 from helium_edge.errors import BundleError, MissingToolError
 from helium_edge.model.kv_cache import round_rows
 from helium_edge.runtime.versions import check_runtime
 from helium_edge.signature import past_name
+from helium_edge.targets.loading import open_runner
 from tests.helpers.bundles import MODEL, Exported, bundle_recipe, export_bundle
 from tests.helpers.checkpoints import make_checkpoint
 from tests.helpers.exports import random_tokens

@@ -17,7 +17,7 @@ from helium_edge.model.rope import reorder_interleaved_rows
 from helium_edge.model.weights import layer_name
 from helium_edge.parity.store_check import compare_store, readback
 from helium_edge.quant import QuantizedWeight
-from helium_edge.targets import Artifact, StoredCodes, WeightDifference
+from helium_edge.targets.artifact import Artifact, StoredCodes, WeightDifference
 from tests.helpers.bundles import MODEL, Exported, bundle_recipe, export_bundle
 from tests.helpers.checkpoints import make_checkpoint
 from tests.helpers.faults import plant

@@ -10,11 +10,13 @@ import pytest
 import torch
 
 from helium_edge.model.weights import layer_name
-from helium_edge.parity.emulation import TIE, Arithmetic, Codes, EmulatedLinear, Ledger, PerBlock, arithmetic_of
+from helium_edge.parity.emulation import TIE, EmulatedLinear, Ledger
 from helium_edge.parity.rollout import Step, decode_step, prefill_step
 from helium_edge.parity.trace import Tracer
 from helium_edge.parity.verdict import NOISE
 from helium_edge.parity.yardstick import Agreement, Yardstick
+from helium_edge.quant.activations import Arithmetic, Codes, PerBlock
+from helium_edge.targets import load_target
 from helium_edge.targets.debug import DebugCall
 from helium_edge.targets.onnx.debug import OnnxDebug
 from tests.helpers.checkpoints import make_checkpoint
@@ -32,7 +34,7 @@ def int4(tmp_path_factory: pytest.TempPathFactory) -> Exported:
 
 
 def arithmetic(exported: Exported) -> Arithmetic:
-    return arithmetic_of("onnx", exported.recipe, exported.store.plan)
+    return load_target("onnx").arithmetic(exported.recipe, exported.store.plan)
 
 
 def tracer(exported: Exported, *, static: bool = False) -> Tracer:

@@ -7,23 +7,30 @@ One file, `decoder.pte`, with the methods `prefill` and `decode`. A model that i
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from helium_edge.bundle import Bundle
+from helium_edge.bundle import Bundle, GraphEntry
 from helium_edge.config import ModelConfig
 from helium_edge.errors import RecipeError, UsageError
 from helium_edge.mlpackage.ios import BLOCKS, OLDEST, SHARING
 from helium_edge.model.kv_cache import KvScales
 from helium_edge.quant import PlannedWeight, QuantizedStore
-from helium_edge.recipe import CoremlOptions, Recipe
-from helium_edge.runtime.coreml_program import require_coremltools
+from helium_edge.quant.activations import Arithmetic
+from helium_edge.recipe import Recipe
+from helium_edge.runtime.coreml_program import BACKEND, read_coreml, require_coremltools
+from helium_edge.runtime.heads import HeadRunner
 from helium_edge.runtime.quiet import quiet
+from helium_edge.runtime.runner import CachedRunner
 from helium_edge.signature import CacheSpec, GraphSignature, HeadSignature, Phase, cache_spec, head_signature
 from helium_edge.targets.artifact import Artifact
 from helium_edge.targets.base import HEAD_STEM, BuiltGraph
+from helium_edge.targets.coreml.options import CoremlOptions
 from helium_edge.targets.debug import DebugProgram
+from helium_edge.targets.loading import head_method, program_methods
 from helium_edge.targets.metadata import head_metadata, metadata_methods
+from helium_edge.targets.summary import MethodSummary
 
 PROGRAM_FILE = "decoder.pte"
 HEAD_FILE = f"{HEAD_STEM}.pte"
@@ -42,8 +49,11 @@ class CoremlTarget:
     name = "coreml"
     runtime = "executorch"
     libraries = ("coremltools", "flatbuffers", "protobuf", "torch")
+    can_localise = False
+    timed_elsewhere = "measure on an Apple device: docs/ios.md"
+    runs_on_android = False
 
-    def check(self, config: ModelConfig, recipe: Recipe) -> None:
+    def check(self, config: ModelConfig, recipe: Recipe) -> None:  # noqa: ARG002
         """See `Target.check`; also refuses to start without the package that `build` needs.
 
         Raises:
@@ -54,12 +64,6 @@ class CoremlTarget:
                 f"recipe {recipe.name}: target coreml has no int8 KV cache but float16: leave kv_cache out"
             )
         require_coremltools("a CoreML export")
-        shapes = recipe.shapes
-        if config.head == "language_model" and shapes.prefill_len >= shapes.cache_len:
-            raise RecipeError(
-                f"recipe {recipe.name}: prefill_len {shapes.prefill_len} must be below the cache_len "
-                f"{shapes.cache_len} (capped at the model's context of {config.max_position_embeddings})"
-            )
         if _options(recipe).ios == OLDEST and _has_blocks(recipe):
             raise RecipeError(
                 f"recipe {recipe.name}: targets.coreml.ios is {OLDEST}, and int4 weights need {BLOCKS}",
@@ -147,12 +151,49 @@ class CoremlTarget:
         del static
         raise UsageError(f"{bundle.folder.name}: bundles of the target coreml cannot be localised")
 
+    def arithmetic(self, recipe: Recipe, plan: Sequence[PlannedWeight]) -> Arithmetic:  # noqa: ARG002
+        """See `Target.arithmetic`: an interpreter rounds to float16 after each operation."""
+        return Arithmetic("float16", {}, exact=False)
+
+    def check_can_run(self) -> None:
+        """See `Target.check_can_run`."""
+        require_coremltools("evaluating a CoreML bundle")
+
+    def load_runtime(self) -> None:
+        """See `Target.load_runtime`."""
+        import helium_edge.runtime.coreml_runner  # noqa: F401
+
+    def open_decoder(self, bundle: Bundle, *, threads: int, static: bool) -> CachedRunner:
+        """See `Target.open_decoder`."""
+        del threads, static  # evaluated by an interpreter
+        from helium_edge.runtime.coreml_runner import CoremlRunner
+
+        return CoremlRunner(program_methods(bundle)[0], bundle.manifest.decoder_spec())
+
+    def open_head(self, bundle: Bundle, graph: GraphEntry, *, threads: int) -> HeadRunner:
+        """See `Target.open_head`."""
+        del threads
+        from helium_edge.runtime.coreml_head import CoremlHead
+
+        return CoremlHead(*head_method(bundle, graph), bundle.manifest.head_signature())
+
+    def summarize(self, bundle: Bundle) -> list[MethodSummary]:
+        """See `Target.summarize`; reading refuses a method that is not exactly one delegate."""
+        found = []
+        for method in read_coreml(bundle.path(bundle.manifest.graphs[0].file)).values():
+            kinds = Counter(operation.op_type for operation in method.function.operations)
+            found.append(MethodSummary(method.name, BACKEND, 1, dict(kinds.most_common()), ()))
+        return found
+
     def read_back(self, bundle: Bundle) -> Artifact:
         """See `Target.read_back`."""
         from helium_edge.targets.coreml.readback import CoremlArtifact
 
         config = ModelConfig.from_file(bundle.path("config.json"))
         return CoremlArtifact(bundle.path(bundle.manifest.graphs[0].file), config)
+
+
+TARGET = CoremlTarget()
 
 
 def deployment_target(recipe: Recipe) -> int:
@@ -164,7 +205,7 @@ def deployment_target(recipe: Recipe) -> int:
 
 
 def _options(recipe: Recipe) -> CoremlOptions:
-    return recipe.targets.coreml or CoremlOptions()
+    return recipe.targets.options("coreml", CoremlOptions)
 
 
 def _has_blocks(recipe: Recipe) -> bool:

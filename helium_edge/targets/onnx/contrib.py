@@ -14,7 +14,6 @@ import numpy as np
 import onnx_ir as ir
 
 from helium_edge.config import ModelConfig
-from helium_edge.recipe import OnnxOptions
 from helium_edge.signature import (
     ATTENTION_MASK,
     INPUT_IDS,
@@ -25,6 +24,7 @@ from helium_edge.signature import (
 )
 from helium_edge.targets.onnx.builder import CONTRIB, GraphBuilder
 from helium_edge.targets.onnx.common import add_bias, dense_linear, row_dim
+from helium_edge.targets.onnx.options import OnnxOptions
 from helium_edge.targets.onnx.packed import PackedMatrix, PackedModel
 
 I32, I64, F32 = ir.DataType.INT32, ir.DataType.INT64, ir.DataType.FLOAT

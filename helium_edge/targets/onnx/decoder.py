@@ -8,11 +8,11 @@ from typing import Protocol
 import onnx_ir as ir
 
 from helium_edge.config import ModelConfig
-from helium_edge.recipe import OnnxOptions
 from helium_edge.signature import INPUT_IDS, LOGITS, GraphSignature, HeadSignature
 from helium_edge.targets.onnx.builder import GraphBuilder
 from helium_edge.targets.onnx.common import activation, last_token, rms_norm, row_dim, select_last
 from helium_edge.targets.onnx.contrib import ContribDialect
+from helium_edge.targets.onnx.options import OnnxOptions
 from helium_edge.targets.onnx.packed import PackedLayer, PackedMatrix, PackedModel
 from helium_edge.targets.onnx.portable import PortableDialect
 

@@ -24,7 +24,8 @@ from helium_edge.quant.packing import (
     matmul_nbits_zero_points,
     onnx_int4_columns,
 )
-from helium_edge.recipe import OnnxOptions, Scheme
+from helium_edge.recipe import Scheme
+from helium_edge.targets.onnx.options import OnnxOptions
 from helium_edge.targets.onnx.weights_file import WeightsFile
 
 F32, U8, I8 = ir.DataType.FLOAT, ir.DataType.UINT8, ir.DataType.INT8

@@ -14,10 +14,10 @@ import numpy as np
 import onnx_ir as ir
 
 from helium_edge.config import ModelConfig
-from helium_edge.recipe import OnnxOptions
 from helium_edge.signature import INPUT_IDS, PAST_LENGTH, Dim, GraphSignature, HeadSignature, new_name, past_name
 from helium_edge.targets.onnx.builder import GraphBuilder
 from helium_edge.targets.onnx.common import add_bias, dense_linear, rms_norm, row_dim
+from helium_edge.targets.onnx.options import OnnxOptions
 from helium_edge.targets.onnx.packed import PackedMatrix, PackedModel
 
 I32, I64, F32, U8 = ir.DataType.INT32, ir.DataType.INT64, ir.DataType.FLOAT, ir.DataType.UINT8

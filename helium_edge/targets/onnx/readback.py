@@ -16,7 +16,7 @@ from helium_edge.errors import BundleError
 from helium_edge.model.kv_cache import KvScales
 from helium_edge.model.weights import EMBEDDING, FINAL_NORM, HEAD, layer_name
 from helium_edge.quant.packing import read_onnx_int4_columns, unpack_codes, unpack_nibbles
-from helium_edge.recipe import OnnxOptions, Scheme
+from helium_edge.recipe import Scheme
 from helium_edge.targets.artifact import (
     Artifact,
     StoredCodes,
@@ -28,6 +28,7 @@ from helium_edge.targets.artifact import (
 )
 from helium_edge.targets.onnx.anatomy import Anatomy, Linear, Norm, dissect
 from helium_edge.targets.onnx.cache_readback import wrong_cache
+from helium_edge.targets.onnx.options import OnnxOptions
 
 _ROTARY = ("GroupQueryAttention", "RotaryEmbedding")
 

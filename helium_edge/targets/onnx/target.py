@@ -7,28 +7,34 @@ that is no language model becomes `classifier.onnx` alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import platform
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import onnx
 import onnx_ir as ir
 
-from helium_edge.bundle import Bundle, write_genai_config
+from helium_edge.bundle import Bundle, GraphEntry, write_genai_config
 from helium_edge.bundle.kv_scales import read_kv_scales
 from helium_edge.config import ModelConfig
 from helium_edge.documents import first_line
 from helium_edge.errors import ConfigError, HeliumEdgeError, RecipeError
 from helium_edge.model.kv_cache import KvScales
-from helium_edge.model.weights import EMBEDDING
+from helium_edge.model.weights import EMBEDDING, HEAD, SCORE
 from helium_edge.quant import PlannedWeight, QuantizedStore
-from helium_edge.recipe import OnnxOptions, Recipe
+from helium_edge.quant.activations import ActivationRule, Arithmetic, PerBlock
+from helium_edge.recipe import Recipe
+from helium_edge.runtime.heads import HeadRunner
+from helium_edge.runtime.runner import CachedRunner
 from helium_edge.signature import CacheSpec, GraphSignature, HeadSignature, Phase, cache_spec, head_signature
 from helium_edge.targets.artifact import Artifact
 from helium_edge.targets.base import HEAD_STEM, BuiltGraph
 from helium_edge.targets.debug import DebugProgram
 from helium_edge.targets.onnx.decoder import build_decoder, build_head
+from helium_edge.targets.onnx.options import OnnxOptions
 from helium_edge.targets.onnx.packed import PackedModel, Packer
 from helium_edge.targets.onnx.weights_file import ALIGNMENT, WEIGHTS_FILE, WeightsFile
+from helium_edge.targets.summary import MethodSummary
 
 GRAPH_FILES: dict[Phase, str] = {
     "prefill": "prefill.onnx",
@@ -52,6 +58,9 @@ class OnnxTarget:
     name = "onnx"
     runtime = "onnxruntime"
     libraries = ("onnx", "onnx-ir", "onnxruntime")
+    can_localise = True
+    timed_elsewhere = ""
+    runs_on_android = True
 
     def check(self, config: ModelConfig, recipe: Recipe) -> None:
         """See `Target.check`."""
@@ -59,12 +68,6 @@ class OnnxTarget:
             raise ConfigError(
                 f"target onnx: hidden_size {config.hidden_size} and head_dim {config.head_dim} are not supported; "
                 f"they must be multiples of {_MIN_BLOCK} and 8"
-            )
-        shapes = recipe.shapes
-        if config.head == "language_model" and shapes.prefill_len >= shapes.cache_len:
-            raise RecipeError(
-                f"recipe {recipe.name}: prefill_len {shapes.prefill_len} must be below the cache_len "
-                f"{shapes.cache_len} (capped at the model's context of {config.max_position_embeddings})"
             )
         if recipe.kv_cache == "int8" and _options(recipe).dialect != "contrib":
             raise RecipeError(
@@ -167,6 +170,53 @@ class OnnxTarget:
             return [program("any", ("prefill", "decode"), None)]
         return [program("prefill", ("prefill",), manifest.prefill_len), program("decode", ("decode",), 1)]
 
+    def arithmetic(self, recipe: Recipe, plan: Sequence[PlannedWeight]) -> Arithmetic:
+        """See `Target.arithmetic`: MatMulNBits at level 4 rounds by block, all else is float32."""
+        options = _options(recipe)
+        rules: dict[str, ActivationRule] = {}
+        for weight in plan[1:]:
+            if weight.scheme is None:
+                continue
+            level = options.head_accuracy_level if weight.name in (HEAD, SCORE) else options.accuracy_level
+            block = weight.scheme.group_size or options.int8_block_size
+            # In the portable dialect ONNX Runtime itself makes MatMulNBits of blockwise weights, of 4 and of 8
+            # bits, at level 4; where blocks do not divide K, there is one for the whole row, which it leaves
+            # alone.
+            fused = options.dialect == "contrib" or weight.shape[1] % block == 0
+            if fused and (level == 4 or options.dialect != "contrib"):
+                rules[weight.name] = PerBlock(block)
+        if not rules:
+            return Arithmetic("float32", {})
+        # Other processors round in blocks of another shape, which is not public.
+        known = platform.machine().lower() in ("x86_64", "amd64")
+        return Arithmetic("int8 per block (MatMulNBits, accuracy_level 4)", rules, exact=known)
+
+    def check_can_run(self) -> None:
+        """See `Target.check_can_run`: ONNX Runtime is always there."""
+
+    def load_runtime(self) -> None:
+        """See `Target.load_runtime`."""
+        import helium_edge.runtime.onnx_runner  # noqa: F401
+
+    def open_decoder(self, bundle: Bundle, *, threads: int, static: bool) -> CachedRunner:
+        """See `Target.open_decoder`."""
+        from helium_edge.runtime.onnx_runner import OnnxRunner
+
+        manifest = bundle.manifest
+        files, spec = manifest.graph_files(), manifest.decoder_spec()
+        return OnnxRunner(bundle.folder, files, spec, threads=threads, static=static)
+
+    def open_head(self, bundle: Bundle, graph: GraphEntry, *, threads: int) -> HeadRunner:
+        """See `Target.open_head`."""
+        from helium_edge.runtime.onnx_head import OnnxHead
+
+        return OnnxHead(bundle.folder, graph.file, bundle.manifest.head_signature(), threads=threads)
+
+    def summarize(self, bundle: Bundle) -> list[MethodSummary]:
+        """See `Target.summarize`: viewers of ONNX show its graphs."""
+        del bundle
+        return []
+
     def read_back(self, bundle: Bundle) -> Artifact:
         """See `Target.read_back`."""
         from helium_edge.targets.onnx.readback import OnnxArtifact
@@ -178,6 +228,9 @@ class OnnxTarget:
         config = ModelConfig.from_file(bundle.path("config.json"))
         options = OnnxOptions.model_validate(manifest.target.options)
         return OnnxArtifact(bundle.folder, files, config, options, read_kv_scales(bundle))
+
+
+TARGET = OnnxTarget()
 
 
 def _packed_bytes(weight: PlannedWeight, options: OnnxOptions) -> int:
@@ -195,7 +248,7 @@ def _packed_bytes(weight: PlannedWeight, options: OnnxOptions) -> int:
 
 
 def _options(recipe: Recipe) -> OnnxOptions:
-    return recipe.targets.onnx or OnnxOptions()
+    return recipe.targets.options("onnx", OnnxOptions)
 
 
 def _has_genai(recipe: Recipe) -> bool:

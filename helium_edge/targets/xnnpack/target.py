@@ -9,28 +9,37 @@ becomes `classifier.pte` with the method `classify`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from helium_edge.bundle import Bundle
+from helium_edge.bundle import Bundle, GraphEntry
 from helium_edge.bundle.kv_scales import read_kv_scales
 from helium_edge.config import ModelConfig
 from helium_edge.errors import RecipeError
 from helium_edge.model.kv_cache import KvScales
 from helium_edge.model.weights import EMBEDDING
 from helium_edge.pte.builder import ProgramBuilder
+from helium_edge.pte.xnnpack_schema import BACKEND
 from helium_edge.quant import PlannedWeight, QuantizedStore, QuantizedWeight
-from helium_edge.recipe import Recipe, XnnpackOptions
+from helium_edge.quant.activations import Arithmetic, PerToken
+from helium_edge.recipe import Recipe
+from helium_edge.runtime.executorch_library import load_runtime, require_executorch
+from helium_edge.runtime.heads import HeadRunner
+from helium_edge.runtime.runner import CachedRunner
 from helium_edge.signature import CLASSIFY, CacheSpec, GraphSignature, cache_spec, head_signature
 from helium_edge.targets.artifact import Artifact
 from helium_edge.targets.base import HEAD_STEM, BuiltGraph
 from helium_edge.targets.debug import DebugProgram
+from helium_edge.targets.loading import head_method, program_methods
 from helium_edge.targets.metadata import head_metadata, metadata_methods
+from helium_edge.targets.summary import MethodSummary
 from helium_edge.targets.xnnpack.method import add_decoder, add_head
+from helium_edge.targets.xnnpack.options import XnnpackOptions
 from helium_edge.targets.xnnpack.weights import Weights, WeightStore, stored_bytes
 
 PROGRAM_FILE = "decoder.pte"
@@ -59,15 +68,12 @@ class XnnpackTarget:
     name = "xnnpack"
     runtime = "executorch"
     libraries = ("flatbuffers", "torch")
+    can_localise = True
+    timed_elsewhere = ""
+    runs_on_android = True
 
-    def check(self, config: ModelConfig, recipe: Recipe) -> None:
+    def check(self, config: ModelConfig, recipe: Recipe) -> None:  # noqa: ARG002
         """See `Target.check`."""
-        shapes = recipe.shapes
-        if config.head == "language_model" and shapes.prefill_len >= shapes.cache_len:
-            raise RecipeError(
-                f"recipe {recipe.name}: prefill_len {shapes.prefill_len} must be below the cache_len "
-                f"{shapes.cache_len} (capped at the model's context of {config.max_position_embeddings})"
-            )
         for number, rule in enumerate(recipe.quantization.rules, start=1):
             for scheme in (rule.scheme, rule.fallback):
                 if scheme is not None and not scheme.symmetric:
@@ -179,6 +185,45 @@ class XnnpackTarget:
             programs.append(XnnpackDebug(bundle.path(graph.file), graph.method, config, phase, width, scales))
         return programs
 
+    def arithmetic(self, recipe: Recipe, plan: Sequence[PlannedWeight]) -> Arithmetic:  # noqa: ARG002
+        """See `Target.arithmetic`."""
+        rules = {weight.name: PerToken() for weight in plan[1:] if weight.scheme is not None}
+        return Arithmetic("int8 per token (XNNPACK qd8)", rules)
+
+    def check_can_run(self) -> None:
+        """See `Target.check_can_run`."""
+        require_executorch("running an ExecuTorch bundle")
+
+    def load_runtime(self) -> None:
+        """See `Target.load_runtime`."""
+        load_runtime("running an ExecuTorch bundle")
+
+    def open_decoder(self, bundle: Bundle, *, threads: int, static: bool) -> CachedRunner:
+        """See `Target.open_decoder`."""
+        del static  # all of its graphs are
+        from helium_edge.runtime.executorch_runner import ExecutorchRunner
+
+        path, prefill, decode = program_methods(bundle)
+        return ExecutorchRunner(path, bundle.manifest.decoder_spec(), decode, prefill=prefill, threads=threads)
+
+    def open_head(self, bundle: Bundle, graph: GraphEntry, *, threads: int) -> HeadRunner:
+        """See `Target.open_head`."""
+        from helium_edge.runtime.executorch_head import ExecutorchHead
+
+        path, method = head_method(bundle, graph)
+        return ExecutorchHead(path, method, bundle.manifest.head_signature(), threads=threads)
+
+    def summarize(self, bundle: Bundle) -> list[MethodSummary]:
+        """See `Target.summarize`."""
+        from helium_edge.runtime.xnnpack_program import read_xnnpack
+
+        found = []
+        for method in read_xnnpack(bundle.path(bundle.manifest.graphs[0].file)).methods.values():
+            kernels = Counter(f"product {product.kernel}" for product in method.products)
+            inside = {**kernels, "others": sum(method.nodes.values()) - len(method.products)}
+            found.append(MethodSummary(method.name, BACKEND, method.delegates, inside, method.operators))
+        return found
+
     def read_back(self, bundle: Bundle) -> Artifact:
         """See `Target.read_back`."""
         from helium_edge.targets.xnnpack.readback import XnnpackArtifact
@@ -209,16 +254,19 @@ class XnnpackTarget:
         }
 
 
+TARGET = XnnpackTarget()
+
+
 def prefill_buckets(recipe: Recipe) -> list[int]:
     """Tokens of the prefill methods, ascending; the last is the recipe's `prefill_len`, those above it go."""
-    options = recipe.targets.xnnpack or XnnpackOptions()
+    options = recipe.targets.options("xnnpack", XnnpackOptions)
     widest = recipe.shapes.prefill_len
     return [*(tokens for tokens in options.prefill_buckets if tokens < widest), widest]
 
 
 def cache_buckets(recipe: Recipe) -> list[int]:
     """Cache lengths of the decode methods, ascending; the last is the recipe's `cache_len`, those above it go."""
-    options = recipe.targets.xnnpack or XnnpackOptions()
+    options = recipe.targets.options("xnnpack", XnnpackOptions)
     full = recipe.shapes.cache_len
     return [*(slots for slots in options.cache_buckets if slots < full), full]
 

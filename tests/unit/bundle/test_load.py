@@ -19,7 +19,6 @@ from helium_edge.bundle import (
     QuantizationSection,
     check_golden,
     open_bundle,
-    open_runner,
     record_golden,
     write_companions,
 )
@@ -27,6 +26,7 @@ from helium_edge.checkpoint import open_checkpoint
 from helium_edge.errors import BundleError
 from helium_edge.quant import QuantizedStore
 from helium_edge.targets import load_target
+from helium_edge.targets.loading import open_runner
 from tests.helpers.exports import random_tokens, small_recipe
 from tests.unit.bundle.bundles import make_manifest, write_bundle
 

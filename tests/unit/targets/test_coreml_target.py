@@ -65,11 +65,6 @@ def test_int4_is_refused_below_ios_18(target: CoremlTarget, config: ModelConfig)
         target.check(config, recipe("coreml-int4", ios=17))
 
 
-def test_a_prefill_as_long_as_the_cache_is_refused(target: CoremlTarget, config: ModelConfig) -> None:
-    with pytest.raises(RecipeError, match="prefill_len 48 must be below the cache_len 48"):
-        target.check(config, recipe("coreml-fp16", prefill_len=48))
-
-
 def test_missing_packages_are_named_before_any_work(config: ModelConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda *_: None)
     with pytest.raises(MissingDependencyError, match=r"CoreML export .* coremltools, .*helium-edge\[coreml\]"):

@@ -13,9 +13,10 @@ import pytest
 from helium_edge.config import ModelConfig
 from helium_edge.errors import RecipeError
 from helium_edge.quant import plan_weights
-from helium_edge.recipe import Recipe, XnnpackOptions, load_recipe, parse_recipe
+from helium_edge.recipe import Recipe, load_recipe, parse_recipe
 from helium_edge.targets import load_target
 from helium_edge.targets.metadata import metadata_methods
+from helium_edge.targets.xnnpack.options import XnnpackOptions
 from helium_edge.targets.xnnpack.target import XnnpackTarget, cache_buckets, prefill_buckets
 from tests.helpers.checkpoints import make_checkpoint
 
@@ -57,11 +58,6 @@ def test_zero_points_are_refused(target: XnnpackTarget, config: ModelConfig, pla
     ) as found:
         target.check(config, recipe("xnnpack-int4", rules=[rule]))
     assert found.value.hint == "use the symmetric int4-g32"
-
-
-def test_a_prefill_as_long_as_the_cache_is_refused(target: XnnpackTarget, config: ModelConfig) -> None:
-    with pytest.raises(RecipeError, match="prefill_len 48 must be below the cache_len 48"):
-        target.check(config, recipe("xnnpack-fp32", prefill_len=48))
 
 
 def test_writing_needs_no_executorch(config: ModelConfig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,108 @@
+"""From an opened bundle to something that runs it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from helium_edge.bundle import Bundle, GraphEntry
+from helium_edge.errors import BundleError
+from helium_edge.registry import TARGETS
+from helium_edge.runtime.heads import HeadRunner
+from helium_edge.runtime.runner import CachedRunner
+from helium_edge.runtime.versions import check_runtime
+from helium_edge.signature import CLASSIFY
+from helium_edge.targets import load_target
+from helium_edge.targets.base import Target
+
+
+def open_runner(bundle: Bundle, *, threads: int = 0, static: bool = False) -> CachedRunner:
+    """Load the graphs of a language model.
+
+    Args:
+        bundle: The bundle; it may be one that is still being written.
+        threads: Threads within an operator; 0 lets the runtime choose.
+        static: Use the graphs of static shape even where one graph serves both phases.
+
+    Raises:
+        BundleError: No target of this version serves the bundle's runtime, or a graph is missing or damaged.
+        ResourceError: Not enough memory for the cache.
+        MissingToolError: The installed runtime is older than the graphs need.
+    """
+    manifest = bundle.manifest
+    int8_cache = manifest.cache is not None and manifest.cache.dtype == "int8"
+    check_runtime(manifest.runtime, manifest.runtime_min_version, int8_cache=int8_cache)
+    return target_of(bundle).open_decoder(bundle, threads=threads, static=static)
+
+
+def open_head(bundle: Bundle, *, threads: int = 0) -> HeadRunner:
+    """Load the one graph of a classifier or an encoder.
+
+    Args:
+        bundle: The bundle; it may be one that is still being written.
+        threads: Threads within an operator; 0 lets the runtime choose.
+
+    Raises:
+        BundleError: It holds a language model, no target of this version serves it, or the graph is damaged.
+    """
+    manifest = bundle.manifest
+    signature = manifest.head_signature()
+    graph = next((graph for graph in manifest.graphs if graph.phase == CLASSIFY), None)
+    if graph is None:
+        raise BundleError(f"{bundle.folder.name}: has no graph of phase {CLASSIFY}")
+    if (graph.input_specs(), graph.output_specs()) != (signature.inputs(), signature.outputs()):
+        raise BundleError(f"{bundle.folder.name}: inputs and outputs of {graph.file} do not fit its head")
+    return target_of(bundle).open_head(bundle, graph, threads=threads)
+
+
+def target_of(bundle: Bundle) -> Target:
+    """The target that a bundle was made for.
+
+    Raises:
+        BundleError: This version has none of that name and runtime.
+    """
+    manifest = bundle.manifest
+    name = manifest.target.name
+    found = load_target(name) if name in TARGETS else None
+    if found is None or found.runtime != manifest.runtime:
+        known = ", ".join(f"{each} on {load_target(each).runtime}" for each in TARGETS)
+        raise BundleError(
+            f"{bundle.folder.name}: made for {name}, runs on {manifest.runtime}, which this "
+            f"version does not know; known: {known}",
+            hint="pip install --upgrade helium-edge",
+        )
+    return found
+
+
+def program_methods(bundle: Bundle) -> tuple[Path, dict[int, str], dict[int, str]]:
+    """The program of an ExecuTorch bundle, its prefill methods by tokens, its decode methods by cache length.
+
+    Raises:
+        BundleError: It is not one file with a prefill and a decode method.
+    """
+    prefill: dict[int, str] = {}
+    decode: dict[int, str] = {}
+    files = set()
+    for graph in bundle.manifest.graphs:
+        files.add(graph.file)
+        if graph.method is None:
+            continue
+        if graph.phase == "prefill" and graph.tokens is not None:
+            prefill[graph.tokens] = graph.method
+        elif graph.cache_len is not None:
+            decode[graph.cache_len] = graph.method
+    if not prefill or not decode or len(files) != 1:
+        raise BundleError(
+            f"{bundle.folder.name}: an ExecuTorch bundle has one file with a prefill and a decode method"
+        )
+    return bundle.folder / files.pop(), prefill, decode
+
+
+def head_method(bundle: Bundle, graph: GraphEntry) -> tuple[Path, str]:
+    """The program of an ExecuTorch bundle, and its one method.
+
+    Raises:
+        BundleError: The manifest names no method.
+    """
+    if graph.method is None:
+        raise BundleError(f"{bundle.folder.name}: an ExecuTorch bundle has a method for each graph")
+    return bundle.folder / graph.file, graph.method
