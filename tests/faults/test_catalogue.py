@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -46,6 +48,15 @@ def test_every_runtime_is_tried_with_every_fault(faults: Sequence[Fault]) -> Non
 def test_a_fault_is_red_somewhere(fault: Fault) -> None:
     assert "red" in fault.expected.values()
     assert fault.expected["L2"] == "green"  # it never runs the artifact
+
+
+def test_every_fault_is_tried_in_the_default_tier() -> None:
+    """What a developer runs before a commit has the teeth; docs/testing.md says so."""
+    folder = Path(__file__).parent
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", str(folder)]
+    listed = subprocess.run(command, cwd=folder.parents[1], capture_output=True, text=True, check=True).stdout
+    for fault in [*ONNX, *XNNPACK]:
+        assert f"test_a_fault_is_caught[{fault.id}]" in listed
 
 
 @pytest.mark.parametrize("faults", [ONNX, XNNPACK], ids=["onnx", "xnnpack"])

@@ -14,8 +14,6 @@ from tests.faults.catalogue import XNNPACK, Fault
 from tests.faults.checking import Subject, assert_caught, colours, make_subject, random_recipe, run_check
 from tests.helpers.faults_export import EXPORT_FAULTS
 
-pytestmark = pytest.mark.slow  # each lowering takes seconds
-
 _subjects: dict[str, Subject] = {}
 
 

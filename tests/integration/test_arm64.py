@@ -35,8 +35,6 @@ if not all(library_folder(package).is_dir() for package in ("executorch", "onnxr
         "the ARM64 libraries are not in the cache; any `parity --arm64` fetches them", allow_module_level=True
     )
 
-pytestmark = pytest.mark.slow
-
 MODEL = {"num_key_value_heads": 2, "attention_bias": True, "max_position_embeddings": 64}
 
 

@@ -99,7 +99,6 @@ def test_the_text_is_80_columns_wide(bundle: Path, capsys: pytest.CaptureFixture
     assert sum(line.startswith("decode at") for line in tables) == 2
 
 
-@pytest.mark.slow  # lowers three methods
 def test_xnnpack_is_measured_with_its_shorter_caches(program: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["bench", str(program), *QUICK, "--context", "0,30", "--json"]) == 0
     data = document(capsys)
@@ -110,7 +109,7 @@ def test_xnnpack_is_measured_with_its_shorter_caches(program: Path, capsys: pyte
     assert rows == [16, CACHE_LEN]
 
 
-@pytest.mark.parametrize("target", ["onnx", pytest.param("xnnpack", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("target", ["onnx", "xnnpack"])
 def test_a_head_has_one_figure(target: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     if target == "xnnpack" and importlib.util.find_spec("executorch") is None:
         pytest.skip("executorch is not installed")
@@ -159,7 +158,6 @@ def test_a_depth_is_what_the_graph_sees(bundle: Path) -> None:
     check_depth(bundle)
 
 
-@pytest.mark.slow  # lowers three methods
 def test_a_depth_is_what_the_methods_see(program: Path) -> None:
     check_depth(program)
 

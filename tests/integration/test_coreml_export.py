@@ -301,7 +301,6 @@ def run_python(*arguments: str, seed: int) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.slow
 def test_another_process_writes_the_same_bytes_in_silence(folder: Path, tmp_path: Path) -> None:
     """Sets and maps have another order there; and most noise is made when modules are first imported."""
     order = "print(list({'prefill', 'decode'}))"

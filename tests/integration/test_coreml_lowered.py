@@ -27,7 +27,7 @@ from tests.helpers.coreml import CACHE_LEN, PREFILL_LEN, coreml_recipe, export_c
 from tests.helpers.coreml_lowered import lower
 from tests.helpers.heads import export_head, head_recipe, id_rows, make_head
 
-pytestmark = [pytest.mark.slow, pytest.mark.long]
+pytestmark = pytest.mark.long
 
 # What a lowering adds, beside casts of indices: it lets one of the two lookups in RoPE tables count from the end.
 ADDED = Counter({"greater_equal": 1, "add": 1, "select": 1})

@@ -33,8 +33,8 @@ needs_executorch = pytest.mark.skipif(
         ("onnx-int4", True),
         ("onnx-int4-portable", True),
         ("onnx-int4-kv8", False),
-        pytest.param("xnnpack-int4", True, marks=[needs_executorch, pytest.mark.slow]),
-        pytest.param("xnnpack-int4-kv8", True, marks=[needs_executorch, pytest.mark.slow]),
+        pytest.param("xnnpack-int4", True, marks=needs_executorch),
+        pytest.param("xnnpack-int4-kv8", True, marks=needs_executorch),
     ],
 )
 def test_the_stages_make_the_graph(recipe: str, static: bool, tmp_path: Path) -> None:

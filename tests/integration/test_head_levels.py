@@ -36,8 +36,6 @@ from tests.helpers.heads import (
 if importlib.util.find_spec("executorch") is None or importlib.util.find_spec("coremltools") is None:
     pytest.skip("executorch and coremltools are not installed", allow_module_level=True)
 
-pytestmark = pytest.mark.slow
-
 TARGETS = {
     "onnx": ("onnx-fp32", "onnx-int8", "onnx-int4"),
     "xnnpack": ("xnnpack-fp32", "xnnpack-int8", "xnnpack-int4"),

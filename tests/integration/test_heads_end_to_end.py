@@ -14,8 +14,6 @@ from helium_edge.cli.main import run
 from helium_edge.bundle import open_bundle, verify_bundle
 from tests.helpers.heads import make_head, tiny_head
 
-pytestmark = pytest.mark.slow
-
 Cli = Callable[..., tuple[int, str, str]]
 
 FRENCH = "Le capteur mesure la température de la pièce et envoie les données"

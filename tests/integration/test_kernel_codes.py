@@ -37,7 +37,7 @@ def beside_ties(rows: int, width: int, seed: int) -> np.ndarray:
 
 @pytest.mark.parametrize(
     "recipe",
-    ["onnx-int4", "onnx-int8", pytest.param("xnnpack-int4", marks=[needs_executorch, pytest.mark.slow])],
+    ["onnx-int4", "onnx-int8", pytest.param("xnnpack-int4", marks=needs_executorch)],
 )
 def test_codes_are_those_of_the_kernel(recipe: str, tmp_path: Path) -> None:
     checkpoint = make_checkpoint(tmp_path / "c", **MODEL | {"num_hidden_layers": 1}, vocab_size=320)

@@ -14,8 +14,6 @@ from helium_edge.runtime.runner import Logits
 from tests.helpers.checkpoints import make_checkpoint
 from tests.helpers.exports import CACHE_LEN, export_graphs, random_tokens, relative_error, roll, small_recipe
 
-pytestmark = pytest.mark.slow
-
 CHUNKS, STEPS, VOCAB = [8, 8, 5], 12, 8000
 TOKENS = random_tokens(sum(CHUNKS) + STEPS, VOCAB)
 

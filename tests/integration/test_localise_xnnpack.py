@@ -20,8 +20,6 @@ from tests.helpers.xnnpack import pieces_of
 if importlib.util.find_spec("executorch") is None:
     pytest.skip("executorch is not installed", allow_module_level=True)
 
-pytestmark = pytest.mark.slow  # each lowering takes seconds
-
 TOKENS = random_tokens(30, 320)
 
 

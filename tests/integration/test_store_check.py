@@ -87,9 +87,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         pytest.param(
             name,
-            marks=[needs_executorch, pytest.mark.slow]
+            marks=needs_executorch
             if name.startswith("xnnpack")
-            else [needs_coreml, pytest.mark.slow]
+            else needs_coreml
             if name.startswith("coreml")
             else [],
         )
@@ -259,7 +259,6 @@ def changed_artifact(artifact: Artifact, name: str, change: Any) -> Artifact:
 
 
 @needs_executorch
-@pytest.mark.slow
 def test_xnnpack_differences_are_found(folder: Path) -> None:
     export = exported("xnnpack int4 everywhere", folder)
     artifact = readback(export.open())

@@ -17,8 +17,6 @@ if importlib.util.find_spec("executorch") is None:
 
 from tests.helpers.xnnpack import OUTSIDE, export_xnnpack, xnnpack_recipe
 
-pytestmark = pytest.mark.slow  # each lowering takes seconds
-
 
 @pytest.mark.parametrize("case", CASES)
 def test_agrees_with_hugging_face(case: str, tmp_path: Path) -> None:

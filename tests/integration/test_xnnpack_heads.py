@@ -20,8 +20,6 @@ from tests.helpers.heads import (
 if importlib.util.find_spec("executorch") is None:
     pytest.skip("executorch is not installed", allow_module_level=True)
 
-pytestmark = pytest.mark.slow  # each lowering takes seconds
-
 CLASSES = [f"Helium{head}" for head in HEADS]
 
 

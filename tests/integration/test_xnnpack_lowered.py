@@ -32,7 +32,7 @@ from tests.helpers.xnnpack_lowered import (
     lower,
 )
 
-pytestmark = [pytest.mark.slow, pytest.mark.long]
+pytestmark = pytest.mark.long
 
 MIXED: list[dict[str, Any]] = [
     {"match": r".*(embed_tokens|lm_head|v_proj)\.weight", "scheme": "int8"},

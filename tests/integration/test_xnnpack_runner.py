@@ -27,8 +27,6 @@ from helium_edge.runtime.executorch_options import set_weight_cache
 from helium_edge.runtime.executorch_runner import ExecutorchRunner
 from tests.helpers.xnnpack import CACHE_LEN, PREFILL_LEN, XnnpackExport, export_xnnpack, rms_error, xnnpack_recipe
 
-pytestmark = pytest.mark.slow  # each lowering takes seconds
-
 TOLERANCE = {"float32": 1e-4, "int8": FLIPPED_CODE}
 BUCKETS, WIDTHS = [12, 24], [2, 5]
 PREFILL = {width: f"prefill_{width}" for width in WIDTHS} | {PREFILL_LEN: "prefill"}
