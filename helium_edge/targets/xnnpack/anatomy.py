@@ -8,6 +8,7 @@ Source: pytorch/executorch backends/xnnpack/serialization/schema.fbs, runtime/XN
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -193,12 +194,33 @@ class Anatomy:
     head: Product
 
 
+@contextlib.contextmanager
+def readable(where: str) -> Iterator[None]:
+    """Turn whatever a damaged or foreign graph makes a reader meet into an error that says so.
+
+    Raises:
+        BundleError: Something was met.
+    """
+    try:
+        yield
+    except (LookupError, AttributeError, TypeError, ValueError, RuntimeError) as error:
+        raise BundleError(
+            f"{where}: the graph is not built as ours are: {first_line(error)}",
+            hint="`helium-edge verify` tells whether the file is damaged",
+        ) from error
+
+
 def dissect(pte: PteFile, method: str, config: ModelConfig) -> Anatomy:
     """Find the parts of a method.
 
     Raises:
         BundleError: The method is not built as ours are.
     """
+    with readable(f"{pte.path.name}, method {method}"):
+        return _dissect(pte, method, config)
+
+
+def _dissect(pte: PteFile, method: str, config: ModelConfig) -> Anatomy:
     delegate = Delegate(pte, method)
     products, norms = list(_products(delegate)), [_norm(delegate, node) for node in _averages(delegate)]
     where, count = f"{pte.path.name}, method {method}", config.num_hidden_layers

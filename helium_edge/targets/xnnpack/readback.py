@@ -27,7 +27,7 @@ from helium_edge.targets.artifact import (
     wrong_constant,
     wrong_table,
 )
-from helium_edge.targets.xnnpack.anatomy import Anatomy, Norm, Product, dissect, inputs_of
+from helium_edge.targets.xnnpack.anatomy import Anatomy, Norm, Product, dissect, inputs_of, readable
 from helium_edge.targets.xnnpack.cache_readback import wrong_cache
 
 
@@ -52,33 +52,41 @@ class XnnpackArtifact(Artifact):
         pte = PteFile(path)
         self._methods = {method: dissect(pte, method, config) for method in methods}
         self._first = next(iter(self._methods.values()))
-        self._parts, self._vectors = _parts(self._first, config)
+        self._where = path.name
+        with readable(self._where):
+            self._parts, self._vectors = _parts(self._first, config)
         self._last: tuple[int, StoredCodes | Tensor] | None = None
 
     def matrix(self, name: str) -> StoredCodes | Tensor:
         """See `Artifact.matrix`."""
-        if name == EMBEDDING:
-            return _read_table(self._first)
-        product, rows = self._parts[name]
-        # Fused matrices are asked for one after the other: the last one is kept.
-        if self._last is None or self._last[0] != product.weight:
-            self._last = None
-            self._last = product.weight, _read_matrix(self._first, product)
-        whole = self._last[1]
-        return whole.rows(rows) if isinstance(whole, StoredCodes) else whole[rows]
+        with readable(self._where):
+            if name == EMBEDDING:
+                return _read_table(self._first)
+            product, rows = self._parts[name]
+            # Fused matrices are asked for one after the other: the last one is kept.
+            if self._last is None or self._last[0] != product.weight:
+                self._last = None
+                self._last = product.weight, _read_matrix(self._first, product)
+            whole = self._last[1]
+            return whole.rows(rows) if isinstance(whole, StoredCodes) else whole[rows]
 
     def vector(self, name: str) -> Tensor:
         """See `Artifact.vector`."""
         if name not in self._vectors:
             raise BundleError(f"the program has no {name}")
-        value, rows = self._vectors[name]
-        found = self._first.delegate.constant(value)
-        if found is None:
-            raise BundleError(f"{name} is not a constant of the program")
-        return found.flatten()[rows]
+        with readable(self._where):
+            value, rows = self._vectors[name]
+            found = self._first.delegate.constant(value)
+            if found is None:
+                raise BundleError(f"{name} is not a constant of the program")
+            return found.flatten()[rows]
 
     def differences(self) -> list[WeightDifference]:
         """See `Artifact.differences`."""
+        with readable(self._where):
+            return self._differences()
+
+    def _differences(self) -> list[WeightDifference]:
         first, *others = self._methods
         places = _places(self._methods[first], self.config)
         found = []
