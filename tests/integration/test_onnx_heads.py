@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from helium_edge.targets.onnx.builder import GraphBuilder
@@ -66,12 +67,21 @@ def test_another_position_would_show(tmp_path: Path, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize("name", CLASSES[:3])
 @pytest.mark.parametrize("recipe", ["onnx-int8", "onnx-int4"])
 def test_quantized_graphs_compute_what_torch_does(name: str, recipe: str, tmp_path: Path) -> None:
-    """With float32 activations, to rounding; with rounded ones, up to those that round the other way."""
+    """With float32 activations, to rounding; with rounded ones, up to those that round the other way.
+
+    Which activations lie between two codes is the processor's: kernels sum in another order on each. A row with
+    one that rounds the other way is off by what a rounding is; most rows have none, and agree to noise.
+    """
     folder = make_head(tmp_path / "checkpoint", name, seed=8)
     plain = {"accuracy_level": 1, "head_accuracy_level": 1}
     exact = export_head(folder, head_recipe(recipe, options=plain), tmp_path / "exact")
     fast = export_head(folder, head_recipe(recipe), tmp_path / "fast")
     assert exact.store.fingerprint() == fast.store.fingerprint()
+    rows: list[float] = []
     for where, ids in id_rows().items():
         assert largest_error(exact.runner().run(ids), exact.torch_head().run(ids)) <= 1e-4, where
-        assert largest_error(fast.runner().run(ids), fast.torch_head(emulated=True).run(ids)) <= 0.02, where
+        found, expected = fast.runner().run(ids), fast.torch_head(emulated=True).run(ids)
+        assert largest_error(found, expected) <= 0.1, where
+        pairs = zip(np.atleast_2d(found), np.atleast_2d(expected), strict=True)
+        rows += [largest_error(one, other) for one, other in pairs]
+    assert np.median(rows) <= 1e-4
