@@ -14,7 +14,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from helium_edge.arm64.wheels import Library
+from arm64.wheels import Library
 from helium_edge.bundle import open_bundle
 
 

@@ -9,7 +9,7 @@ import typer
 
 from helium_edge.errors import ParityError
 
-from . import _arm64_view, _console, _parity_view
+from . import _console, _parity_view
 from ._options import (
     BaselineOption,
     BundleArgument,
@@ -31,7 +31,6 @@ EPILOG = """\b
 Examples:
   helium-edge parity tiny
   helium-edge parity tiny --checkpoint DIR --tokens 2000 --json
-  helium-edge parity tiny --arm64
   helium-edge parity tiny --html parity.html --junit parity.xml
 """
 
@@ -85,13 +84,6 @@ def parity(
     ] = None,
     threads: ThreadsOption = 0,
     static: StaticOption = False,
-    arm64: Annotated[
-        bool,
-        typer.Option(
-            "--arm64",
-            help="Also run it on an emulated ARM64 processor, and compare; docs/arm64.md has what that needs.",
-        ),
-    ] = False,
     unverified: UnverifiedOption = False,
     html: HtmlOption = None,
     junit: JunitOption = None,
@@ -111,12 +103,7 @@ def parity(
 
     outputs = Outputs(html, junit, markdown, baseline, update_baseline)
     before = outputs.check()
-    emulated = None
     with _console.progress() as progress:
-        if arm64:
-            from helium_edge.arm64 import check_arm64
-
-            emulated = check_arm64(bundle, unverified=unverified, on_stage=progress.stage)
         report = check(
             bundle,
             checkpoint=checkpoint,
@@ -134,18 +121,15 @@ def parity(
         _finish_head(bundle, report, as_json=as_json)
         return
     report = outputs.compare(report, before)
-    both = report if emulated is None else _arm64_view.WithArm64(report, emulated)
-    document = both.to_json()
+    document = report.to_json()
     if not as_json:
         _parity_view.show_parity(document)
-        if emulated is not None:
-            _arm64_view.show_arm64(emulated)
     outputs.write(document)
     if document["failures"]:
         raise ParityError(
             f"{bundle}: {'; '.join(document['failures'])}",
             hint="a float32 export (--recipe onnx-fp32) tells a fault of the graphs from the cost of quantization",
-            report=both,
+            report=report,
         )
     if as_json:
         _console.document({"bundle": str(bundle), "parity": document})

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helium_edge.cli.main import run
 
-from helium_edge import arm64, export
-from helium_edge.arm64 import DEFAULT_CPU, Arm64Report, check_arm64, find_toolchain
-from helium_edge.arm64.compare import TOLERANCE
-from helium_edge.arm64.toolchain import build_runner, emulate
-from helium_edge.arm64.wheels import fetch_library, library_folder
+import arm64
+import arm64_parity
+from arm64 import DEFAULT_CPU, Arm64Report, check_arm64, find_toolchain
+from arm64.compare import TOLERANCE
+from arm64.toolchain import build_runner, emulate
+from arm64.wheels import fetch_library, library_folder
+from helium_edge import export
 from helium_edge.bundle import Bundle
 from helium_edge.errors import BundleError, MissingToolError
+from helium_edge.generation import LanguageModel, language_model
 from helium_edge.recipe import Recipe, load_recipe
-from helium_edge.runtime.runner import Runner
-from helium_edge.targets.loading import open_runner
 from tests.helpers.checkpoints import make_checkpoint
 from tests.helpers.exports import small_recipe
 
@@ -32,7 +31,8 @@ except MissingToolError as missing:
 if not all(library_folder(package).is_dir() for package in ("executorch", "onnxruntime")):
     # Tests download nothing; .ci/run does it before them.
     pytest.skip(
-        "the ARM64 libraries are not in the cache; any `parity --arm64` fetches them", allow_module_level=True
+        "the ARM64 libraries are not in the cache; benchmarks/arm64_parity.py fetches them",
+        allow_module_level=True,
     )
 
 MODEL = {"num_key_value_heads": 2, "attention_bias": True, "max_position_embeddings": 64}
@@ -107,10 +107,10 @@ def test_onnx_int4_agrees_within_the_rounding_of_activations(folder: Path) -> No
 def report_with_other_weights(bundle: Path, other: Path, monkeypatch: pytest.MonkeyPatch) -> Arm64Report:
     """The ARM64 run as it is, compared with another bundle of the same shapes."""
 
-    def substitute(_: Bundle) -> Runner:
-        return open_runner(arm64.open_bundle(other))
+    def substitute(_: Bundle) -> LanguageModel:
+        return language_model(arm64.open_bundle(other))
 
-    monkeypatch.setattr("helium_edge.arm64.open_runner", substitute)
+    monkeypatch.setattr(arm64, "language_model", substitute)
     return check_arm64(bundle)
 
 
@@ -147,20 +147,8 @@ def test_programs_that_stop_say_why(package: str, folder: Path, tmp_path: Path) 
 # -- the command
 
 
-@pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
-    def call(*arguments: object) -> tuple[int, str]:
-        code = run([str(argument) for argument in arguments])
-        return code, capsys.readouterr().out
-
-    return call
-
-
-def test_parity_shows_both_comparisons(tiny_int4: Path, cli: Callable[..., tuple[int, str]]) -> None:
-    code, out = cli("parity", tiny_int4, "--arm64", "--tokens", "300", "--json")
-    document = json.loads(out)["parity"]
-    assert document["arm64"]["cpu"] == DEFAULT_CPU
-    assert document["arm64"]["passed"] is True
-    assert document["arm64"]["median"] <= TOLERANCE
-    assert len(document) > 1
-    assert code in (0, 4)  # over so few tokens the gates of the recipe may be missed by chance
+def test_the_command_compares_a_bundle(tiny_int4: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert arm64_parity.main([str(tiny_int4), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert (document["cpu"], document["passed"]) == (DEFAULT_CPU, True)
+    assert document["median"] <= TOLERANCE

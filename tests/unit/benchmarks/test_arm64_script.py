@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from helium_edge.arm64.script import plan_calls, write_script
+from arm64.script import plan_calls, write_script
 from helium_edge.bundle import CacheSection, GraphEntry, Manifest
 from helium_edge.errors import UsageError
 from helium_edge.signature import CacheSpec, GraphSignature

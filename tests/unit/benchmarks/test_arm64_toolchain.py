@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from helium_edge.arm64 import check_arm64, toolchain, wheels
-from helium_edge.arm64.toolchain import Toolchain, build_runner, check_cpu, emulate, find_toolchain
-from helium_edge.arm64.wheels import Library, fetch_library, unpack
+from arm64 import check_arm64, toolchain, wheels
+from arm64.toolchain import Toolchain, build_runner, check_cpu, emulate, find_toolchain
+from arm64.wheels import Library, fetch_library, unpack
 from helium_edge.bundle import TargetSection
 from helium_edge.errors import BundleError, HeliumEdgeError, MissingToolError, UsageError
 from tests.unit.bundle.bundles import write_bundle
@@ -184,7 +184,7 @@ def test_a_wheel_that_leaves_the_folder_is_refused(tmp_path: Path) -> None:
 
 
 def test_bundles_of_other_targets_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("helium_edge.arm64.find_toolchain", lambda: Toolchain("", ""))
+    monkeypatch.setattr("arm64.find_toolchain", lambda: Toolchain("", ""))
     bundle = write_bundle(tmp_path / "b", target=TargetSection(name="coreml", options={}))
     with pytest.raises(UsageError, match="takes bundles for onnx and xnnpack; this one is for coreml"):
         check_arm64(bundle)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from helium_edge.arm64.compare import Arm64Report, CallResult, difference, limits, read_results, run_here
-from helium_edge.arm64.script import Call, plan_calls, write_script
-from helium_edge.arm64.toolchain import (
+from arm64.compare import Arm64Report, CallResult, difference, limits, read_results, run_here
+from arm64.script import Call, plan_calls, write_script
+from arm64.toolchain import (
     CPUS,
     DEBIAN_PACKAGES,
     DEFAULT_CPU,
@@ -20,11 +20,12 @@ from helium_edge.arm64.toolchain import (
     emulate,
     find_toolchain,
 )
-from helium_edge.arm64.wheels import Library, fetch_library
+from arm64.wheels import Library, fetch_library
 from helium_edge.bundle import Bundle, open_bundle
 from helium_edge.errors import UsageError
+from helium_edge.generation import language_model
+from helium_edge.progress import SILENT, Progress
 from helium_edge.runtime.tokenizer import Tokenizer
-from helium_edge.targets.loading import open_runner
 
 DEFAULT_TOKENS = 24
 
@@ -41,7 +42,7 @@ def check_arm64(
     tokens: int = DEFAULT_TOKENS,
     cpu: str = DEFAULT_CPU,
     unverified: bool = False,
-    on_stage: Callable[[str], None] | None = None,
+    progress: Progress = SILENT,
 ) -> Arm64Report:
     """Run the same calls of a bundle here and on an emulated ARM64 processor, and compare.
 
@@ -52,7 +53,7 @@ def check_arm64(
         tokens: Length of the conversation: two prefill calls, then one token per call.
         cpu: The processor, one of `CPUS`.
         unverified: Run a bundle whose checksums do not match.
-        on_stage: Called with what is done next.
+        progress: Receives stages.
 
     Returns:
         The report; missing its limit is no exception here.
@@ -63,24 +64,18 @@ def check_arm64(
         UsageError: An unknown processor, too few or too many tokens, or a bundle that does not run on such a
             processor.
     """
-    tell = on_stage or (lambda _: None)
     check_cpu(cpu)
     tools = find_toolchain()
     bundle = open_bundle(bundle_path, unverified=unverified)
     package = _package(bundle)
-    cache = bundle.manifest.cache
-    if cache is not None and cache.dtype == "int8":
-        raise UsageError(
-            f"{bundle_path}: its int8 KV cache is not run on ARM64 here",
-            hint="export one with kv_cache: float32",
-        )
     calls = plan_calls(bundle.manifest, _ids(bundle, tokens))
-    tell("prepare ARM64")
+    progress.stage("prepare ARM64")
     library = fetch_library(package)
     program = build_runner(tools, library)
-    tell("run here")
-    expected = run_here(open_runner(bundle), calls)
-    tell(f"run on {cpu}")
+    progress.stage("run here")
+    model = language_model(bundle)
+    expected = run_here(model.runner, calls)
+    progress.stage(f"run on {cpu}")
     found = _run_there(bundle, calls, expected, (tools, cpu, program, library))
     differences = (difference(*three) for three in zip(calls, found, expected, strict=True))
     limit, median_limit = limits(bundle.manifest)
@@ -106,8 +101,15 @@ def _package(bundle: Bundle) -> str:
             f"{bundle.folder.name}: the ARM64 run takes bundles for onnx and xnnpack; this one is for "
             f"{manifest.target.name}"
         )
-    if manifest.cache is None or manifest.cache.dtype != "float32":
-        raise UsageError(f"{bundle.folder.name}: the ARM64 run takes decoders with a float32 cache")
+    if manifest.cache is None:
+        raise UsageError(
+            f"{bundle.folder.name}: the ARM64 run takes language models; {manifest.model.architecture} is none"
+        )
+    if manifest.cache.dtype != "float32":
+        raise UsageError(
+            f"{bundle.folder.name}: its {manifest.cache.dtype} KV cache is not run on ARM64 here",
+            hint="export one with kv_cache: float32",
+        )
     return package
 
 

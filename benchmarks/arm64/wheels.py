@@ -7,14 +7,13 @@ import csv
 import hashlib
 import importlib.metadata
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from helium_edge.durable import PartialFolder
 from helium_edge.errors import MissingToolError
 
 _PLATFORMS = (
@@ -100,15 +99,9 @@ def fetch_library(package: str) -> Library:
     version, folder = _version(package), library_folder(package)
     if not folder.is_dir():
         wheel = _wheel(package, version)
-        partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}.partial-", dir=folder.parent))
-        try:
-            unpack(wheel, partial, _PARTS[package])
-            partial.rename(folder)
-        except OSError:
-            if not folder.is_dir():  # otherwise another process was faster
-                raise
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+        with PartialFolder(folder, shown=str(folder), activity="download") as partial:
+            unpack(wheel, partial.path, _PARTS[package])
+            partial.publish()
         wheel.unlink(missing_ok=True)
     return Library(package, version, folder)
 

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from helium_edge.arm64.wheels import Library, cache_folder
+from arm64.wheels import Library, cache_folder
+from helium_edge.durable import replacing
 from helium_edge.errors import BundleError, HeliumEdgeError, MissingToolError, UsageError, did_you_mean
 
 COMPILER, EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64-static"
@@ -86,11 +87,10 @@ def build_runner(tools: Toolchain, library: Library) -> Path:
     program = cache_folder() / f"{source.stem}-{identity.hexdigest()[:16]}"
     if program.is_file():
         return program
-    partial = program.with_name(f"{program.name}.partial")
-    done = _run([*command, "-o", str(partial)])
-    if done.returncode:
-        raise HeliumEdgeError(f"{COMPILER} cannot build {source.name}: {_first_error(done.stderr)}")
-    partial.replace(program)
+    with replacing(program) as partial:
+        done = _run([*command, "-o", str(partial)])
+        if done.returncode:
+            raise HeliumEdgeError(f"{COMPILER} cannot build {source.name}: {_first_error(done.stderr)}")
     return program
 
 

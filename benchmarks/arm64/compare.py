@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from helium_edge.arm64.script import Call
+from arm64.script import Call
 from helium_edge.bundle import Manifest
 from helium_edge.errors import BundleError
-from helium_edge.runtime.runner import Logits, Runner
+from helium_edge.runtime.runner import CachedRunner, Logits
 from helium_edge.signature import DecoderSpec
 
 TOLERANCE = 1e-5
@@ -32,16 +32,6 @@ same on both processors: measured one in 130,000."""
 _TINY = 1e-30
 
 Floats = npt.NDArray[np.float32]
-
-
-@runtime_checkable
-class CachedRunner(Runner, Protocol):
-    """A runner that shows its cache."""
-
-    @property
-    def cache_buffers(self) -> list[npt.NDArray[Any]]:
-        """Key and value of each layer in turn, slots in the last but one dimension."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -166,14 +156,8 @@ def limits(manifest: Manifest) -> tuple[float, float]:
     return limit, TOLERANCE if strict else limit
 
 
-def run_here(runner: Runner, calls: Sequence[Call]) -> list[CallResult]:
-    """Run the calls on this machine.
-
-    Raises:
-        BundleError: The runner does not show its cache.
-    """
-    if not isinstance(runner, CachedRunner):
-        raise BundleError("the cache of this bundle's runner cannot be looked at")
+def run_here(runner: CachedRunner, calls: Sequence[Call]) -> list[CallResult]:
+    """Run the calls on this machine."""
     runner.reset()
     results = []
     for call in calls:
