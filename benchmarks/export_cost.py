@@ -114,7 +114,7 @@ def export(source: Path, given: argparse.Namespace, method: str, folder: Path, *
     file.write_text(json.dumps(data), encoding="utf-8")  # JSON is YAML
     out = folder / "bundle"
     command = [sys.executable, "-m", "helium_edge.cli.main", "export", str(source), "--recipe", str(file),
-               "--no-verify", "-o", str(out)]  # fmt: skip
+               "--no-parity", "-o", str(out)]  # fmt: skip
     command += [*(["--target", given.target] if given.target else []), *([] if run else ["--no-run"])]
     return watch(f"{recipe.name}, {method}{'' if run else ', not run'}", source, command, out)
 
@@ -201,7 +201,7 @@ def document(given: argparse.Namespace, costs: list[Cost]) -> str:
 {datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d}, {platform.machine()}, {threads} processors, Python \
 {platform.python_version()}; made by `{words}`.
 
-Without the comparison (`--no-verify`). Where it does not say "not run" (`--no-run`), the graphs are run for the
+Without the comparison (`--no-parity`). Where it does not say "not run" (`--no-run`), the graphs are run for the
 golden trace. GB are 10^9 bytes; memory is the most seen at any moment, of each kind by itself; written is a
 multiple of the result.
 

@@ -31,7 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser, name: str) -> None:
     for parameter in parameters:
         # Nothing is required here, so that a missing argument is reported as the command reports it.
         common: dict[str, Any] = {"action": _Collect, "default": argparse.SUPPRESS}
-        common["help"] = _text(parameter.get_help_record(context)[1])
+        record = parameter.get_help_record(context)
+        common["help"] = argparse.SUPPRESS if record is None else _text(record[1])
         if parameter.param_type_name == "argument":
             parser.add_argument(_ARGUMENTS, nargs="?", metavar=parameter.metavar, **common)
         elif parameter.is_flag:

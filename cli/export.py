@@ -16,7 +16,8 @@ from ._options import JsonOption, RevisionOption, ThreadsOption
 from ._overrides import override
 
 if TYPE_CHECKING:
-    from helium_edge.exporting import ExportResult
+    from helium_edge.bundle import Manifest
+    from helium_edge.exporting import ExportPlan, ExportResult
 
 EPILOG = """\b
 Examples:
@@ -81,9 +82,10 @@ def export(
     ] = None,
     threads: ThreadsOption = 0,
     force: Annotated[bool, typer.Option("--force", help="Replace a bundle that stands at DIR.")] = False,
-    no_verify: Annotated[
-        bool, typer.Option("--no-verify", help="Publish without comparing with the original model.")
+    no_parity: Annotated[
+        bool, typer.Option("--no-parity", help="Publish without comparing with the original model.")
     ] = False,
+    no_verify: Annotated[bool, typer.Option("--no-verify", hidden=True, help="Old name of --no-parity.")] = False,
     no_run: Annotated[
         bool,
         typer.Option(
@@ -104,6 +106,9 @@ def export(
 
     The bundle appears at DIR complete and verified, or not at all.
     """
+    if no_verify:
+        _console.note("note: --no-verify is now --no-parity: `helium-edge verify` checks files, parity the model")
+    no_parity = no_parity or no_verify
     if output is None and not dry_run:
         raise UsageError("export needs -o DIR, the bundle to write", hint="or --dry-run, which writes nothing")
     with heavy_imports():
@@ -116,17 +121,9 @@ def export(
     chosen = override(recipe, target or (), cache_len=cache_len, prefill_len=prefill_len)
     if dry_run or output is None:
         plans = plan(checkpoint, chosen, revision=revision, run=not no_run)
-        if as_json:
-            shown = [_views.plan_document(each, checkpoint) for each in plans]
-            _console.document({"plan": shown[0]} if len(shown) == 1 else {"plans": shown})
-        else:
-            for each in plans:
-                _views.show_plan(each, checkpoint, compared=not (no_run or no_verify))
-        from helium_edge.presets import PRESETS
-
-        source = f"kyutai/{checkpoint}" if checkpoint in PRESETS and not Path(checkpoint).is_dir() else checkpoint
-        flags = [flag for flag, given in (("--no-verify", no_verify), ("--no-run", no_run)) if given]
-        _console.next_step("export", source, "--recipe", recipe, *flags, "-o", output or "DIR")
+        _show_plans(plans, checkpoint, compared=not (no_run or no_parity), as_json=as_json)
+        flags = [flag for flag, given in (("--no-parity", no_parity), ("--no-run", no_run)) if given]
+        _console.next_step("export", _with_owner(checkpoint), "--recipe", recipe, *flags, "-o", output or "DIR")
         return
     request = ExportRequest(
         source=checkpoint,
@@ -134,7 +131,7 @@ def export(
         out=output,
         revision=revision,
         force=force,
-        parity=not no_verify,
+        parity=not no_parity,
         run=not no_run,
         store=store,
         calibration=calibration,
@@ -157,13 +154,32 @@ def export(
     else:
         for result, folder in zip(results, folders, strict=True):
             _show(result, folder, ran=not no_run)
-    manifest = results[0].manifest
+    _next_step(results[0].manifest, folders[0])
+
+
+def _show_plans(plans: list[ExportPlan], checkpoint: str, *, compared: bool, as_json: bool) -> None:
+    if as_json:
+        shown = [_views.plan_document(each, checkpoint) for each in plans]
+        _console.document({"plan": shown[0]} if len(shown) == 1 else {"plans": shown})
+        return
+    for each in plans:
+        _views.show_plan(each, checkpoint, compared=compared)
+
+
+def _with_owner(checkpoint: str) -> str:
+    """The Hub id of a preset, which is a bare name; anything else as it is."""
+    from helium_edge.presets import PRESETS
+
+    return f"kyutai/{checkpoint}" if checkpoint in PRESETS and not Path(checkpoint).is_dir() else checkpoint
+
+
+def _next_step(manifest: Manifest, folder: Path) -> None:
     if manifest.head is None:
-        _console.next_step("generate", folders[0], manifest.golden.prompt if manifest.golden else "Edge AI")
+        _console.next_step("generate", folder, manifest.golden.prompt if manifest.golden else "Edge AI")
     elif manifest.head.labels:
-        _console.next_step("classify", folders[0], "Edge AI")
+        _console.next_step("classify", folder, "Edge AI")
     else:
-        _console.next_step("inspect", folders[0])
+        _console.next_step("inspect", folder)
 
 
 def _document(result: ExportResult) -> dict[str, Any]:
@@ -208,7 +224,7 @@ def _show(result: ExportResult, folder: Path, *, ran: bool) -> None:
     if not ran:
         _console.line("parity: neither run nor compared with the original (--no-run)")
     elif result.parity is None:
-        _console.line("parity: not compared with the original (--no-verify)")
+        _console.line("parity: not compared with the original (--no-parity)")
 
 
 def _kinds(result: ExportResult) -> str:

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from helium_edge.errors import CheckpointError
+
 from . import _console
 from ._options import JsonOption, RevisionOption
 
@@ -79,7 +81,13 @@ def inspect(
         return
     from helium_edge.checkpoint import open_checkpoint
 
-    checkpoint = open_checkpoint(path, revision=revision)
+    try:
+        checkpoint = open_checkpoint(path, revision=revision)
+    except CheckpointError as error:
+        if Path(path).exists() or not error.message.endswith("no such folder"):
+            raise
+        more = "a bundle is written by `helium-edge export CHECKPOINT --recipe NAME -o DIR`"
+        raise CheckpointError(error.message, hint=f"{error.hint}; {more}") from error
     if as_json:
         _console.document(checkpoint_document(checkpoint))
     else:

@@ -169,9 +169,10 @@ def _report(error: BaseException, *, debug: bool, as_json: bool) -> int:
 
 def _interrupted(termination: Termination, *, as_json: bool) -> int:
     message, code = ("terminated", EXIT_TERMINATED) if termination.came else ("interrupted", EXIT_INTERRUPTED)
-    _console.note(message)
+    hint = "run the same command to resume"
+    _console.note(f"{message}; {hint}")
     if as_json:
-        _console.document({"error": {"message": message, "hint": "", "exit_code": code}})
+        _console.document({"error": {"message": message, "hint": hint, "exit_code": code}})
     return code
 
 

@@ -43,7 +43,7 @@ def _ours(recipe: str) -> Command:
     # Without the comparison: no peer makes one, and random weights would not pass it.
     start = "from helium_edge.cli.main import main; main()"
     return lambda source, output, python: [
-        python, "-c", start, "export", str(source), "--recipe", recipe, "--no-verify", "-o", str(output)
+        python, "-c", start, "export", str(source), "--recipe", recipe, "--no-parity", "-o", str(output)
     ]  # fmt: skip
 
 

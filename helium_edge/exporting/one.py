@@ -158,6 +158,6 @@ def _parity_error(name: str, report: ParityReport | HeadReport) -> HeliumEdgeErr
     return ParityError(
         f"the exported graphs miss the gates of recipe {name}, nothing was published: "
         f"{'; '.join(report.failures)}",
-        hint="--no-verify publishes all the same",
+        hint="--no-parity publishes all the same",
         report=report,
     )

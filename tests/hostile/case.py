@@ -24,7 +24,7 @@ SINGLE, INDEX, CONFIG, TOKENIZER = (
 )
 SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
 NORM, EMBEDDING, HEAD = "model.norm.weight", "model.embed_tokens.weight", "lm_head.weight"
-SHAPES = ("--prefill-len", "8", "--cache-len", "32", "--no-verify")
+SHAPES = ("--prefill-len", "8", "--cache-len", "32", "--no-parity")
 OK, USAGE, INPUT, PARITY, FULL = 0, 2, 3, 4, 6
 
 

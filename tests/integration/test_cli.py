@@ -149,7 +149,7 @@ def test_parity(cli: Cli, bundle: Path) -> None:
 
 def test_export_refuses_a_taken_folder_and_leaves_it(cli: Cli, bundle: Path) -> None:
     before = (bundle / "helium-edge.json").read_bytes()
-    code, out, err = cli("export", "helium-tiny", "--recipe", "onnx-int8", "-o", bundle, "--no-verify", *SMALL)
+    code, out, err = cli("export", "helium-tiny", "--recipe", "onnx-int8", "-o", bundle, "--no-parity", *SMALL)
     assert (code, out) == (2, "")
     assert "--force" in err
     assert (bundle / "helium-edge.json").read_bytes() == before
@@ -187,7 +187,7 @@ def test_a_dry_run_writes_nothing_and_needs_no_output(cli: Cli, empty_folder: Pa
     assert list(empty_folder.iterdir()) == []
 
 
-@pytest.mark.parametrize("flag", ["--no-verify", "--no-run"])
+@pytest.mark.parametrize("flag", ["--no-parity", "--no-run"])
 def test_a_plan_without_the_comparison_counts_no_memory_for_it(cli: Cli, flag: str) -> None:
     plan = ("export", "helium-tiny", "--recipe", "onnx-int4", "--dry-run")
     assert "with the comparison" in cli(*plan)[1]

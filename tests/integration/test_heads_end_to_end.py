@@ -134,7 +134,7 @@ def test_scores_are_as_the_problem_says(
     changes: dict[str, Any], score: Callable[[float], float], tmp_path: Path, cli: Cli
 ) -> None:
     folder = make_head(tmp_path / "model", "HeliumForSequenceClassification", seed=6, **changes)
-    options = ("--recipe", "onnx-fp32", "--prefill-len", "16", "--no-verify")
+    options = ("--recipe", "onnx-fp32", "--prefill-len", "16", "--no-parity")
     assert cli("export", folder, *options, "-o", tmp_path / "b")[0] == 0
     code, out, _ = cli("classify", tmp_path / "b", "on air", "--json")
     assert code == 0
@@ -145,9 +145,9 @@ def test_scores_are_as_the_problem_says(
 
 
 def test_hidden_states_and_token_labels(root: Path, cli: Cli) -> None:
-    """Random weights: `--no-verify`, because quantization changes what they say."""
+    """Random weights: `--no-parity`, because quantization changes what they say."""
     tokens = make_head(root / "tokens", "LlamaForTokenClassification", seed=6)
-    options = ("--recipe", "onnx-int8", "--prefill-len", "16", "--no-verify")
+    options = ("--recipe", "onnx-int8", "--prefill-len", "16", "--no-parity")
     assert cli("export", tokens, *options, "-o", root / "t")[0] == 0
     code, out, _ = cli("classify", root / "t", "on air", "--json")
     assert code == 0

@@ -157,7 +157,7 @@ def test_targets_without_such_a_cache_say_so(
     recipe = bundle_recipe(name).model_copy(update={"kv_cache": "int8"})
     path = tmp_path / "mine.yaml"
     path.write_text(recipe.canonical_json(), encoding="utf-8")  # JSON is YAML
-    code = run(["export", str(checkpoint), "--recipe", str(path), "-o", str(tmp_path / "out"), "--no-verify"])
+    code = run(["export", str(checkpoint), "--recipe", str(path), "-o", str(tmp_path / "out"), "--no-parity"])
     assert code == 2
     assert re.search(message, capsys.readouterr().err)
     assert not (tmp_path / "out").exists()
@@ -168,7 +168,7 @@ def test_a_text_that_nothing_is_calibrated_on_is_refused(
 ) -> None:
     text = tmp_path / "text.txt"
     text.write_text("A text of some words. " * 40, encoding="utf-8")
-    command = ["export", str(checkpoint), "-o", str(tmp_path / "out"), "--no-verify", "--calibration", str(text)]
+    command = ["export", str(checkpoint), "-o", str(tmp_path / "out"), "--no-parity", "--calibration", str(text)]
     assert run([*command, "--recipe", "onnx-int4", "--prefill-len", "8"]) == 2
     assert "nothing of this export is calibrated" in capsys.readouterr().err
     recipe = tmp_path / "mine.yaml"

@@ -157,7 +157,7 @@ def test_without_the_extra_the_pip_command_is_shown(
         "onnx-int4",
         "--target",
         target,
-        "--no-verify",
+        "--no-parity",
         "-o",
         str(tmp_path / "out"),
     ]
@@ -177,7 +177,7 @@ def test_the_exporters_noise_reaches_the_terminal_only_with_debug(name: str, deb
     source = make_checkpoint(tmp_path / "checkpoint", vocab_size=512)
     command = [
         sys.executable, "-c", "from helium_edge.cli.main import main; main()", *["--debug"] * debug, "export",
-        str(source), "--recipe", name, "--prefill-len", "8", "--cache-len", "32", "--no-verify", "-o",
+        str(source), "--recipe", name, "--prefill-len", "8", "--cache-len", "32", "--no-parity", "-o",
         str(tmp_path / name),
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -83,7 +83,7 @@ def test_options_reach_the_pipeline(cli: Cli, calls: list[dict[str, Any]], tmp_p
     file = tmp_path / "mine.yaml"
     file.write_text(recipe_text("onnx-int4-portable"), encoding="utf-8")
     code, out, _ = cli(
-        "export", "org/name", "--recipe", str(file), "--output", "x", "--revision", "v1", "--force", "--no-verify",
+        "export", "org/name", "--recipe", str(file), "--output", "x", "--revision", "v1", "--force", "--no-parity",
         "--store", "s", "--calibration", "c.txt", "--threads", "2", "--cache-len", "512",
         "--prefill-len", "64", "--target", "onnx",
     )  # fmt: skip
@@ -99,6 +99,13 @@ def test_options_reach_the_pipeline(cli: Cli, calls: list[dict[str, Any]], tmp_p
         "onnx-int4-portable"
     )
     assert "not compared with the original" in out
+
+
+def test_the_old_name_of_no_parity_is_kept(cli: Cli, calls: list[dict[str, Any]]) -> None:
+    code, _, err = cli("export", "helium-tiny", "--recipe", "onnx-int4", "-o", "tiny", "--no-verify")
+    assert (code, calls[0]["parity"]) == (0, False)
+    assert "--no-verify is now --no-parity" in err
+    assert "--no-verify" not in cli("export", "--help")[1]
 
 
 def test_not_run(cli: Cli, calls: list[dict[str, Any]]) -> None:

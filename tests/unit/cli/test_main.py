@@ -167,18 +167,19 @@ def test_an_interruption_ends_with_130(
     cli: Cli, broken: Callable[[BaseException], None], error: BaseException
 ) -> None:
     broken(error)
-    assert cli("recipes") == (130, "", "interrupted\n")
+    assert cli("recipes") == (130, "", "interrupted; run the same command to resume\n")
     code, out, err = cli("recipes", "--json")
-    assert (code, err) == (130, "interrupted\n")
-    assert json.loads(out) == {"error": {"message": "interrupted", "hint": "", "exit_code": 130}}
+    assert (code, err) == (130, "interrupted; run the same command to resume\n")
+    hint = "run the same command to resume"
+    assert json.loads(out) == {"error": {"message": "interrupted", "hint": hint, "exit_code": 130}}
 
 
 def test_a_termination_ends_with_143(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     before = signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr("helium_edge.recipe.recipe_names", lambda: os.kill(os.getpid(), signal.SIGTERM))
-    assert cli("recipes") == (143, "", "terminated\n")
+    assert cli("recipes") == (143, "", "terminated; run the same command to resume\n")
     assert json.loads(cli("recipes", "--json")[1])["error"] == {
-        "message": "terminated", "hint": "", "exit_code": 143,
+        "message": "terminated", "hint": "run the same command to resume", "exit_code": 143,
     }  # fmt: skip
     assert signal.getsignal(signal.SIGTERM) is before
 

@@ -1,6 +1,6 @@
-"""Measure bundles and write their figures between the markers of README.md.
+"""Measure bundles and write their figures between the markers of docs/accuracy.md.
 
-    python benchmarks/readme_figures.py helium-tiny-int4 helium-tiny-int8
+    python benchmarks/accuracy_figures.py helium-tiny-int4 helium-tiny-int8
 
 Figures per language are those of `helium-edge parity`; texts are greedy continuations by the first bundle.
 """
@@ -15,7 +15,7 @@ from helium_edge.bundle import Manifest, open_bundle
 from helium_edge.parity import LevelReport, ParityReport
 from helium_edge.texts import LANGUAGES
 
-README = Path(__file__).resolve().parents[1] / "README.md"
+DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "accuracy.md"
 BEGIN, END = "<!-- figures -->", "<!-- /figures -->"
 PROMPTS = {
     "en": "The sensor",
@@ -88,9 +88,9 @@ def main() -> None:
         "|---|---|",
         *text_rows(folders[0]),
     ]
-    before, rest = README.read_text(encoding="utf-8").split(BEGIN)
+    before, rest = DOCUMENT.read_text(encoding="utf-8").split(BEGIN)
     after = rest.split(END)[1]
-    README.write_text(f"{before}{BEGIN}\n\n" + "\n".join(lines) + f"\n\n{END}{after}", encoding="utf-8")
+    DOCUMENT.write_text(f"{before}{BEGIN}\n\n" + "\n".join(lines) + f"\n\n{END}{after}", encoding="utf-8")
     print("\n".join(lines))
 
 
