@@ -12,6 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
+from typing_extensions import override
+
 from helium_edge import errors
 from helium_edge.bench.cases import Case
 from helium_edge.errors import HeliumEdgeError, ResourceError
@@ -125,7 +127,7 @@ class WorkerProcess(LineProcess):
         return HeliumEdgeError(f"the process that runs the bundle ended with code {code} ({op})")
 
 
-class BundleEngine:
+class BundleEngine(Engine):
     """A bundle that was loaded in a process of its own.
 
     Args:
@@ -141,8 +143,8 @@ class BundleEngine:
         """Load a bundle; see `worker.Worker.do_load`."""
         return self.worker.ask("load", bundle=str(folder), threads=threads, static=static)
 
+    @override
     def sample(self, case: Case) -> float:
-        """See `Engine.sample`."""
         answer = self.worker.ask(case.phase, context=case.context, tokens=case.tokens)
         return float(answer["ns"]) / 1e9 / case.units
 

@@ -18,6 +18,7 @@ from typing import Protocol
 import torch
 import torch.nn.functional as F  # noqa: N812 - the field's spelling
 from torch import Tensor
+from typing_extensions import override
 
 from helium_edge.config import ModelConfig
 from helium_edge.model.kv_cache import Side
@@ -59,7 +60,7 @@ class Parts(Protocol):
         ...
 
 
-class DenseParts:
+class DenseParts(Parts):
     """Parts in plain float32.
 
     Args:
@@ -71,21 +72,22 @@ class DenseParts:
         self._config = config
         self._weights = weights
 
+    @override
     def embedding(self) -> torch.nn.Module:
-        """See `Parts.embedding`."""
         return Embedding(self._weights.dense(EMBEDDING))
 
+    @override
     def linear(self, names: Sequence[str]) -> torch.nn.Module:
-        """See `Parts.linear`."""
         weight = torch.cat([self._weights.dense(name) for name in names])
         return Linear(weight, stacked_bias(self._config, self._weights, names))
 
+    @override
     def norm(self, name: str) -> torch.nn.Module:
-        """See `Parts.norm`."""
         return RmsNorm(self._weights.vector(name), self._config.rms_norm_eps)
 
-    def cache_rows(self, layer: int, side: Side) -> torch.nn.Module | None:  # noqa: ARG002
-        """See `Parts.cache_rows`: float32 rows stay as they are."""
+    @override
+    def cache_rows(self, layer: int, side: Side) -> torch.nn.Module | None:
+        """Float32 rows stay as they are."""
         return None
 
 

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as F  # noqa: N812 - the field's spelling
 from torch import Tensor
+from typing_extensions import override
 
 from helium_edge.model.kv_cache import KvScales, Side, round_rows
 from helium_edge.model.parts import DenseParts, stacked_bias
@@ -73,8 +74,9 @@ class EmulatedParts(DenseParts):
         self._scales = scales
         self._products = 0
 
+    @override
     def linear(self, names: Sequence[str]) -> torch.nn.Module:
-        """See `Parts.linear`; projections of one rule are one product."""
+        """Projections of one rule are one product."""
         groups: list[tuple[ActivationRule | None, list[str]]] = []
         for name in names:
             rule = self._rules.get(name)
@@ -90,8 +92,8 @@ class EmulatedParts(DenseParts):
         self._products += 1
         return parts[0] if len(parts) == 1 else _SideBySide(parts)
 
+    @override
     def cache_rows(self, layer: int, side: Side) -> torch.nn.Module | None:
-        """See `Parts.cache_rows`."""
         return None if self._scales is None else RoundedRows(self._scales.side(layer, side)[:, None], self._ledger)
 
 

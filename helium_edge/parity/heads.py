@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from typing_extensions import override
 
 from helium_edge.parity.head_graph import HeadGraph
 from helium_edge.parity.reference import load_reference
@@ -134,7 +135,7 @@ def _gates(gates: Sequence[GateResult]) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-class ReferenceHead:
+class ReferenceHead(HeadRunner):
     """The original model on transformers, in float32, behind the `HeadRunner` protocol: texts without padding.
 
     Args:
@@ -153,9 +154,10 @@ class ReferenceHead:
         self.signature = head_signature(checkpoint.config, tokens)
         self._model = load_reference(checkpoint)
 
+    @override
     @torch.inference_mode()
     def run(self, ids: Sequence[int]) -> Array:
-        """See `HeadRunner.run`; the ids are given as they are, without an attention mask."""
+        """The ids are given as they are, without an attention mask."""
         padded(self.signature, ids)  # refuses what the graphs refuse
         output = self._model(torch.tensor([list(ids)], dtype=torch.int64), use_cache=False)
         found = output.last_hidden_state if self.signature.head == "hidden_states" else output.logits

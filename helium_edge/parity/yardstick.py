@@ -111,7 +111,7 @@ class Yardstick:
 
     @property
     def traces(self) -> bool:
-        """See the class."""
+        """Whether ties are rounded as the runtime rounded them."""
         return self._tracer is not None
 
     def plain_logits(self, tokens: Sequence[int], *, int8_cache: bool = True) -> Logits:

@@ -14,6 +14,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 
 @dataclass(frozen=True)
@@ -40,24 +41,24 @@ class ActivationRule(Protocol):
 
 
 @dataclass(frozen=True)
-class PerBlock:
+class PerBlock(ActivationRule):
     """Symmetric int8, one scale (absmax / 127) for each `block` activations of a token: MatMulNBits at level 4."""
 
     block: int
 
+    @override
     def codes(self, x: Tensor) -> Codes:
-        """See `ActivationRule.codes`."""
         absmax = x.view(x.shape[0], -1, self.block).abs().amax(dim=-1).repeat_interleave(self.block, dim=1)
         exact = x * torch.where(absmax > 0, _over(127.0, absmax), 0.0)
         return Codes(exact, exact.round(), absmax / 127.0)
 
 
 @dataclass(frozen=True)
-class PerToken:
+class PerToken(ActivationRule):
     """Asymmetric int8, one scale and zero point per token: XNNPACK's qd8."""
 
+    @override
     def codes(self, x: Tensor) -> Codes:
-        """See `ActivationRule.codes`."""
         low, high = x.aminmax(dim=-1, keepdim=True)
         low, high = low.clamp(max=0.0), high.clamp(min=0.0)
         inverse = torch.where(high > low, _over(255.0, high - low), 1.0)

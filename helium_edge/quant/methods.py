@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Protocol
 
 import torch
+from typing_extensions import override
 
 from helium_edge.errors import RecipeError, did_you_mean
 from helium_edge.quant.affine import (
@@ -64,7 +65,7 @@ class QuantMethod(Protocol):
         ...
 
 
-class RoundToNearest:
+class RoundToNearest(QuantMethod):
     """Rounds each weight to the nearest code of scales that are chosen group by group.
 
     Args:
@@ -76,16 +77,16 @@ class RoundToNearest:
         self._choose = choose
         self.searches = searches
 
+    @override
     def __call__(
         self, weight: torch.Tensor, scheme: Scheme, importance: torch.Tensor | None = None
     ) -> QuantizedWeight:
-        """See `QuantMethod`."""
         return self.measure(weight, scheme, importance)[0]
 
+    @override
     def measure(
         self, weight: torch.Tensor, scheme: Scheme, importance: torch.Tensor | None = None
     ) -> tuple[QuantizedWeight, float]:
-        """See `QuantMethod`."""
         columns = weight.shape[1]
         if importance is not None:
             importance = _check_importance(importance, columns).view(group_count(scheme, columns), -1)

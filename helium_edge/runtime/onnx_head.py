@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from typing_extensions import override
+
 from helium_edge.documents import first_line
 from helium_edge.errors import BundleError
-from helium_edge.runtime.heads import Array, padded, real_rows
+from helium_edge.runtime.heads import Array, HeadRunner, padded, real_rows
 from helium_edge.runtime.onnx_runner import load_session
 from helium_edge.signature import CLASSIFY, INPUT_IDS, HeadSignature
 
 
-class OnnxHead:
+class OnnxHead(HeadRunner):
     """Runs the one graph of a folder.
 
     Args:
@@ -29,8 +31,8 @@ class OnnxHead:
         self.signature = signature
         self._session = load_session(folder, {CLASSIFY: file}, CLASSIFY, threads)
 
+    @override
     def run(self, ids: Sequence[int]) -> Array:
-        """See `HeadRunner.run`."""
         given = padded(self.signature, ids)
         (spec,) = self.signature.outputs()
         try:

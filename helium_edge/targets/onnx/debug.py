@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
+from typing_extensions import override
 
 from helium_edge.config import ModelConfig
 from helium_edge.documents import first_line
@@ -26,6 +27,7 @@ from helium_edge.signature import (
 from helium_edge.targets.debug import (
     Array,
     DebugCall,
+    DebugProgram,
     Values,
     codes_of_rows,
     join_parts,
@@ -127,8 +129,8 @@ class Cutter:
         return self._initializers[name]
 
 
-class OnnxDebug:
-    """See `DebugProgram`.
+class OnnxDebug(DebugProgram):
+    """A graph of ONNX Runtime, cut into stages.
 
     Args:
         folder: The bundle.
@@ -163,18 +165,18 @@ class OnnxDebug:
         self._anatomy = dissect(ir.load(folder / file), config, file)
         self._held: tuple[tuple[object, ...], ort.InferenceSession] | None = None
 
+    @override
     def embedding(self, call: DebugCall) -> Array:
-        """See `DebugProgram.embedding`."""
 
         def build(cutter: Cutter) -> None:
             cutter.piece({}, {"embedding": self._anatomy.embedding})
 
         return self._run(("embedding",), build, call, {})["embedding"]
 
+    @override
     def layer(
         self, index: int, call: DebugCall, values: Values, past: tuple[Array, Array], *, cut: bool
     ) -> dict[str, Array]:
-        """See `DebugProgram.layer`."""
         pieces = layer_pieces(self._anatomy, index, self._cache)
         feeds = dict(values)
         split_parts(feeds, "qkv", [linear.rows for linear in self._anatomy.layers[index].qkv])
@@ -194,8 +196,8 @@ class OnnxDebug:
             found[kind] = rows_of_codes(whole, self._scales, index, kind)
         return found
 
+    @override
     def end(self, call: DebugCall, values: Values, *, cut: bool) -> dict[str, Array]:
-        """See `DebugProgram.end`."""
         anatomy = self._anatomy
         pieces = [
             (dict(zip(("residual", "delta"), anatomy.norm.added, strict=False)), {"norm": anatomy.norm.out}),

@@ -9,6 +9,7 @@ from pathlib import Path
 import onnx_ir as ir
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from helium_edge.config import ModelConfig
 from helium_edge.documents import first_line
@@ -63,8 +64,8 @@ class OnnxArtifact(Artifact):
         self._parts, self._vectors = _parts(self._first, config)
         self._last: tuple[ir.Node, StoredCodes | Tensor] | None = None
 
+    @override
     def matrix(self, name: str) -> StoredCodes | Tensor:
-        """See `Artifact.matrix`."""
         if name == EMBEDDING:
             return _read_table(self._first, self.config)
         linear, rows = self._parts[name]
@@ -75,15 +76,15 @@ class OnnxArtifact(Artifact):
         whole = self._last[1]
         return whole.rows(rows) if isinstance(whole, StoredCodes) else whole[rows]
 
+    @override
     def vector(self, name: str) -> Tensor:
-        """See `Artifact.vector`."""
         if name not in self._vectors:
             raise BundleError(f"the graphs have no {name}")
         value, rows = self._vectors[name]
         return _read(value)[rows]
 
+    @override
     def differences(self) -> list[WeightDifference]:
-        """See `Artifact.differences`."""
         first, *others = self._graphs
         places = _places(self._graphs[first], self.config)
         found = []

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import onnx
 import onnx_ir as ir
+from typing_extensions import override
 
 from helium_edge.bundle import Bundle, GraphEntry, write_genai_config
 from helium_edge.bundle.kv_scales import read_kv_scales
@@ -28,7 +29,7 @@ from helium_edge.runtime.heads import HeadRunner
 from helium_edge.runtime.runner import CachedRunner
 from helium_edge.signature import CacheSpec, GraphSignature, HeadSignature, Phase, cache_spec, head_signature
 from helium_edge.targets.artifact import Artifact
-from helium_edge.targets.base import HEAD_STEM, BuiltGraph
+from helium_edge.targets.base import HEAD_STEM, BuiltGraph, Target
 from helium_edge.targets.debug import DebugProgram
 from helium_edge.targets.onnx.decoder import build_decoder, build_head
 from helium_edge.targets.onnx.options import OnnxOptions
@@ -52,7 +53,7 @@ INT8_CACHE_VERSION = "1.27"
 """The first onnxruntime whose CPU kernel of GroupQueryAttention takes an int8 cache; measured on 1.24 to 1.32."""
 
 
-class OnnxTarget:
+class OnnxTarget(Target):
     """Writes ONNX for ONNX Runtime (contrib dialect) or for any runtime of opset 23 (portable dialect)."""
 
     name = "onnx"
@@ -62,8 +63,8 @@ class OnnxTarget:
     timed_elsewhere = ""
     runs_on_android = True
 
+    @override
     def check(self, config: ModelConfig, recipe: Recipe) -> None:
-        """See `Target.check`."""
         if config.hidden_size % _MIN_BLOCK or config.head_dim % 8:
             raise ConfigError(
                 f"target onnx: hidden_size {config.hidden_size} and head_dim {config.head_dim} are not supported; "
@@ -75,12 +76,12 @@ class OnnxTarget:
                 "an int8 cache"
             )
 
-    def min_runtime(self, config: ModelConfig, recipe: Recipe) -> str | None:  # noqa: ARG002
-        """See `Target.min_runtime`."""
+    @override
+    def min_runtime(self, config: ModelConfig, recipe: Recipe) -> str | None:
         return INT8_CACHE_VERSION if recipe.kv_cache == "int8" else None
 
+    @override
     def cache(self, config: ModelConfig, recipe: Recipe) -> CacheSpec:
-        """See `Target.cache`."""
         update = "in_place" if _options(recipe).dialect == "contrib" else "append"
         return cache_spec(
             config,
@@ -89,8 +90,8 @@ class OnnxTarget:
             dtype=recipe.kv_cache,
         )
 
+    @override
     def plan(self, config: ModelConfig, recipe: Recipe, weights: list[PlannedWeight]) -> list[tuple[str, int]]:
-        """See `Target.plan`."""
         names = [*GRAPH_FILES.values(), *([GENAI_FILE] if _has_genai(recipe) else [])]
         if config.head != "language_model":
             names = [HEAD_FILE]
@@ -103,8 +104,8 @@ class OnnxTarget:
         total = sum(weight.nbytes for weight in weights) + padding + tables
         return [(name, graph) for name in names] + [(WEIGHTS_FILE, total)]
 
+    @override
     def memory(self, config: ModelConfig, recipe: Recipe, weights: list[PlannedWeight]) -> dict[str, int]:
-        """See `Target.memory`."""
         rows = recipe.shapes.prefill_len
         # The widest layer's values live at once: norm input and output, q, k and v, or gate, up and product.
         width = 2 * config.hidden_size + max(
@@ -121,11 +122,13 @@ class OnnxTarget:
             "activations": 4 * (rows * width + head_rows * config.vocab_size),
         }
 
+    @override
     def build_memory(self, config: ModelConfig, recipe: Recipe, weights: list[PlannedWeight]) -> int:
-        """See `Target.build_memory`: weights are written one by one."""
+        """Weights are written one by one."""
         del config, recipe, weights
         return 0
 
+    @override
     def build(
         self,
         store: QuantizedStore,
@@ -134,7 +137,6 @@ class OnnxTarget:
         on_weight: Callable[[str], None],
         scales: KvScales | None = None,
     ) -> list[BuiltGraph]:
-        """See `Target.build`."""
         options = _options(recipe)
         with WeightsFile(folder) as weights:
             model = Packer(store, weights, options, on_weight).pack(recipe.shapes.cache_len, scales)
@@ -155,8 +157,8 @@ class OnnxTarget:
             write_genai_config(store.config, cache.cache_len, folder)
         return built
 
+    @override
     def debug(self, bundle: Bundle, *, static: bool = False) -> list[DebugProgram]:
-        """See `Target.debug`."""
         from helium_edge.targets.onnx.debug import OnnxDebug
 
         manifest = bundle.manifest
@@ -170,8 +172,9 @@ class OnnxTarget:
             return [program("any", ("prefill", "decode"), None)]
         return [program("prefill", ("prefill",), manifest.prefill_len), program("decode", ("decode",), 1)]
 
+    @override
     def arithmetic(self, recipe: Recipe, plan: Sequence[PlannedWeight]) -> Arithmetic:
-        """See `Target.arithmetic`: MatMulNBits at level 4 rounds by block, all else is float32."""
+        """MatMulNBits at level 4 rounds by block, all else is float32."""
         options = _options(recipe)
         rules: dict[str, ActivationRule] = {}
         for weight in plan[1:]:
@@ -191,34 +194,36 @@ class OnnxTarget:
         known = platform.machine().lower() in ("x86_64", "amd64")
         return Arithmetic("int8 per block (MatMulNBits, accuracy_level 4)", rules, exact=known)
 
+    @override
     def check_can_run(self) -> None:
-        """See `Target.check_can_run`: ONNX Runtime is always there."""
+        """ONNX Runtime is always there."""
 
+    @override
     def load_runtime(self) -> None:
-        """See `Target.load_runtime`."""
         import helium_edge.runtime.onnx_runner  # noqa: F401
 
+    @override
     def open_decoder(self, bundle: Bundle, *, threads: int, static: bool) -> CachedRunner:
-        """See `Target.open_decoder`."""
         from helium_edge.runtime.onnx_runner import OnnxRunner
 
         manifest = bundle.manifest
         files, spec = manifest.graph_files(), manifest.decoder_spec()
         return OnnxRunner(bundle.folder, files, spec, threads=threads, static=static)
 
+    @override
     def open_head(self, bundle: Bundle, graph: GraphEntry, *, threads: int) -> HeadRunner:
-        """See `Target.open_head`."""
         from helium_edge.runtime.onnx_head import OnnxHead
 
         return OnnxHead(bundle.folder, graph.file, bundle.manifest.head_signature(), threads=threads)
 
+    @override
     def summarize(self, bundle: Bundle) -> list[MethodSummary]:
-        """See `Target.summarize`: viewers of ONNX show its graphs."""
+        """Viewers of ONNX show its graphs."""
         del bundle
         return []
 
+    @override
     def read_back(self, bundle: Bundle) -> Artifact:
-        """See `Target.read_back`."""
         from helium_edge.targets.onnx.readback import OnnxArtifact
 
         manifest = bundle.manifest
