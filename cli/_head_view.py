@@ -1,4 +1,4 @@
-"""How the comparison of a model that is no language model is shown."""
+"""How the comparison of a classifier or encoder is shown."""
 
 from __future__ import annotations
 

@@ -137,7 +137,7 @@ def parity(
 
 
 def _finish_head(bundle: Path, report: HeadReport, *, as_json: bool) -> None:
-    """Show the comparison of a model that is no language model; it has no levels and no files of its own."""
+    """Show the comparison of a classifier or encoder; it has no levels and no files of its own."""
     from ._head_view import show_head_parity
 
     if not as_json:

@@ -216,7 +216,7 @@ class Recipe(StrictModel):
     """One export, complete: see docs/recipes.md for the annotated form.
 
     `kv_cache: int8` keeps keys and values as int8 codes with one scale per channel, calibrated on text; it has no
-    meaning for a model that is no language model.
+    meaning for a classifier or encoder.
     """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")

@@ -209,7 +209,7 @@ class HeadSignature:
 
 
 def head_signature(config: ModelConfig, tokens: int) -> HeadSignature:
-    """The signature of a model that is no language model, for texts of `tokens` tokens."""
+    """The signature of a classifier or encoder, for texts of `tokens` tokens."""
     return HeadSignature(
         config.head, tokens, config.vocab_size, config.hidden_size, len(config.labels), config.pad_token_id
     )

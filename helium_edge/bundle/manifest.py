@@ -68,10 +68,10 @@ class Manifest(Section):
     tokenizer: TokenizerSection
     quantization: QuantizationSection
     head: HeadSection | None = None
-    """What the model returns when it is no language model; null for language models."""
+    """What the model returns when it is a classifier or encoder; null for language models."""
     graphs: Items[GraphEntry] = Field(min_length=1)
     cache: CacheSection | None
-    """Null when the model is no language model: its graph takes a whole text."""
+    """Null when the model is a classifier or encoder: its graph takes a whole text."""
     logits: LogitsMode
     """`last`: prefill returns the logits of the position `last_index`; `all`: those of every position."""
     prefill_len: Size
@@ -106,7 +106,7 @@ class Manifest(Section):
         return sorted(widths) or [self.prefill_len]
 
     def head_signature(self) -> HeadSignature:
-        """Input and output of the graph of a model that is no language model.
+        """Input and output of the graph of a classifier or encoder.
 
         Raises:
             BundleError: It is one.
@@ -129,7 +129,7 @@ class Manifest(Section):
         """What a runner must know of the decoder graphs.
 
         Raises:
-            BundleError: The model is no language model, or the cache section is not known here.
+            BundleError: The model is a classifier or encoder, or the cache section is not known here.
         """
         if self.cache is None:
             raise BundleError(

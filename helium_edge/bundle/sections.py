@@ -126,7 +126,7 @@ class ModelSection(Section):
 
 
 class HeadSection(Section):
-    """What a model returns that is no language model."""
+    """What a classifier or encoder returns."""
 
     kind: Literal["hidden_states", "sequence_classification", "token_classification"]
     labels: Items[str]

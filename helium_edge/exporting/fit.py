@@ -21,7 +21,7 @@ def split(recipe: Recipe) -> dict[str, Recipe]:
 def fit(config: ModelConfig, recipe: Recipe) -> tuple[Recipe, Target]:
     """Cap a recipe's cache at the model's context, and check that its target can carry the model.
 
-    A model that is no language model has no cache: what counts is the length of a text, `prefill_len`.
+    A classifier or encoder has no cache: what counts is the length of a text, `prefill_len`.
 
     Raises:
         RecipeError: It cannot.

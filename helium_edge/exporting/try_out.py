@@ -74,7 +74,7 @@ def _run_head(
     threads: int,
     progress: Progress,
 ) -> tuple[Manifest, HeadReport | None]:
-    """Run a model that is no language model: one text, or texts against the original if asked for."""
+    """Run a classifier or encoder: one text, or texts against the original if asked for."""
     if original is not None:
         report = check_head(
             bundle, original, weights, recipe, progress, TextSource(tokens=QUICK_TOKENS), threads=threads

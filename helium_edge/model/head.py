@@ -1,4 +1,4 @@
-"""A model that is no language model, in plain torch: one pass over a whole text, the yardstick of its exports.
+"""A classifier or encoder, in plain torch: one pass over a whole text, the yardstick of its exports.
 
 Shapes: T tokens, C hidden_size, L labels.
 

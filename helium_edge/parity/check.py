@@ -65,8 +65,8 @@ def check(  # noqa: PLR0913 - an argument per option of the command
         progress: Receives stages.
 
     Returns:
-        The report, judged by the gates of the bundle's recipe; missing a gate is no exception here. A model that
-        is no language model has a report of its own.
+        The report, judged by the gates of the bundle's recipe; missing a gate is no exception here. A classifier
+        or encoder has a report of its own.
 
     Raises:
         InputError: Bundle or checkpoint are unusable, or do not belong together.
@@ -119,7 +119,7 @@ def check_head(
     *,
     threads: int = 0,
 ) -> HeadReport:
-    """Compare a bundle whose model is no language model with our torch classifier, and with its original.
+    """Compare the bundle of a classifier or encoder with our torch classifier, and with its original.
 
     Args:
         bundle: The bundle; it may be one that is still being written.

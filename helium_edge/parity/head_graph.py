@@ -1,4 +1,4 @@
-"""Level L1 of models that are no language models: the exported graph against our torch classifier.
+"""Level L1 of classifiers and encoders: the exported graph against our torch classifier.
 
 Both carry the same dequantized weights and round activations alike, so that a difference is a bug of the graph, or
 an activation that float32 noise rounds to the other side (`emulation.py`). No cache tells in which token

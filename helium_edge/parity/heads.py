@@ -1,4 +1,4 @@
-"""Parity of models that are no language models: what the graph gives against our torch (L1) and the original (L3).
+"""Parity of classifiers and encoders: what the graph gives against our torch (L1) and the original (L3).
 
 At L3 each text is run through the exported graph as an app does, padded on the right, and through the original as
 it is: the padding must change nothing. L1 is `head_graph.py`.

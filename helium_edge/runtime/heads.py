@@ -1,4 +1,4 @@
-"""`HeadRunner`: one way to run a model that is no language model, whatever runs it; and scores out of logits."""
+"""`HeadRunner`: one way to run a classifier or encoder, whatever runs it; and scores out of logits."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from helium_edge.targets.debug import DebugProgram
 from helium_edge.targets.summary import MethodSummary
 
 HEAD_STEM = "classifier"
-"""Name of the one file with a graph of a bundle whose model is no language model, without its suffix."""
+"""Name of the one file with a graph of the bundle of a classifier or encoder, without its suffix."""
 
 
 @dataclass(frozen=True)

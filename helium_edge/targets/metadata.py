@@ -16,7 +16,7 @@ CONTRACT_VERSION = 1
 
 
 def head_metadata(config: ModelConfig, tokens: int) -> dict[str, bool | int | list[int]]:
-    """Constants by method name of a model that is no language model, for texts of `tokens` tokens."""
+    """Constants by method name of a classifier or encoder, for texts of `tokens` tokens."""
     constants: dict[str, bool | int | list[int]] = {
         "get_vocab_size": config.vocab_size,
         "get_max_seq_len": tokens,

@@ -67,7 +67,7 @@ def build_decoder(
 def build_head(
     config: ModelConfig, model: PackedModel, signature: HeadSignature, options: OnnxOptions, name: str
 ) -> ir.Model:
-    """Build the graph of a model that is no language model; arguments as in `build_decoder`."""
+    """Build the graph of a classifier or encoder; arguments as in `build_decoder`."""
     b = GraphBuilder(signature)
     dialect = DIALECTS[options.dialect](b, config, model, options)
     x = _layers(b, dialect, config, model)

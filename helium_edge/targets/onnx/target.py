@@ -1,8 +1,8 @@
 """`OnnxTarget`: checks, plans and writes the ONNX files of a bundle.
 
 Files (design: graphs over one `weights.bin`): `prefill.onnx` and `decode.onnx` with static shapes, `decoder.onnx`
-with a symbolic token count for runtimes that then pack weights once, `genai.onnx` for onnxruntime-genai. A model
-that is no language model becomes `classifier.onnx` alone.
+with a symbolic token count for runtimes that then pack weights once, `genai.onnx` for onnxruntime-genai. A
+classifier or encoder becomes `classifier.onnx` alone.
 """
 
 from __future__ import annotations
