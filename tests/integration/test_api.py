@@ -180,6 +180,7 @@ def test_an_encoder(tmp_path: Path) -> None:
         model.hidden_states([1] * 13)
 
 
+@pytest.mark.full
 def test_the_documentation_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
