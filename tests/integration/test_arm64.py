@@ -35,6 +35,8 @@ if not all(library_folder(package).is_dir() for package in ("executorch", "onnxr
         allow_module_level=True,
     )
 
+pytestmark = pytest.mark.full  # what compiles and emulates for another processor
+
 MODEL = {"num_key_value_heads": 2, "attention_bias": True, "max_position_embeddings": 64}
 
 
