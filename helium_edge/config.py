@@ -11,14 +11,15 @@ Source: transformers `configuration_helium.py` 4.49 to 5.23 (defaults are identi
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from helium_edge.documents import DocumentError, parse_json, read_document
-from helium_edge.errors import ConfigError, did_you_mean
+from helium_edge.errors import ConfigError, did_you_mean, too_many_files
 
 MAX_CONFIG_BYTES = 1 << 20
 """A config.json is a few hundred bytes; anything above this is not one."""
@@ -57,6 +58,15 @@ ACTIVATIONS = {
 }
 
 _WORKS = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in ARCHITECTURES.items())
+
+# Classes around a model, which say nothing of what it is: of peft, of TRL, and the Auto classes of transformers.
+_WRAPPER = re.compile(r"(Peft|Auto)Model\w*")
+
+# Kinds of RoPE scaling whose factor 1 leaves every frequency as it is, bit for bit.
+_EXACT_AT_ONE = ("linear", "dynamic")
+
+NO_TOKEN = -1
+"""How some configs spell that there is no such token."""
 
 # Literal defaults of HeliumConfig; num_key_value_heads and head_dim are *not* derived from other fields.
 _HELIUM_DEFAULTS: Mapping[str, Any] = {
@@ -136,6 +146,10 @@ class ModelConfig:
     """What a classifier was trained for, as config.json says: it decides how logits become scores."""
     score_bias: bool = False
     """Whether the classifier has a bias: only that of tokens."""
+    names_class: bool = field(default=True, compare=False)
+    """Whether config.json names the class; otherwise `architecture` is the language model of `model_type`."""
+    warnings: tuple[str, ...] = field(default=(), compare=False)
+    """What was taken otherwise than it is written, a line each."""
 
     @property
     def head(self) -> Head:
@@ -169,8 +183,12 @@ class ModelConfig:
         return self.num_hidden_layers * (attention + mlp + 2 * h) + h + embeddings + score
 
     @classmethod
-    def from_file(cls, path: Path) -> ModelConfig:
+    def from_file(cls, path: Path, *, architecture: str | None = None) -> ModelConfig:
         """Read a `config.json`.
+
+        Args:
+            path: The file.
+            architecture: The class where the file names none; None is the language model of its `model_type`.
 
         Raises:
             ConfigError: The file is missing, too large, not JSON, or describes an unsupported model.
@@ -182,23 +200,26 @@ class ModelConfig:
                 f"{path}: no such file", hint="a checkpoint folder holds config.json and *.safetensors"
             ) from error
         except OSError as error:
-            raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+            raise too_many_files(error) or ConfigError(f"{path}: cannot be read: {error.strerror}") from error
         except DocumentError as error:
-            raise ConfigError(f"{path}: {error}") from error
+            raise ConfigError(f"{path}: {error}", hint=error.hint) from error
         if not isinstance(data, dict):
             raise ConfigError(f"{path}: the top level must be an object, found {type(data).__name__}")
-        return cls.from_dict(data, where=str(path))
+        return cls.from_dict(data, where=str(path), architecture=architecture)
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any], *, where: str = "config.json") -> ModelConfig:
-        """Check and convert a parsed `config.json`; `where` names the file in messages.
+    def from_dict(
+        cls, data: Mapping[str, Any], *, where: str = "config.json", architecture: str | None = None
+    ) -> ModelConfig:
+        """Check and convert a parsed `config.json`; `where` names the file in messages, see also `from_file`.
 
         Raises:
             ConfigError: A field is of the wrong type, out of range, inconsistent or not implemented.
         """
         read = _Reader(data, where)
         model_type = read.model_type()
-        architecture = read.architecture(model_type)
+        named = read.architecture(model_type)
+        architecture = named or architecture or ARCHITECTURES[model_type][0]
         read.refuse_unsupported()
         is_classifier = architecture.endswith("Classification")
         config = cls(
@@ -224,6 +245,8 @@ class ModelConfig:
             labels=read.labels() if is_classifier else (),
             problem_type=read.problem_type() if is_classifier else None,
             score_bias=architecture.endswith("TokenClassification") and read.score_bias(),
+            names_class=named is not None,
+            warnings=tuple(read.warnings),
         )
         _check_consistency(config, where)
         return config
@@ -252,6 +275,7 @@ class _Reader:
         self._data = data
         self._where = where
         self._defaults = _HELIUM_DEFAULTS
+        self.warnings: list[str] = []
 
     def _fail(self, field: str, found: Any, allowed: str, hint: str = "") -> ConfigError:
         shown = repr(found)
@@ -268,14 +292,19 @@ class _Reader:
         self._defaults = _DEFAULTS[found]
         return found
 
-    def architecture(self, model_type: str) -> str:
+    def architecture(self, model_type: str) -> str | None:
+        """The class that the file names; None where it names none, or only a wrapper around one."""
         allowed = ARCHITECTURES[model_type]
         found = self._data.get("architectures")
-        if found is None:
-            return allowed[0]
-        if not isinstance(found, list) or len(found) != 1 or found[0] not in allowed:
-            raise self._fail("architectures", found, ", ".join(allowed), _WORKS)
-        return str(found[0])
+        if found is None or found == []:
+            return None
+        if not isinstance(found, list) or len(found) != 1 or not isinstance(found[0], str):
+            raise self._fail("architectures", found, ", ".join(allowed))
+        if _WRAPPER.fullmatch(found[0]):
+            return None
+        if found[0] not in allowed:
+            raise self._fail("architectures", found, ", ".join(allowed))
+        return found[0]
 
     def refuse_unsupported(self) -> None:
         """Refuse what would change the maths or run foreign code."""
@@ -287,8 +316,8 @@ class _Reader:
                 "bring the unquantized checkpoint; quantization is this tool's job",
             )  # fmt: skip
         scaling = self._data.get("rope_scaling")
-        if scaling not in (None, {}) and _rope_type(scaling) != "default":
-            raise self._fail("rope_scaling", scaling, "null or rope_type 'default'")
+        if scaling not in (None, {}) and not _scales_nothing(scaling):
+            raise self._fail("rope_scaling", scaling, "null, rope_type 'default', or a linear factor of 1")
 
     def size(self, field: str) -> int:
         found = self._get(field)
@@ -336,8 +365,9 @@ class _Reader:
         old = self._data.get("rope_theta")
         if parameters is None:
             return self._positive("rope_theta", self._get("rope_theta"))
-        if not isinstance(parameters, dict) or _rope_type(parameters) != "default":
-            raise self._fail("rope_parameters", parameters, "an object with rope_type 'default'")
+        if not isinstance(parameters, dict) or not _scales_nothing(parameters):
+            allowed = "an object with rope_type 'default', or with a linear factor of 1"
+            raise self._fail("rope_parameters", parameters, allowed)
         theta = self._positive(
             "rope_parameters.rope_theta", parameters.get("rope_theta", old or self._defaults["rope_theta"])
         )
@@ -377,12 +407,20 @@ class _Reader:
 
     def token(self, field: str) -> int | None:
         found = self._get(field)
+        if found == NO_TOKEN and type(found) is int:
+            self.warnings.append(f"config.json: {field} = {NO_TOKEN} is no token; taken as none")
+            return None
         return None if found is None else self._token_id(field, found)
 
     def _token_id(self, field: str, found: Any) -> int:
         vocab = self.size("vocab_size")
         if isinstance(found, bool) or not isinstance(found, int) or not 0 <= found < vocab:
-            raise self._fail(field, found, f"a token id from 0 to {vocab - 1}")
+            beyond = type(found) is int and found >= vocab
+            hint = (
+                f"the embedding has {vocab} rows and none for it, as when a token was added and the embedding not "
+                f"resized: set {field} to null, or call resize_token_embeddings in transformers"
+            )
+            raise self._fail(field, found, f"a token id from 0 to {vocab - 1}", hint if beyond else "")
         return found
 
     def eos(self) -> tuple[int, ...]:
@@ -390,10 +428,22 @@ class _Reader:
         if found is None:
             return ()
         values = found if isinstance(found, list) else [found]
-        return tuple(self._token_id("eos_token_id", value) for value in values)
+        if any(value == NO_TOKEN and type(value) is int for value in values):
+            self.warnings.append(f"config.json: eos_token_id = {NO_TOKEN} is no token; taken as none")
+            values = [value for value in values if value != NO_TOKEN]
+        return tuple(dict.fromkeys(self._token_id("eos_token_id", value) for value in values))
 
 
 def _rope_type(parameters: Any) -> Any:
     if not isinstance(parameters, Mapping):
         return None
     return parameters.get("rope_type", parameters.get("type", "default"))
+
+
+def _scales_nothing(parameters: Any) -> bool:
+    """Whether RoPE parameters leave every frequency as it is."""
+    kind = _rope_type(parameters)
+    if kind == "default":
+        return True
+    factor = parameters.get("factor") if isinstance(parameters, Mapping) else None
+    return kind in _EXACT_AT_ONE and type(factor) in (int, float) and factor == 1

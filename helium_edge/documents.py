@@ -18,7 +18,16 @@ MAX_LINE = 300
 
 
 class DocumentError(ValueError):
-    """A file is no document of its kind; the message is one line, without the name of the file."""
+    """A file is no document of its kind.
+
+    Args:
+        message: One line, without the name of the file.
+        hint: What to do about it, where the cause says so; empty otherwise.
+    """
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
 
 
 def read_document(path: Path, limit: int, *, follow_links: bool = True) -> bytes:
@@ -48,6 +57,9 @@ def read_document(path: Path, limit: int, *, follow_links: bool = True) -> bytes
     return data
 
 
+_MARKS = {b"\xef\xbb\xbf": "UTF-8", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
+"""How a byte order mark is spelled, and the encoding that it belongs to."""
+
 MAX_ITEMS = 200_000
 """Values of a JSON text; each takes about a hundred bytes in memory, however few it takes in the file."""
 
@@ -63,6 +75,12 @@ def parse_json(data: bytes, *, constants: bool = True, max_items: int = MAX_ITEM
     Raises:
         DocumentError: Not such a text, nested too deeply, or of too many values.
     """
+    mark = next((name for start, name in _MARKS.items() if data.startswith(start)), None)
+    if mark is not None:
+        raise DocumentError(
+            f"not readable as JSON: begins with a byte order mark ({mark})",
+            hint="an editor saved it with a byte order mark: save it as UTF-8 without one",
+        )
     items = sum(data.count(mark) for mark in b",[{")
     if items > max_items:
         raise DocumentError(f"{items} values are too many, the limit is {max_items}")

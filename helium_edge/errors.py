@@ -11,7 +11,7 @@
     |-- ParityError                     exit 4   an exported graph misses its gates
     |-- MissingDependencyError          exit 5   an optional package is not installed
     |   `-- MissingToolError            exit 5   a program or library outside Python is not there
-    `-- ResourceError                   exit 6   out of disk space or memory
+    `-- ResourceError                   exit 6   out of disk space, memory or open files
 
 A message is one line: what, where (file and tensor), what is allowed. The remedy is the `hint`.
 """
@@ -19,6 +19,8 @@ A message is one line: what, where (file and tensor), what is allowed. The remed
 from __future__ import annotations
 
 import difflib
+import errno
+import os
 from collections.abc import Iterable
 
 EXIT_OK = 0
@@ -118,9 +120,24 @@ class MissingToolError(MissingDependencyError):
 
 
 class ResourceError(HeliumEdgeError):
-    """The disk or the memory is full."""
+    """The disk or the memory is full, or no further file may be opened."""
 
     exit_code = 6
+
+
+def too_many_files(error: BaseException) -> ResourceError | None:
+    """The error to raise in place of one that says the process may open no further file; None for other errors.
+
+    Libraries hide the number of the error in their message, so that is looked at as well.
+    """
+    number = getattr(error, "errno", None)
+    codes = (errno.EMFILE, errno.ENFILE)
+    if number not in codes and not any(os.strerror(code) in str(error) for code in codes):
+        return None
+    return ResourceError(
+        "too many files are open: the system lets this process open no further one",
+        hint="raise the limit, as `ulimit -n 4096` does in a shell, and run it again",
+    )
 
 
 def did_you_mean(word: str, allowed: Iterable[str]) -> str:

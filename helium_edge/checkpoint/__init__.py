@@ -5,7 +5,7 @@ pickle, and no code of a checkpoint is ever run.
 """
 
 from helium_edge.checkpoint.header import TensorInfo
-from helium_edge.checkpoint.reader import Checkpoint, open_checkpoint
+from helium_edge.checkpoint.reader import Checkpoint, ReadOptions, open_checkpoint
 from helium_edge.checkpoint.source import TOKENIZER_FILES
 
-__all__ = ["TOKENIZER_FILES", "Checkpoint", "TensorInfo", "open_checkpoint"]
+__all__ = ["TOKENIZER_FILES", "Checkpoint", "ReadOptions", "TensorInfo", "open_checkpoint"]

@@ -16,7 +16,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from helium_edge.documents import DocumentError, first_line, parse_json, shorten
-from helium_edge.errors import CheckpointError
+from helium_edge.errors import CheckpointError, too_many_files
 
 MAX_HEADER_BYTES = 2 << 20
 """A header has about 120 bytes a tensor; this is room for seventeen thousand of them. Parsed, malicious JSON takes
@@ -61,7 +61,7 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
             text = _header_text(file.read(_LENGTH_BYTES), size, path.name)
             entries = _parse(file.read(text), path.name)
     except OSError as error:
-        raise CheckpointError(f"{path.name}: cannot be read: {error.strerror}") from error
+        raise too_many_files(error) or CheckpointError(f"{path.name}: cannot be read: {error.strerror}") from error
     data_size = size - _LENGTH_BYTES - text
     tensors = {name: _entry(name, entry, path.name, data_size) for name, entry in entries.items()}
     try:
@@ -69,7 +69,9 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
             pass
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         reason = first_line(error)
-        raise CheckpointError(f"{path.name}: malformed safetensors file: {reason}", hint=DAMAGED) from error
+        raise too_many_files(error) or CheckpointError(
+            f"{path.name}: malformed safetensors file: {reason}", hint=DAMAGED
+        ) from error
     return tensors
 
 
@@ -96,7 +98,7 @@ def _parse(text: bytes, file: str) -> dict[str, Any]:
     try:
         entries = parse_json(text)
     except DocumentError as error:
-        raise CheckpointError(f"{file}: its header is {error}", hint=DAMAGED) from error
+        raise CheckpointError(f"{file}: its header is {error}", hint=error.hint or DAMAGED) from error
     if not isinstance(entries, dict):
         raise CheckpointError(f"{file}: its header is no JSON object", hint=DAMAGED)
     entries.pop("__metadata__", None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import threading
@@ -14,13 +15,25 @@ from types import MappingProxyType
 import torch
 from safetensors import SafetensorError, safe_open
 
+from helium_edge.checkpoint.adapter import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    Adapter,
+    is_adapter,
+    read_adapter,
+    refuse_adapter_alone,
+    refuse_adapter_beside,
+)
 from helium_edge.checkpoint.files import find_file
+from helium_edge.checkpoint.foreign import refuse_foreign
+from helium_edge.checkpoint.generation_file import GENERATION_CONFIG, NO_FILE, GenerationFile, read_generation_file
 from helium_edge.checkpoint.header import DAMAGED, TensorInfo, read_header
+from helium_edge.checkpoint.names import NamedTensors, canonical, guess_architecture, unwrap
 from helium_edge.checkpoint.source import TOKENIZER_FILES, Source, resolve_source
-from helium_edge.checkpoint.weight_map import EMBEDDING, HEAD, check_tensors, first_few, is_harmless, with_prefix
+from helium_edge.checkpoint.weight_map import EMBEDDING, HEAD, PREFIX, check_tensors, first_few
 from helium_edge.config import ModelConfig
 from helium_edge.documents import DocumentError, first_line, parse_json, read_document, shorten
-from helium_edge.errors import CheckpointError
+from helium_edge.errors import CheckpointError, UsageError, too_many_files
 
 CONFIG_FILE = "config.json"
 SINGLE_FILE = "model.safetensors"
@@ -33,6 +46,22 @@ _PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _HASH_CHUNK = 1 << 20
 
 
+@dataclass(frozen=True)
+class ReadOptions:
+    """How a checkpoint is to be read.
+
+    Attributes:
+        merge_adapter: Merge the LoRA adapter that lies beside the weights; without it such a folder is refused.
+        generation_config: A file to read in place of the checkpoint's `generation_config.json`.
+    """
+
+    merge_adapter: bool = False
+    generation_config: Path | None = None
+
+
+DEFAULT_OPTIONS = ReadOptions()
+
+
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
     """A checkpoint whose headers have been read and checked; no tensor data is held.
@@ -41,9 +70,13 @@ class Checkpoint:
         folder: Where the files are.
         source: What to print and record: `helium-tiny`, the Hub id, or the name of the folder.
         revision: Commit on the Hub, None for local folders.
-        config: The model.
+        config: The model; its token ids are those of all files together, see docs/checkpoints.md.
         tensors: All tensors in the order of the forward pass; a tied head is among them when it is stored.
         weight_files: Names of the files that hold or list the weights.
+        generation: What generation_config.json says.
+        adapter: What is merged into the weights as they are read; None where there is none.
+        warnings: What was ignored, replaced or guessed, a line each.
+        stored: The tensors as the base stores them, where an adapter changes them; None where it is `tensors`.
     """
 
     folder: Path
@@ -52,9 +85,22 @@ class Checkpoint:
     config: ModelConfig
     tensors: Mapping[str, TensorInfo]
     weight_files: tuple[str, ...]
+    generation: GenerationFile = NO_FILE
+    adapter: Adapter | None = None
+    warnings: tuple[str, ...] = ()
+    stored: Mapping[str, TensorInfo] | None = None
+
+    @property
+    def _stored(self) -> Mapping[str, TensorInfo]:
+        return self.tensors if self.stored is None else self.stored
+
+    @property
+    def is_renamed(self) -> bool:
+        """Whether names of tensors in the files are others than the classes of transformers find by themselves."""
+        return any(info.name not in (name, name.removeprefix(PREFIX)) for name, info in self.tensors.items())
 
     def read(self, name: str) -> torch.Tensor:
-        """Read one tensor in its stored dtype.
+        """Read one tensor in its stored dtype, or in float32 where an adapter is merged into it.
 
         The tensor is a private view of the mapped file: its pages come from disk when they are touched and are
         given back when it is dropped, so keep none longer than needed. Safe to call from several threads.
@@ -62,7 +108,19 @@ class Checkpoint:
         Raises:
             CheckpointError: There is no such tensor, or the file changed since the checkpoint was opened.
         """
-        info = self.tensors.get(name)
+        tensor = self.read_base(name)
+        if self.adapter is None:
+            return tensor
+        try:
+            return self.adapter.merge(name, tensor)
+        except (SafetensorError, OSError, RuntimeError) as error:
+            raise too_many_files(error) or CheckpointError(
+                f"{ADAPTER_WEIGHTS}: the part for {name} cannot be merged: {first_line(error)}", hint=DAMAGED
+            ) from error
+
+    def read_base(self, name: str) -> torch.Tensor:
+        """Read one tensor as `read` does, without the adapter."""
+        info = self._stored.get(name)
         if info is None:
             raise CheckpointError(f"{self.source}: no tensor {shorten(name)}")
         # Opened anew for each tensor: one mapping for all of them would keep every page touched resident.
@@ -70,7 +128,7 @@ class Checkpoint:
             with safe_open(self.folder / info.file, framework="pt") as file:
                 tensor: torch.Tensor = file.get_tensor(info.name)
         except (SafetensorError, OSError, RuntimeError) as error:
-            raise CheckpointError(
+            raise too_many_files(error) or CheckpointError(
                 f"{info.file}: tensor {name} cannot be read: {first_line(error)}", hint=DAMAGED
             ) from error
         if tuple(tensor.shape) != info.shape or tensor.nbytes != info.nbytes:
@@ -117,7 +175,7 @@ class Checkpoint:
 
         def run() -> None:
             try:
-                names = sorted({CONFIG_FILE, *self.weight_files, *TOKENIZER_FILES})
+                names = sorted({CONFIG_FILE, GENERATION_CONFIG, *self.weight_files, *TOKENIZER_FILES})
                 paths = {name: self.find_file(name) for name in names}
                 future.set_result({name: _sha256(path) for name, path in paths.items() if path is not None})
             except BaseException as error:  # for whoever asks for the result
@@ -128,25 +186,95 @@ class Checkpoint:
         return future
 
 
-def open_checkpoint(source: str, *, revision: str | None = None) -> Checkpoint:
+def open_checkpoint(
+    source: str, *, revision: str | None = None, options: ReadOptions = DEFAULT_OPTIONS
+) -> Checkpoint:
     """Resolve a checkpoint, read its config and all headers, and check them against each other.
 
     Args:
         source: A folder, a Hub id (`org/name` or `org/name@revision`), or `helium-tiny`.
         revision: Branch, tag or commit of a Hub id.
+        options: How to read it.
 
     Raises:
         CheckpointError: Nothing is there, or it is incomplete, malformed or of an unsupported kind.
-        UsageError: `revision` is given for a local folder.
+        UsageError: `revision` is given for a local folder, or an adapter is to be merged and there is none.
         ResourceError: The disk is full while downloading.
     """
-    return _open(resolve_source(source, revision=revision))
+    return _open(resolve_source(source, revision=revision), options)
 
 
-def _open(source: Source) -> Checkpoint:
+def _open(source: Source, options: ReadOptions) -> Checkpoint:
     folder = source.folder
+    _check_adapter(folder, options)
     find_file(folder, CONFIG_FILE)  # refuses what is no regular file before anything reads it
     config = ModelConfig.from_file(folder / CONFIG_FILE)
+    found, files = _find_tensors(folder)
+    refuse_foreign(found.values())
+    unwrapped = unwrap(found)
+    config, guessed = _with_class(config, folder, unwrapped)
+    named = canonical(config, unwrapped.tensors)
+    tensors = check_tensors(config, named.tensors, where=files[0])
+    generation = read_generation_file(_generation_path(folder, options), config, folder / CONFIG_FILE)
+    checkpoint = Checkpoint(
+        folder,
+        source.label,
+        source.revision,
+        generation.apply(config),
+        MappingProxyType(tensors),
+        files,
+        generation,
+        warnings=(*config.warnings, *guessed, *unwrapped.warnings, *named.warnings, *generation.warnings),
+    )
+    _check_tied_head(checkpoint)
+    if not options.merge_adapter:
+        return checkpoint
+    adapter = read_adapter(folder, config, tensors)
+    return dataclasses.replace(
+        checkpoint,
+        adapter=adapter,
+        tensors=MappingProxyType(adapter.infos(tensors)),
+        stored=MappingProxyType(tensors),
+        weight_files=(*files, ADAPTER_CONFIG, ADAPTER_WEIGHTS),
+    )
+
+
+def _check_adapter(folder: Path, options: ReadOptions) -> None:
+    """Refuse an adapter that is not merged, and a merge without an adapter."""
+    alone = find_file(folder, SINGLE_FILE) is None and find_file(folder, INDEX_FILE) is None
+    if not is_adapter(folder, alone=alone):
+        if options.merge_adapter:
+            raise UsageError(f"{folder}: holds no adapter to merge", hint="leave out --merge-adapter")
+        return
+    if alone:
+        raise refuse_adapter_alone(folder)
+    if not options.merge_adapter:
+        raise refuse_adapter_beside(folder)
+
+
+def _with_class(config: ModelConfig, folder: Path, found: NamedTensors) -> tuple[ModelConfig, tuple[str, ...]]:
+    """The config with the class that the tensors are of, where the file names none; and what to say about it."""
+    if config.names_class:
+        return config, ()
+    guess = guess_architecture(config, found.tensors)
+    if guess != config.architecture:
+        config = ModelConfig.from_file(folder / CONFIG_FILE, architecture=guess)
+    return config, (f"{CONFIG_FILE}: architectures names no class; by model_type and tensors it is {guess}",)
+
+
+def _generation_path(folder: Path, options: ReadOptions) -> Path | None:
+    """The file with the settings of generation; None where there is none."""
+    if options.generation_config is None:
+        return find_file(folder, GENERATION_CONFIG)
+    if not options.generation_config.is_file():
+        raise UsageError(
+            f"{options.generation_config}: no such file", hint="--generation-config takes a JSON file"
+        )
+    return options.generation_config
+
+
+def _find_tensors(folder: Path) -> tuple[dict[str, TensorInfo], tuple[str, ...]]:
+    """All tensors by their names in the files, and the names of the files, the one that lists them first."""
     single, index = find_file(folder, SINGLE_FILE), find_file(folder, INDEX_FILE)
     if single is not None and index is not None:
         raise CheckpointError(
@@ -154,17 +282,10 @@ def _open(source: Source) -> Checkpoint:
         )
     if index is not None:
         listing = _read_index(index)
-        found = _sharded_tensors(folder, listing)
-        files = (INDEX_FILE, *sorted(set(listing.values())))
-    elif single is not None:
-        found = {name: info for name, info in read_header(single).items() if not is_harmless(name)}
-        files = (SINGLE_FILE,)
-    else:
-        raise _no_weights(folder)
-    tensors = check_tensors(config, with_prefix(config, found), where=files[0])
-    checkpoint = Checkpoint(folder, source.label, source.revision, config, MappingProxyType(tensors), files)
-    _check_tied_head(checkpoint)
-    return checkpoint
+        return _sharded_tensors(folder, listing), (INDEX_FILE, *sorted(set(listing.values())))
+    if single is not None:
+        return read_header(single), (SINGLE_FILE,)
+    raise _no_weights(folder)
 
 
 def _read_index(path: Path) -> dict[str, str]:
@@ -172,9 +293,9 @@ def _read_index(path: Path) -> dict[str, str]:
     try:
         data = parse_json(read_document(path, MAX_INDEX_BYTES))
     except OSError as error:
-        raise CheckpointError(f"{path.name}: cannot be read: {error.strerror}") from error
+        raise too_many_files(error) or CheckpointError(f"{path.name}: cannot be read: {error.strerror}") from error
     except DocumentError as error:
-        raise CheckpointError(f"{path.name}: {error}", hint=DAMAGED) from error
+        raise CheckpointError(f"{path.name}: {error}", hint=error.hint or DAMAGED) from error
     listing = data.get("weight_map") if isinstance(data, dict) else None
     if not isinstance(listing, dict) or not listing:
         raise CheckpointError(f"{path.name}: has no weight_map", hint=DAMAGED)
@@ -229,7 +350,7 @@ def _sharded_tensors(folder: Path, listing: Mapping[str, str]) -> dict[str, Tens
             f"{listing[lost[0]]}: does not hold what {INDEX_FILE} lists: {first_few([shorten(n) for n in lost])}",
             hint=DAMAGED,
         )
-    return {name: info for name, info in found.items() if not is_harmless(name)}
+    return found
 
 
 def _check_tied_head(checkpoint: Checkpoint) -> None:

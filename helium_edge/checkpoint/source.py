@@ -33,6 +33,8 @@ DOWNLOADED = (
     "README.md",  # licence and languages, for the model card
     "model*.safetensors",
     "model.safetensors.index.json",
+    "adapter_config.json",  # that there is an adapter must be known, or the base would be taken for the fine-tune
+    "adapter_model.safetensors",
     *TOKENIZER_FILES,
 )
 

@@ -22,8 +22,6 @@ HEAD = "lm_head.weight"
 SCORE = "score.weight"
 PREFIX = "model."
 
-# Buffers that older transformers saved beside the weights; they follow from the config.
-_HARMLESS = re.compile(r"(?:.*\.)?rotary_emb\.(?:original_)?inv_freq")
 _LAYER = re.compile(r"model\.layers\.(\d{1,9})\.(.+)")
 _SHOWN = 3
 
@@ -36,16 +34,10 @@ class ExpectedTensor:
     keys: tuple[str, ...]
 
 
-def with_prefix(config: ModelConfig, found: Mapping[str, TensorInfo]) -> Mapping[str, TensorInfo]:
-    """Tensors by the names that the other classes have: files of the bare model leave the first part out."""
-    if config.head != "hidden_states" or any(name.startswith(PREFIX) for name in found):
-        return found
-    return {PREFIX + name: tensor for name, tensor in found.items()}
-
-
-def is_harmless(name: str) -> bool:
-    """Whether a tensor that no model needs may be ignored: a saved RoPE buffer."""
-    return _HARMLESS.fullmatch(name) is not None
+def expected_modules(config: ModelConfig) -> frozenset[str]:
+    """Modules outside the decoder that have weights: `lm_head` or `score`, also where it is tied."""
+    names = {"language_model": HEAD, "hidden_states": ""}.get(config.head, SCORE)
+    return frozenset({names.rpartition(".")[0]} - {""})
 
 
 def expected_tensors(config: ModelConfig) -> dict[str, ExpectedTensor]:
@@ -74,7 +66,7 @@ def check_tensors(config: ModelConfig, found: Mapping[str, TensorInfo], *, where
 
     Args:
         config: The model.
-        found: All tensors of all files, without the harmless ones.
+        found: All tensors of all files, under the names of transformers and without the ignored ones.
         where: The file that lists them, named when one is missing.
 
     Returns:
@@ -94,7 +86,7 @@ def check_tensors(config: ModelConfig, found: Mapping[str, TensorInfo], *, where
         allowed[HEAD] = expected[EMBEDDING]
     missing = [name for name in expected if name not in found]
     if missing:
-        raise _missing(config, missing, found, where)
+        raise _missing(config, missing, found, where, frozenset(allowed))
     extra = [tensor for name, tensor in found.items() if name not in allowed]
     if extra:
         raise _extra(config, extra)
@@ -141,7 +133,11 @@ def _layer_tensors(config: ModelConfig) -> dict[str, ExpectedTensor]:
 
 
 def _missing(
-    config: ModelConfig, missing: Sequence[str], found: Mapping[str, TensorInfo], where: str
+    config: ModelConfig,
+    missing: Sequence[str],
+    found: Mapping[str, TensorInfo],
+    where: str,
+    expected: frozenset[str],
 ) -> CheckpointError:
     count = "1 tensor is" if len(missing) == 1 else f"{len(missing)} tensors are"
     message = f"{where}: {count} missing: {first_few(missing)}"
@@ -151,21 +147,50 @@ def _missing(
     if missing[0].startswith("score."):
         hint = f"{config.architecture} needs the weights of a trained classifier"
         return CheckpointError(message, hint=hint)
-    if EMBEDDING in missing and found:
-        unknown = first_few([shorten(name) for name in list(found)])
-        return CheckpointError(f"{message}; found {unknown}", hint=f"the names are those of {config.architecture}")
-    return CheckpointError(message, hint=_config_reason(config, missing))
+    strange = [tensor.name for name, tensor in found.items() if name not in expected]
+    if EMBEDDING in missing and strange:
+        unknown = first_few([shorten(name) for name in strange])
+        return CheckpointError(f"{message}; found {unknown}", hint=_naming(config, strange))
+    hint = _config_reason(config, missing) or _layers_reason(config, missing, found)
+    return CheckpointError(message, hint=hint or "the checkpoint is incomplete: copy or save it again")
+
+
+def _naming(config: ModelConfig, names: Sequence[str]) -> str:
+    """What is strange about the names of all tensors."""
+    ends = (EMBEDDING.removeprefix(PREFIX), "norm.weight")
+    prefixes = {
+        name.removesuffix(end).removesuffix(PREFIX) for end in ends for name in names if name.endswith(end)
+    }
+    prefix = min(prefixes, key=len, default="")
+    if prefix and all(name.startswith(prefix) for name in names):
+        return f"every name begins with {shorten(prefix)!r}: take it away, or save the model inside the wrapper"
+    return f"these are not the names of {config.architecture} in transformers: convert the checkpoint first"
+
+
+def _layers_reason(config: ModelConfig, missing: Sequence[str], found: Mapping[str, TensorInfo]) -> str:
+    """Say that whole layers are missing, which config.json counts."""
+    present = {match[1] for match in map(_LAYER.fullmatch, found) if match}
+    lost = {match[1] for match in map(_LAYER.fullmatch, missing) if match}
+    return f"config.json says num_hidden_layers = {config.num_hidden_layers}" if lost - present else ""
 
 
 def _extra(config: ModelConfig, extra: Sequence[TensorInfo]) -> CheckpointError:
     names = first_few([shorten(tensor.name) for tensor in extra])
     count = "tensor" if len(extra) == 1 else f"{len(extra)} tensors"
-    hint = _config_reason(config, [tensor.name for tensor in extra])
+    hint = _config_reason(config, [tensor.name for tensor in extra]) or _no_place(config, extra[0].name)
     return CheckpointError(f"{_files(extra)}: unexpected {count}: {names}", hint=hint)
 
 
+def _no_place(config: ModelConfig, name: str) -> str:
+    """Why a tensor of the decoder or of its head cannot be ignored."""
+    module, _, part = name.rpartition(".")
+    if part == "bias" and module in ("lm_head", "score"):
+        return f"{module} has no bias in {config.architecture}: the weights are of another class"
+    return f"{config.architecture} has no such part, and without it this would be another model"
+
+
 def _config_reason(config: ModelConfig, names: Iterable[str]) -> str:
-    """Say which key of config.json decides about the first name that depends on one."""
+    """Say which key of config.json decides about the first name that depends on one; empty where none does."""
     for name in names:
         match = _LAYER.fullmatch(name)
         if match is None:
@@ -177,14 +202,14 @@ def _config_reason(config: ModelConfig, names: Iterable[str]) -> str:
         if match[2].endswith("_proj.bias"):
             key = "attention_bias" if match[2].startswith("self_attn.") else "mlp_bias"
             return f"config.json says {key} = {str(getattr(config, key)).lower()}"
-    return f"config.json says num_hidden_layers = {config.num_hidden_layers}; is it of these weights?"
+    return ""
 
 
 def _wrong_dtype(wrong: Sequence[TensorInfo]) -> CheckpointError:
     names = first_few([f"{tensor.name} is {shorten(tensor.dtype)}" for tensor in wrong])
     return CheckpointError(
         f"{_files(wrong)}: stored type not supported: {names}; allowed: {', '.join(DTYPES)}",
-        hint="bring the unquantized checkpoint",
+        hint="bring the checkpoint in float32, float16 or bfloat16; a quantized one cannot be quantized again",
     )
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from helium_edge.bundle import Manifest
-from helium_edge.checkpoint import Checkpoint, open_checkpoint
+from helium_edge.checkpoint import Checkpoint, ReadOptions, open_checkpoint
+from helium_edge.checkpoint.adapter import ADAPTER_WEIGHTS
 from helium_edge.errors import CheckpointError
 
 
@@ -18,8 +19,10 @@ def original_of(manifest: Manifest, given: str | None) -> Checkpoint:
         CheckpointError: It is not at hand, or another one.
     """
     source = manifest.source
+    options = ReadOptions(merge_adapter=ADAPTER_WEIGHTS in source.files)
+    revision = None if given else source.revision
     try:
-        checkpoint = open_checkpoint(given or source.checkpoint, revision=None if given else source.revision)
+        checkpoint = open_checkpoint(given or source.checkpoint, revision=revision, options=options)
     except CheckpointError as error:
         if given is not None:
             raise

@@ -22,7 +22,10 @@ from helium_edge.runtime.runner import Logits, check_tokens
 from helium_edge.signature import LogitsMode
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from helium_edge.checkpoint import Checkpoint
+    from helium_edge.checkpoint.adapter import Adapter
     from helium_edge.config import ModelConfig
 
 
@@ -81,7 +84,7 @@ def load_reference(checkpoint: Checkpoint) -> Any:
             folder_for_transformers(checkpoint, transformers.__version__) as folder,
         ):
             model, report = model_class.from_pretrained(
-                str(folder),
+                **_weights_of(checkpoint, model_class, folder),
                 dtype=torch.float32,
                 attn_implementation="eager",  # the plainest path, the one that the others are tested against
                 local_files_only=True,
@@ -104,9 +107,46 @@ def load_reference(checkpoint: Checkpoint) -> Any:
             f"{f' and {len(random) - 1} more' if len(random) > 1 else ''}; it would make them up"
         )
     model.eval()
+    if checkpoint.adapter is not None:
+        attach_adapter(model, checkpoint.adapter)
     base = getattr(model, "model", model)  # the bare model has no outer one
     check_frequencies(base.rotary_emb.inv_freq, checkpoint.config, checkpoint.source)
     return model
+
+
+def _weights_of(checkpoint: Checkpoint, model_class: Any, folder: Path) -> dict[str, Any]:
+    """Where transformers finds the weights: in the folder, or by name where it would not know them by theirs."""
+    if not checkpoint.is_renamed:
+        return {"pretrained_model_name_or_path": str(folder)}
+    return {
+        "pretrained_model_name_or_path": None,
+        "config": model_class.config_class.from_pretrained(str(folder)),
+        "state_dict": {name: checkpoint.read_base(name) for name in checkpoint.tensors},
+    }
+
+
+def attach_adapter(model: Any, adapter: Adapter) -> None:
+    """Give a model the adapter's own path beside each weight, y = W x + s B (A x), as it was trained.
+
+    Nothing is merged here, so that the merge of the export is compared with something else than itself.
+
+    Args:
+        model: The base model, float32.
+        adapter: Fits it.
+    """
+    for name, info in adapter.replaced.items():
+        model.get_parameter(name).data = adapter.read(info)
+    for name, factors in adapter.factors.items():
+        a, b = adapter.read(factors.a), adapter.read(factors.b)
+
+        def linear(_: Any, args: Any, output: Any, a: Any = a, b: Any = b, scale: float = factors.scale) -> Any:
+            return output + (args[0] @ a.T @ b.T) * scale
+
+        def embedding(_: Any, args: Any, output: Any, a: Any = a, b: Any = b, scale: float = factors.scale) -> Any:
+            return output + (torch.nn.functional.embedding(args[0], a.T.contiguous()) @ b.T) * scale
+
+        module = model.get_submodule(name.removesuffix(".weight"))
+        module.register_forward_hook(embedding if factors.embedding else linear)
 
 
 def check_frequencies(found: torch.Tensor, config: ModelConfig, source: str) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from helium_edge.checkpoint import TOKENIZER_FILES
+from helium_edge.checkpoint.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 
 if TYPE_CHECKING:
     from helium_edge.checkpoint import Checkpoint
@@ -37,16 +38,21 @@ def folder_for_transformers(checkpoint: Checkpoint, version: str) -> Iterator[Pa
         A folder to load from; gone after the block, which open files and mappings survive.
     """
     config = json.loads((checkpoint.folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    if int(version.partition(".")[0]) >= 5 or not isinstance(config.get("rope_parameters"), dict):
+    old = int(version.partition(".")[0]) < 5 and isinstance(config.get("rope_parameters"), dict)
+    # With an adapter in it, transformers loads that too if it can, and leaves it out without a word if it cannot.
+    if not old and checkpoint.adapter is None:
         yield checkpoint.folder
         return
+    own = {ADAPTER_CONFIG, ADAPTER_WEIGHTS}
     with tempfile.TemporaryDirectory(prefix="helium-edge-") as temporary:
         folder = Path(temporary)
         for name in (*checkpoint.weight_files, *TOKENIZER_FILES, "generation_config.json"):
+            if name in own:
+                continue
             found = checkpoint.find_file(name)
             if found is not None:
                 (folder / name).symlink_to(found.resolve())
-        text = json.dumps(spelled_as_4(config), indent=2)
+        text = json.dumps(spelled_as_4(config) if old else config, indent=2)
         (folder / CONFIG_FILE).write_text(text, encoding="utf-8")
         yield folder
 

@@ -162,7 +162,7 @@ def test_absent_and_null_tokens_differ() -> None:
 
 
 @pytest.mark.parametrize("field", ["bos_token_id", "eos_token_id", "pad_token_id"])
-@pytest.mark.parametrize("value", [-1, 160, True, 1.0, "2", [[2]]])
+@pytest.mark.parametrize("value", [-2, 160, True, 1.0, "2", [[2]]])
 def test_token_ids_outside_the_vocabulary_are_refused(field: str, value: Any) -> None:
     text = refusal(**{field: value})
     assert field in text
@@ -248,7 +248,7 @@ def test_other_model_types_are_refused(found: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "found", [[], ["LlamaForCausalLM"], ["HeliumForCausalLM", "X"], "HeliumForCausalLM", [None], [["x"]]]
+    "found", [["LlamaForCausalLM"], ["HeliumForCausalLM", "X"], "HeliumForCausalLM", [None], [["x"]]]
 )
 def test_other_architectures_are_refused(found: Any) -> None:
     text = refusal(architectures=found)
@@ -258,6 +258,30 @@ def test_other_architectures_are_refused(found: Any) -> None:
 
 def test_an_absent_architecture_is_the_language_model() -> None:
     assert ModelConfig.from_dict(without("architectures")).architecture == "HeliumForCausalLM"
+
+
+@pytest.mark.parametrize(
+    "found", [[], None, ["PeftModelForCausalLM"], ["PeftModel"], ["AutoModelForCausalLMWithValueHead"]], ids=str
+)
+def test_an_architecture_that_names_no_class_leaves_it_to_the_tensors(found: Any) -> None:
+    config = ModelConfig.from_dict(tiny_config(architectures=found))
+    assert (config.names_class, config.architecture) == (False, "HeliumForCausalLM")
+    config = ModelConfig.from_dict(tiny_config(architectures=found), architecture="HeliumModel")
+    assert (config.names_class, config.architecture) == (False, "HeliumModel")
+    assert ModelConfig.from_dict(tiny_config(), architecture="HeliumModel").architecture == "HeliumForCausalLM"
+
+
+@pytest.mark.parametrize("field", ["pad_token_id", "bos_token_id", "eos_token_id"])
+def test_minus_one_is_no_token_and_is_told(field: str) -> None:
+    config = ModelConfig.from_dict(tiny_config(**{field: -1}))
+    found = {"pad_token_id": config.pad_token_id, "bos_token_id": config.bos_token_id,
+             "eos_token_id": config.eos_token_ids or None}  # fmt: skip
+    assert found[field] is None
+    assert config.warnings == (f"config.json: {field} = -1 is no token; taken as none",)
+
+
+def test_a_token_without_a_row_has_a_hint_of_its_own() -> None:
+    assert "call resize_token_embeddings" in refusal(pad_token_id=160)
 
 
 def test_remote_code_and_quantized_checkpoints_are_refused() -> None:

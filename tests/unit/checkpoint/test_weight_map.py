@@ -151,10 +151,10 @@ def test_missing_biases_point_to_their_key(folder: Path, key: str, name: str) ->
             "o_proj has no bias in this architecture, whatever attention_bias says",
         ),
         ("model.layers.2.mlp.up_proj.weight", "config.json says num_hidden_layers = 2"),
-        ("model.rotary_emb.inv_freq_2", "is it of these weights?"),
-        ("model.layers.00.mlp.up_proj.weight", "is it of these weights?"),
-        ("score.weight", "is it of these weights?"),
-        ("../../x", "is it of these weights?"),
+        ("model.rotary_emb.inv_freq_2", "without it this would be another model"),
+        ("model.layers.00.mlp.up_proj.weight", "without it this would be another model"),
+        ("model.layers.0.self_attn.q_norm.weight", "without it this would be another model"),
+        ("lm_head.bias", "lm_head has no bias in HeliumForCausalLM: the weights are of another class"),
     ],
 )
 def test_an_extra_tensor_is_named(folder: Path, weights: Weights, name: str, reason: str) -> None:
@@ -167,15 +167,17 @@ def test_an_extra_tensor_is_named(folder: Path, weights: Weights, name: str, rea
 @pytest.mark.parametrize("name", ["x\ny\0", "\x1b[31m", "é" * 10_000, "🙂", "a" * 10_000])
 def test_names_from_a_file_are_harmless_in_messages(folder: Path, weights: Weights, name: str) -> None:
     weights[name] = torch.zeros(4)
-    text = refusal(change(folder, weights))
-    assert text.isprintable()
-    assert len(text) < 300
+    (ignored,) = open_checkpoint(str(change(folder, weights))).warnings
+    weights[f"model.{name}"] = torch.zeros(4)
+    for text in (ignored, refusal(change(folder, weights))):
+        assert text.isprintable()
+        assert len(text) < 300
 
 
 def test_an_extra_tensor_names_its_shard(tmp_path: Path, weights: Weights) -> None:
     folder = make_checkpoint(tmp_path)
     (folder / "model.safetensors").unlink()
-    weights["zzz"] = torch.zeros(4)
+    weights["model.zzz"] = torch.zeros(4)
     assert refusal(change(folder, weights, shards=3)).startswith("model-00003-of-00003.safetensors: unexpected")
 
 
@@ -188,11 +190,15 @@ def test_an_extra_tensor_names_its_shard(tmp_path: Path, weights: Weights) -> No
     ],
 )
 @pytest.mark.parametrize("shards", [1, 2])
-def test_saved_rope_buffers_are_ignored(tmp_path: Path, weights: Weights, name: str, shards: int) -> None:
+def test_saved_rope_buffers_are_ignored_and_named(
+    tmp_path: Path, weights: Weights, name: str, shards: int
+) -> None:
     folder = make_checkpoint(tmp_path, shards=shards)
     weights[name] = torch.zeros(8, dtype=torch.float64)
     checkpoint = open_checkpoint(str(change(folder, weights, shards=shards)))
     assert name not in checkpoint.tensors
+    (line,) = checkpoint.warnings
+    assert name in line
 
 
 def test_a_wrong_shape_is_named_with_the_key_it_follows_from(folder: Path, weights: Weights) -> None:
@@ -226,11 +232,26 @@ def test_a_vocabulary_of_another_size_is_refused(folder: Path) -> None:
 
 
 def test_the_names_of_another_class_are_told(folder: Path, weights: Weights) -> None:
-    renamed = {name.removeprefix("model."): tensor for name, tensor in weights.items()}
+    renamed = {
+        name.replace("self_attn", "attention").replace("embed_tokens", "wte"): t for name, t in weights.items()
+    }
     text = refusal(change(folder, renamed))
-    assert "20 tensors are missing" in text
-    assert "found " in text
-    assert "HeliumForCausalLM" in text
+    assert "9 tensors are missing" in text
+    assert "found model." in text
+    assert "not the names of HeliumForCausalLM in transformers" in text
+
+
+def test_a_wrapper_that_is_not_known_is_named(folder: Path, weights: Weights) -> None:
+    text = refusal(change(folder, {f"student.{name}": tensor for name, tensor in weights.items()}))
+    assert "21 tensors are missing" in text
+    assert "every name begins with 'student.'" in text
+
+
+def test_a_part_that_is_missing_from_a_layer_blames_no_key(folder: Path, weights: Weights) -> None:
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    text = refusal(change(folder, weights))
+    assert "num_hidden_layers" not in text
+    assert "incomplete" in text
 
 
 def test_a_tied_head_may_be_stored_when_it_is_the_embedding(tmp_path: Path) -> None:
