@@ -1,12 +1,14 @@
 """Text to token ids and back, by the checkpoint's own `tokenizer.json`; and text out of a stream of ids.
 
-Owns what streaming needs to know of a decoder; everything else is the `tokenizers` library. Decoders of the
-SentencePiece kind are accepted, which every Helium has: each token stands for its own text, save that a run of
-byte tokens (`<0xE2>`) is decoded as a whole and that the first blank of the text is dropped.
+Owns what streaming needs to know of a decoder; everything else is the `tokenizers` library. Two kinds of
+decoders are accepted. In the SentencePiece kind, which every Helium has, each token stands for its own text, save
+that a run of byte tokens (`<0xE2>`) is decoded as a whole and that the first blank of the text is dropped. In the
+byte-level kind each token stands for bytes, and a character may begin in one token and end in another.
 """
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,11 +20,18 @@ import tokenizers
 from helium_edge.documents import first_line
 from helium_edge.errors import InputError, UsageError
 from helium_edge.runtime.quiet import quiet
-from helium_edge.runtime.tokenizer_rules import read_tokenizer_file
+from helium_edge.runtime.time_limit import TimeLimitError, run_limited
+from helium_edge.runtime.tokenizer_rules import has_expressions, read_tokenizer_file
 
 # Steps of a decoder after which the text of a token still does not depend on its neighbours, in this order.
 # A Replace after Fuse would see the whole text, a byte-level decoder cuts characters between tokens.
 _STREAMABLE = re.compile(r"((Replace|Metaspace|ByteFallback) )*(Fuse )?(Strip )*")
+_BYTE_LEVEL = ["ByteLevel"]
+
+ENCODE_SECONDS = 10.0
+"""How long a text may be matched with a file's own regular expressions, besides the time for its length."""
+
+_CHARACTERS_PER_SECOND = 10_000
 
 # A little more than the library takes for a byte: to wait for one token more than needed is harmless.
 _BYTE_TOKEN = re.compile(r"<0x..>", re.DOTALL)
@@ -33,25 +42,34 @@ class Tokenizer:
 
     Args:
         path: A `tokenizer.json`.
+        content: What to read in its place; the file is then only named in messages.
 
     Raises:
         InputError: The file is missing, malformed, or of a kind that cannot be streamed.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, content: bytes | None = None) -> None:
         self._path = path
-        decoder = _read_decoder(path)
+        data = read_tokenizer_file(path, content)
+        decoder = _read_decoder(path, data)
+        self._has_expressions = has_expressions(data)
+        del data
         # The library's Rust code prints a backtrace before it raises.
-        with _library_errors(path), quiet():
-            self._inner = tokenizers.Tokenizer.from_file(str(path))
+        with library_errors(path), quiet():
+            if content is None:
+                self._inner = tokenizers.Tokenizer.from_file(str(path))
+            else:
+                self._inner = tokenizers.Tokenizer.from_str(content.decode("utf-8"))
             # Helium's file switches padding on; a prompt is one sequence and never cut.
             self._inner.no_padding()
             self._inner.no_truncation()
             # Some faults of a file, as a template with an unknown token, show only at work.
-            self._inner.decode(self._inner.encode("a").ids)
+            self._inner.decode(self._encode("a"))
             added = self._inner.get_added_tokens_decoder()
+        self._added = {index: str(token.content) for index, token in added.items()}
         self._skipped = frozenset(index for index, token in added.items() if token.special)
         self._has_byte_fallback = "ByteFallback" in decoder
+        self.is_byte_level = decoder == _BYTE_LEVEL
         self._anchor = self._find_anchor()
 
     @property
@@ -64,6 +82,14 @@ class Tokenizer:
         """The largest id of any token; ids may have gaps."""
         return max(self._inner.get_vocab(with_added_tokens=True).values(), default=-1)
 
+    def ids_from(self, least: int) -> set[int]:
+        """All ids of tokens from one id on."""
+        return {index for index in self._inner.get_vocab(with_added_tokens=True).values() if index >= least}
+
+    def text_of(self, token_id: int) -> str:
+        """How the vocabulary spells a token; empty where there is none of this id."""
+        return self._added.get(token_id) or self._inner.id_to_token(token_id) or ""
+
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, with the special tokens of the file's own template (Helium: `<s>` in front).
 
@@ -74,8 +100,25 @@ class Tokenizer:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
             raise UsageError(f"the text is not valid Unicode at character {error.start}") from error
-        with _library_errors(self._path):
+        with library_errors(self._path):
+            if not self._has_expressions:
+                return list(self._inner.encode(text).ids)
+            with quiet():  # the library gives up on some expressions, with a backtrace
+                return self._encode(text)
+
+    def _encode(self, text: str) -> list[int]:
+        if not self._has_expressions:
             return list(self._inner.encode(text).ids)
+
+        def work() -> list[int]:
+            return list(self._inner.encode_batch([text])[0].ids)  # unlike `encode` it lets other threads run
+
+        try:
+            return run_limited(work, ENCODE_SECONDS + len(text) / _CHARACTERS_PER_SECOND)
+        except TimeLimitError as error:
+            raise InputError(
+                f"{self._path}: a regular expression of the tokenizer takes too long on this text; given up"
+            ) from error
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of token ids; special tokens and ids without a token have none.
@@ -84,7 +127,7 @@ class Tokenizer:
             UsageError: A negative id, or one that no tokenizer can hold.
         """
         _check_ids(ids)
-        with _library_errors(self._path):
+        with library_errors(self._path):
             return str(self._inner.decode(list(ids), skip_special_tokens=True))
 
     def stream(self, *, continuing: bool = False) -> StreamDecoder:
@@ -94,6 +137,14 @@ class Tokenizer:
             continuing: Whether text stands before the first id, as a prompt does; its leading blank is then kept.
         """
         return StreamDecoder(self, continuing=continuing)
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """Bytes of a token of a byte-level tokenizer."""
+        token = self._inner.id_to_token(token_id) or ""
+        try:
+            return bytes(_BYTES_OF[character] for character in token)
+        except KeyError:  # an added token is spelled as it is
+            return token.encode("utf-8")
 
     def is_silent(self, token_id: int) -> bool:
         """Whether a token has no text and leaves a run of byte tokens around it whole."""
@@ -128,6 +179,7 @@ class StreamDecoder:
         self._tokenizer = tokenizer
         self._pending: list[int] = []
         self._has_text = continuing
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace") if tokenizer.is_byte_level else None
 
     def push(self, token_id: int) -> str:
         """Add one id and return the text that is now complete, often none.
@@ -138,12 +190,14 @@ class StreamDecoder:
         _check_ids([token_id])
         if self._tokenizer.is_silent(token_id):
             return ""
+        if self._utf8 is not None:
+            return self._utf8.decode(self._tokenizer.token_bytes(token_id))
         self._pending.append(token_id)
         return "" if self._tokenizer.is_byte(token_id) else self._flush()
 
     def finish(self) -> str:
         """Return the rest; a character that is still incomplete reads U+FFFD, as in the text of all ids."""
-        return self._flush()
+        return self._flush() if self._utf8 is None else self._utf8.decode(b"", final=True)
 
     def _flush(self) -> str:
         if self._has_text:
@@ -158,21 +212,36 @@ class StreamDecoder:
         return text
 
 
-def _read_decoder(path: Path) -> list[str]:
+def _byte_alphabet() -> dict[str, int]:
+    """The character that stands for each byte in a byte-level vocabulary, which is that of GPT-2.
+
+    Bytes that print stand for themselves; the others, in order, have the characters from U+0100 on.
+    """
+    shown = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    hidden = [byte for byte in range(256) if byte not in shown]
+    return {chr(byte): byte for byte in shown} | {chr(256 + at): byte for at, byte in enumerate(hidden)}
+
+
+_BYTES_OF = _byte_alphabet()
+
+
+def _read_decoder(path: Path, data: dict[str, Any]) -> list[str]:
     """Step types of the decoder in the file.
 
     Raises:
-        InputError: The file is unreadable, or its decoder cannot be streamed.
+        InputError: Its decoder cannot be streamed.
     """
-    decoder = read_tokenizer_file(path).get("decoder")
+    decoder = data.get("decoder")
     steps = decoder.get("decoders", [decoder]) if isinstance(decoder, dict) else []
     steps = [step for step in steps if isinstance(step, dict)] if isinstance(steps, list) else []
     names = [str(step.get("type")) for step in steps]
     strips_end = any(step.get("type") == "Strip" and step.get("stop") for step in steps)
+    if names == _BYTE_LEVEL:
+        return names
     if strips_end or not _STREAMABLE.fullmatch("".join(f"{name} " for name in names)):
         raise InputError(
             f"{path}: the decoder {', '.join(names)} cannot be streamed; allowed: Replace, Metaspace and "
-            "ByteFallback, then Fuse, then Strip at the start"
+            "ByteFallback, then Fuse, then Strip at the start; or ByteLevel alone"
         )
     return names
 
@@ -184,7 +253,7 @@ def _check_ids(ids: Sequence[int]) -> None:
 
 
 @contextmanager
-def _library_errors(path: Path) -> Iterator[Any]:
+def library_errors(path: Path) -> Iterator[Any]:
     """Turn what the library raises over a malformed file into one line of ours."""
     try:
         yield

@@ -183,7 +183,11 @@ def test_other_streamable_decoders_stream_exactly(tmp_path: Path, decoder: objec
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"decoder": {"type": "ByteLevel"}}, "decoder ByteLevel cannot be streamed"),
+        ({"decoder": {"type": "WordPiece", "prefix": "##"}}, "decoder WordPiece cannot be streamed"),
+        (
+            {"decoder": {"type": "Sequence", "decoders": [{"type": "Fuse"}, {"type": "ByteLevel"}]}},
+            "decoder Fuse, ByteLevel cannot be streamed",
+        ),
         (
             {"decoder": {"type": "Sequence", "decoders": [{"type": "Fuse"}, {"type": "Replace"}]}},
             "decoder Fuse, Replace cannot be streamed",

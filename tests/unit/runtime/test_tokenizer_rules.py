@@ -41,11 +41,19 @@ def test_the_shipped_file_keeps_the_rules() -> None:
         ("normalizer", replace("", "a"), "inf times as long"),
         ("normalizer", sequence(*[replace("a", "b")] * 70), "more than 64 steps"),
         ("normalizer", {"type": "Prepend", "prepend": "x" * 100}, "adds 100 characters or tokens"),
-        ("normalizer", replace("a", "b") | {"pattern": {"Regex": "(a+)+$"}}, "normalizer matches a regular exp"),
+        ("decoder", replace("a", "b") | {"pattern": {"Regex": "(a+)+$"}}, "decoder matches a regular expression"),
+        ("normalizer", replace("a", "b") | {"pattern": {"Regex": "a" * 2001}}, "more than 2000 characters"),
+        ("normalizer", replace("a", "b") | {"pattern": {"Regex": 3}}, "or that is no text"),
+        ("normalizer", sequence(*[replace("a", "b" * 9) | {"pattern": {"Regex": "a"}}] * 2), "100 times as long"),
         (
             "pre_tokenizer",
-            {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False},
-            "pre_tokenizer matches a regular expression",
+            {
+                "type": "Split",
+                "pattern": {"Regex": "((a{1,99}){9,99}){99}"},
+                "behavior": "Isolated",
+                "invert": False,
+            },
+            "pre_tokenizer has a regular expression that repeats 9.7e+05 times",
         ),
         (
             "post_processor",

@@ -1,0 +1,169 @@
+"""One tokenizer.json out of all files that name tokens, with the ids of AutoTokenizer."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import transformers
+
+from helium_edge.errors import InputError
+from helium_edge.runtime.tokenizer import Tokenizer
+from helium_edge.runtime.tokenizer_merge import MergedTokenizer, merge_tokenizer
+from tests.helpers.added_tokens import TINY, TURNS, texts_with, token, token_files, tokenizer_folder
+
+MAJOR = int(transformers.__version__.partition(".")[0])
+TEXTS = 500
+DECODER = {str(4096 + index): token(content) for index, content in enumerate(TURNS)}
+
+# Files beside tokenizer.json, by what they show.
+SPELLINGS: dict[str, dict[str, Any]] = {
+    "added_tokens_decoder": {"tokenizer_config.json": {"added_tokens_decoder": DECODER}},
+    "additional_special_tokens": {"tokenizer_config.json": {"additional_special_tokens": list(TURNS)}},
+    "added_tokens.json": {"added_tokens.json": {"<|im_start|>": 4096, "<|im_end|>": 4097}},
+    "added_tokens.json, special by name": {
+        "added_tokens.json": {"<|im_start|>": 4096, "<|im_end|>": 4097},
+        "tokenizer_config.json": {"eos_token": "<|im_end|>"},
+    },
+    "eos_token as a text": {"tokenizer_config.json": {"eos_token": "<|im_end|>", "pad_token": "<|im_start|>"}},
+    "eos_token as an object": {
+        "tokenizer_config.json": {"eos_token": token("<|im_end|>") | {"__type": "AddedToken"}}
+    },
+    "special_tokens_map.json": {
+        "special_tokens_map.json": {"eos_token": token("<|im_end|>"), "unk_token": "<unk>"}
+    },
+    "special_tokens_map.json beside added_tokens_decoder": {
+        "special_tokens_map.json": {"eos_token": "<|never|>"},
+        "added_tokens.json": {"<|never|>": 4099},
+        "tokenizer_config.json": {"added_tokens_decoder": DECODER},
+    },
+    "tokens of the vocabulary": {
+        "tokenizer_config.json": {"bos_token": "<s>", "unk_token": "<unk>", "eos_token": "the"}
+    },
+    "ids with a gap": {"tokenizer_config.json": {"added_tokens_decoder": {"4100": token("<|im_end|>")}}},
+    "ids in another order": {
+        "tokenizer_config.json": {
+            "added_tokens_decoder": {"4097": token("<|im_start|>"), "4096": token("<|im_end|>", special=False)}
+        }
+    },
+    "tokens that eat blanks": {
+        "tokenizer_config.json": {
+            "added_tokens_decoder": {
+                "4096": token("<|im_start|>", lstrip=True, rstrip=True),
+                "4097": token("<|im_end|>", single_word=True),
+                "4098": token("ing", normalized=True, special=False),
+            }
+        }
+    },
+    "a token of the file with other flags": {
+        "tokenizer_config.json": {"added_tokens_decoder": {"2": token("</s>"), "4096": token("<|im_end|>")}}
+    },
+    "a token with a name of its own": {"tokenizer_config.json": {"turn_token": "<|im_start|>"}},
+    "an id in tokenizer.json that is not the one": {
+        "tokenizer.json": lambda data: data["added_tokens"].append({"id": 4100, **token("<|im_end|>")})
+    },
+    "nothing": {},
+}
+if MAJOR >= 5:  # the version that knows it
+    SPELLINGS |= {
+        "extra_special_tokens as a list": {"tokenizer_config.json": {"extra_special_tokens": list(TURNS)}},
+        "extra_special_tokens as an object": {
+            "tokenizer_config.json": {"extra_special_tokens": {"turn": "<|im_start|>", "end": "<|im_end|>"}}
+        },
+        "both lists": {
+            "tokenizer_config.json": {
+                "additional_special_tokens": ["<|never|>"],
+                "extra_special_tokens": [token(TURNS[0]) | {"__type": "AddedToken"}, TURNS[1]],
+            }
+        },
+    }
+
+
+def merged(folder: Path) -> tuple[MergedTokenizer, Tokenizer]:
+    found = merge_tokenizer(token_files(folder))
+    path = folder / "merged.json"
+    path.write_bytes(found.content)
+    return found, Tokenizer(path)
+
+
+@pytest.mark.parametrize("name", SPELLINGS)
+def test_ids_are_those_of_auto_tokenizer(tmp_path: Path, name: str) -> None:
+    folder = tokenizer_folder(tmp_path / "model", SPELLINGS[name])
+    _, ours = merged(folder)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        theirs = transformers.AutoTokenizer.from_pretrained(folder)
+    for text in texts_with([*TURNS, "<s>", "</s>", "<|never|>", "the", "ing"], TEXTS):
+        assert ours.encode(text) == theirs(text).input_ids, text
+
+
+def test_the_bundle_of_a_checkpoint_without_more_tokens_is_a_copy() -> None:
+    found = merge_tokenizer(token_files(TINY))
+    assert found.content == (TINY / "tokenizer.json").read_bytes()
+    assert (found.merged_from, found.notes, found.warnings) == ({}, (), ())
+
+
+def test_a_merge_tells_its_sources_and_their_hashes(tmp_path: Path) -> None:
+    folder = tokenizer_folder(tmp_path / "model", SPELLINGS["added_tokens_decoder"])
+    found, _ = merged(folder)
+    names = ["tokenizer.json", "tokenizer_config.json"]
+    assert found.merged_from == {n: hashlib.sha256((folder / n).read_bytes()).hexdigest() for n in names}
+    (line,) = found.notes
+    assert line.startswith("tokenizer.json: the bundle's holds the added tokens of tokenizer_config.json as ")
+    assert line.endswith(": <|im_start|> (4096), <|im_end|> (4097)")
+    assert json.loads(found.content)["added_tokens"][-1] == {"id": 4097, **token("<|im_end|>")}
+    assert merge_tokenizer(token_files(folder)).content == found.content
+
+
+def test_an_id_that_transformers_does_not_give_is_told(tmp_path: Path) -> None:
+    found, _ = merged(tokenizer_folder(tmp_path / "model", SPELLINGS["ids with a gap"]))
+    (line,) = found.warnings
+    assert line.startswith("tokenizer_config.json: ids of added tokens are those that transformers gives: ")
+    assert line.endswith("'<|im_end|>' is 4096, not 4100")
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"tokenizer_class": "LlamaTokenizer"}, "tokenizer_class = LlamaTokenizer"),
+        ({"split_special_tokens": True}, "split_special_tokens = true"),
+    ],
+)
+def test_what_no_file_can_say_is_told(tmp_path: Path, settings: dict[str, Any], says: str) -> None:
+    (line,) = merged(tokenizer_folder(tmp_path / "model", {"tokenizer_config.json": settings}))[0].warnings
+    assert says in line
+
+
+@pytest.mark.parametrize(
+    ("files", "says"),
+    [
+        ({"tokenizer_config.json": {"added_tokens_decoder": []}}, "added_tokens_decoder is no object"),
+        ({"tokenizer_config.json": {"added_tokens_decoder": {"x": token("a")}}}, "'x' for a token id"),
+        ({"tokenizer_config.json": {"added_tokens_decoder": {"4096": "<x>"}}}, "added_tokens_decoder.4096"),
+        ({"tokenizer_config.json": {"eos_token": {"text": "x"}}}, "eos_token"),
+        ({"tokenizer_config.json": {"eos_token": token("x") | {"special": 1}}}, "neither true nor false"),
+        ({"tokenizer_config.json": {"extra_special_tokens": 3}}, "extra_special_tokens"),
+        ({"tokenizer_config.json": {"eos_token": "\ud800"}}, "not valid Unicode"),
+        ({"added_tokens.json": {"<x>": "4096"}}, "'<x>' has no token id"),
+        ({"added_tokens.json": {"<x>": -1}}, "'<x>' has no token id"),
+    ],
+)
+def test_what_is_no_token_is_refused_by_name(tmp_path: Path, files: dict[str, Any], says: str) -> None:
+    folder = tokenizer_folder(tmp_path / "model", {})
+    for name, content in files.items():
+        (folder / name).write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(InputError) as caught:
+        merged(folder)
+    assert says in caught.value.message
+    assert caught.value.message.startswith(next(iter(files)))
+
+
+def test_a_byte_order_mark_is_named(tmp_path: Path) -> None:
+    folder = tokenizer_folder(tmp_path / "model", {})
+    (folder / "added_tokens.json").write_bytes(b"\xef\xbb\xbf{}")
+    with pytest.raises(InputError, match="byte order mark"):
+        merged(folder)
