@@ -37,6 +37,7 @@ def plan_document(plan: ExportPlan, checkpoint: str) -> dict[str, Any]:
         "cache_len": plan.cache_len,
         "weights": weights,
         "files": [{"path": name, "bytes": nbytes} for name, nbytes in plan.files],
+        "warnings": list(plan.warnings),
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -80,6 +81,21 @@ def export(
             show_default=False,
         ),
     ] = None,
+    merge_adapter: Annotated[
+        bool, typer.Option("--merge-adapter", help="Merge the LoRA adapter that lies beside the weights.")
+    ] = False,
+    generation_config: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Take stop ids and sampling from this file, instead of the checkpoint's generation_config.json.",
+            show_default=False,
+        ),
+    ] = None,
+    strict: Annotated[
+        bool,
+        typer.Option("--strict", help="Refuse a checkpoint of which anything is ignored, replaced or guessed."),
+    ] = False,
     threads: ThreadsOption = 0,
     force: Annotated[bool, typer.Option("--force", help="Replace a bundle that stands at DIR.")] = False,
     no_parity: Annotated[
@@ -112,15 +128,13 @@ def export(
     if output is None and not dry_run:
         raise UsageError("export needs -o DIR, the bundle to write", hint="or --dry-run, which writes nothing")
     with heavy_imports():
+        from helium_edge.checkpoint import ReadOptions
         from helium_edge.exporting import ExportRequest, export_all, plan
-    from helium_edge.parity import ParityReport
-    from helium_edge.parity.heads import HeadReport
-
-    from ._head_view import show_head_parity
 
     chosen = override(recipe, target or (), cache_len=cache_len, prefill_len=prefill_len)
+    reading = ReadOptions(merge_adapter=merge_adapter, generation_config=generation_config)
     if dry_run or output is None:
-        plans = plan(checkpoint, chosen, revision=revision, run=not no_run)
+        plans = plan(checkpoint, chosen, revision=revision, run=not no_run, strict=strict, reading=reading)
         _show_plans(plans, checkpoint, compared=not (no_run or no_parity), as_json=as_json)
         flags = [flag for flag, given in (("--no-parity", no_parity), ("--no-run", no_run)) if given]
         _console.next_step("export", _with_owner(checkpoint), "--recipe", recipe, *flags, "-o", output or "DIR")
@@ -136,15 +150,14 @@ def export(
         store=store,
         calibration=calibration,
         threads=threads,
+        strict=strict,
+        reading=reading,
     )
     try:
         with _console.progress() as progress:
             results = export_all(request, progress)
     except ParityError as error:
-        if isinstance(error.report, ParityReport):
-            _parity_view.show_parity(error.report.to_json(), stderr=True)
-        elif isinstance(error.report, HeadReport):
-            show_head_parity(error.report, stderr=True)
+        _show_failure(error)
         raise
     # Several targets of one recipe become several bundles, one below the other.
     folders = [output] if len(results) == 1 else [output / result.manifest.target.name for result in results]
@@ -164,6 +177,7 @@ def _show_plans(plans: list[ExportPlan], checkpoint: str, *, compared: bool, as_
         return
     for each in plans:
         _views.show_plan(each, checkpoint, compared=compared)
+    _show_lines(plans[0].warnings, "warning")
 
 
 def _with_owner(checkpoint: str) -> str:
@@ -182,6 +196,19 @@ def _next_step(manifest: Manifest, folder: Path) -> None:
         _console.next_step("inspect", folder)
 
 
+def _show_failure(error: ParityError) -> None:
+    """Show the report of a comparison that missed its gates."""
+    from helium_edge.parity import ParityReport
+    from helium_edge.parity.heads import HeadReport
+
+    from ._head_view import show_head_parity
+
+    if isinstance(error.report, ParityReport):
+        _parity_view.show_parity(error.report.to_json(), stderr=True)
+    elif isinstance(error.report, HeadReport):
+        show_head_parity(error.report, stderr=True)
+
+
 def _document(result: ExportResult) -> dict[str, Any]:
     return {
         "bundle": str(result.bundle),
@@ -194,6 +221,7 @@ def _document(result: ExportResult) -> dict[str, Any]:
         "target": result.manifest.target.name,
         "files": [entry.model_dump(mode="json") for entry in result.manifest.files],
         "warnings": list(result.warnings),
+        "notes": list(result.notes),
         "parity": None if result.parity is None else result.parity.to_json(),
     }
 
@@ -219,12 +247,17 @@ def _show(result: ExportResult, folder: Path, *, ran: bool) -> None:
             ),
         ]
     )
-    for warning in result.warnings:
-        _console.note(f"warning: {warning}")
+    _show_lines(result.notes, "note")
+    _show_lines(result.warnings, "warning")
     if not ran:
         _console.line("parity: neither run nor compared with the original (--no-run)")
     elif result.parity is None:
         _console.line("parity: not compared with the original (--no-parity)")
+
+
+def _show_lines(lines: Iterable[str], kind: str) -> None:
+    for text in lines:
+        _console.note(f"{kind}: {text}")
 
 
 def _kinds(result: ExportResult) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from helium_edge.checkpoint import ReadOptions
 from helium_edge.errors import UsageError
 from helium_edge.exporting import ExportRequest, ExportResult, export_all
 from helium_edge.parity.check import check as check_bundle
@@ -34,6 +35,9 @@ def export(  # noqa: PLR0913 - keywords with defaults
     store: StrPath | None = None,
     calibration: StrPath | None = None,
     threads: int = 0,
+    merge_adapter: bool = False,
+    generation_config: StrPath | None = None,
+    strict: bool = False,
     progress: Progress = SILENT,
 ) -> ExportResult:
     """Export a checkpoint to a bundle: quantize, write the graphs, run them, compare with the original, publish.
@@ -52,6 +56,9 @@ def export(  # noqa: PLR0913 - keywords with defaults
         store: Folder that keeps the scales that were found for later exports.
         calibration: Text for the scales of an int8 KV cache; None is the built-in one.
         threads: Threads within an operator while checking; 0 lets the runtime choose.
+        merge_adapter: Merge the LoRA adapter that lies beside the weights.
+        generation_config: Stop ids and sampling from this file, instead of the checkpoint's own.
+        strict: Refuse a checkpoint of which anything is ignored, replaced or guessed.
         progress: Receives stages.
 
     Returns:
@@ -88,6 +95,8 @@ def export(  # noqa: PLR0913 - keywords with defaults
             store=_path(store),
             calibration=_path(calibration),
             threads=threads,
+            strict=strict,
+            reading=ReadOptions(merge_adapter, _path(generation_config)),
         ),
         progress,
     )

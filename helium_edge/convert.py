@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from helium_edge.bundle import check_companions
 from helium_edge.checkpoint import Checkpoint, open_checkpoint
 from helium_edge.checkpoint.gqa import check_groups, write_grouped
 from helium_edge.errors import UsageError
@@ -98,7 +99,8 @@ def convert(
 
 
 def _windows(checkpoint: Checkpoint) -> list[Window]:
-    tokenizer = Tokenizer(checkpoint.tokenizer_files()[0])
+    path, *_ = checkpoint.tokenizer_files()
+    tokenizer = Tokenizer(path, check_companions(checkpoint).tokenizer.content)
     length = min(WINDOW, checkpoint.config.max_position_embeddings)
     return evaluation_windows(tokenizer, window_len=length, max_windows_per_language=2)
 

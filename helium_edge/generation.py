@@ -57,8 +57,20 @@ class Model:
         return Tokenizer(self.bundle.path(self.manifest.tokenizer.file))
 
     def ids(self, text: Text) -> list[int]:
-        """Token ids of a text, the special tokens of its template included; ids stay as they are."""
-        return self.tokenizer.encode(text) if isinstance(text, str) else list(text)
+        """Token ids of a text, the special tokens of its template included; ids stay as they are.
+
+        Raises:
+            UsageError: The text holds a token that the model has no row for.
+        """
+        if not isinstance(text, str):
+            return list(text)
+        ids = self.tokenizer.encode(text)
+        bad = next((token for token in ids if token in self.manifest.tokens.forbidden), None)
+        if bad is not None:
+            raise UsageError(
+                f"the text holds the token {self.tokenizer.text_of(bad)} ({bad}), for which the model has no row"
+            )
+        return ids
 
     def close(self) -> None:
         """Give the memory of the graphs back; the model cannot run any more."""

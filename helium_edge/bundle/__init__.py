@@ -2,6 +2,7 @@
 
 from helium_edge.bundle.card import read_checkpoint_card, write_card
 from helium_edge.bundle.companions import (
+    Companions,
     check_companions,
     generation_defaults,
     tokenizer_facts,
@@ -31,8 +32,8 @@ __all__ = [
     # opening and checking
     "Bundle", "Check", "open_bundle", "verify_bundle",
     # writing
-    "BundleWriter", "check_companions", "check_output", "generation_defaults", "read_checkpoint_card",
-    "tokenizer_facts", "write_card", "write_companions", "write_genai_config",
+    "BundleWriter", "Companions", "check_companions", "check_output", "generation_defaults",
+    "read_checkpoint_card", "tokenizer_facts", "write_card", "write_companions", "write_genai_config",
     # the manifest
     "MANIFEST_NAME", "Manifest", "read_manifest", "CacheScalesSection", "CacheSection", "CreatedBy", "FileEntry",
     "GenerationSection", "GraphEntry", "HeadSection", "MemorySection", "ModelSection", "QuantizationSection",

@@ -108,7 +108,7 @@ def render_card(manifest: Manifest, card: CheckpointCard, sizes: Mapping[str, in
         ),
         parity=_parity(manifest.parity),
         golden=_golden(manifest),
-        genai=_GENAI if GENAI_CONFIG in sizes else "",
+        genai=(_GENAI if GENAI_CONFIG in sizes else "") + _left_out(manifest),
         license=f"`{card.license}`, as the source checkpoint." if card.license else "See the source checkpoint.",
     )
 
@@ -165,6 +165,27 @@ def _golden(manifest: Manifest) -> str:
         f"`golden` holds {len(manifest.golden.greedy_ids)} greedy tokens after a prompt, to check the loop of an "
         "app with."
     )
+
+
+def _left_out(manifest: Manifest) -> str:
+    """What of the checkpoint a host cannot do; nothing for most."""
+    parts = []
+    if manifest.generation.unsupported:
+        names = ", ".join(f"`{name}`" for name in manifest.generation.unsupported)
+        parts.append(
+            f"The checkpoint's generation settings {names} are implemented by no host of this bundle:\n"
+            "text is generated without them."
+        )
+    forbidden = manifest.tokens.forbidden
+    if forbidden:
+        ids = ", ".join(map(str, forbidden[:10])) + (", ..." if len(forbidden) > 10 else "")
+        parts.append(
+            f"The tokenizer has tokens that the model has no row for ({ids}): a text that holds one is refused."
+        )
+    if manifest.tokenizer.merged_from:
+        names = ", ".join(f"`{name}`" for name in sorted(manifest.tokenizer.merged_from))
+        parts.append(f"`{manifest.tokenizer.file}` is merged from {names} of the checkpoint.")
+    return "".join(f"\n\n{part}" for part in parts)
 
 
 def _parity(parity: Mapping[str, Any] | None) -> str:

@@ -1,22 +1,25 @@
-"""The files beside the graphs: tokenizer and configs of the checkpoint, and what onnxruntime-genai reads."""
+"""The files beside the graphs: tokenizer and configs of the checkpoint, and what onnxruntime-genai reads.
+
+Which file wins where two of them speak of one fact is written down in docs/checkpoints.md.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from pydantic import ValidationError
 
 from helium_edge import durable
 from helium_edge.bundle.sections import GenerationSection, TokenizerSection
 from helium_edge.bundle.verify import GENAI_CONFIG
 from helium_edge.config import ModelConfig
-from helium_edge.documents import DocumentError, parse_json, read_document, shorten
+from helium_edge.documents import shorten
 from helium_edge.errors import CheckpointError
 from helium_edge.runtime.tokenizer import Tokenizer
-from helium_edge.runtime.tokenizer_rules import read_tokenizer_file
+from helium_edge.runtime.tokenizer_merge import MergedTokenizer, merge_tokenizer
+from helium_edge.runtime.tokenizer_rules import MAX_TOKENIZER_BYTES, read_tokenizer_file
 from helium_edge.signature import ATTENTION_MASK, INPUT_IDS, LOGITS
 
 if TYPE_CHECKING:
@@ -27,46 +30,123 @@ GENERATION_CONFIG = "generation_config.json"
 TOKENIZER = "tokenizer.json"
 GENAI_GRAPH = "genai.onnx"
 
-_MAX_GENERATION_BYTES = 1 << 20
 _MAX_COMPANION_BYTES = 1 << 24
 """Of a file that is copied into the bundle without being read."""
 
+MAX_FORBIDDEN = 4096
+"""Tokens without a row that a manifest lists."""
 
-def check_companions(checkpoint: Checkpoint) -> None:
+
+@dataclass(frozen=True)
+class Companions:
+    """The files beside the weights, checked and brought together.
+
+    Attributes:
+        tokenizer: One tokenizer out of all files that name tokens.
+        forbidden: Ids that it makes and the model has no row for, ascending.
+        notes: What was merged, a line each.
+        warnings: What the user should know, a line each.
+    """
+
+    tokenizer: MergedTokenizer
+    forbidden: tuple[int, ...] = ()
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def check_companions(checkpoint: Checkpoint) -> Companions:
     """Check the files beside the weights, so that a bad one is refused before hours of quantizing and not after.
 
     Raises:
-        InputError: A file is missing, malformed or too large, or the tokenizer makes ids that the model lacks.
+        InputError: A file is missing, malformed or too large, or the tokenizer makes ids of ordinary text that the
+            model lacks.
     """
-    for path in checkpoint.tokenizer_files():
+    files = {path.name: path for path in checkpoint.tokenizer_files()}
+    for path in files.values():
+        limit = MAX_TOKENIZER_BYTES if path.name == TOKENIZER else _MAX_COMPANION_BYTES
         size = path.stat().st_size
-        if size > _MAX_COMPANION_BYTES:
-            raise CheckpointError(f"{path.name}: {size} bytes are too many, the limit is {_MAX_COMPANION_BYTES}")
-    generation_defaults(checkpoint)
-    path = checkpoint.tokenizer_files()[0]
-    largest, vocab = Tokenizer(path).largest_id, checkpoint.config.vocab_size
-    if largest >= vocab:
-        raise CheckpointError(
-            f"{path.name}: has the token id {largest}, config.json says vocab_size = {vocab}",
-            hint="the tokenizer and the weights are not of the same model",
+        if size > limit:
+            raise CheckpointError(f"{path.name}: {size} bytes are too many, the limit is {limit}")
+    merged = merge_tokenizer(files)
+    forbidden = _forbidden(checkpoint, merged, Tokenizer(files[TOKENIZER], merged.content))
+    tokenizer_facts(files[TOKENIZER], bos=checkpoint.config.bos_token_id)
+    rows = checkpoint.config.vocab_size
+    lines = list(merged.warnings)
+    if forbidden:
+        shown = ", ".join(f"{shorten(merged.added[index])} ({index})" for index in forbidden[:6])
+        more = f" and {len(forbidden) - 6} more" if len(forbidden) > 6 else ""
+        lines.append(
+            f"{TOKENIZER}: no row of the embedding ({rows} rows) for {shown}{more}; texts that hold it are refused"
         )
-    tokenizer_facts(path, bos=checkpoint.config.bos_token_id)
+    lines += _silent_end(checkpoint, merged)
+    return Companions(merged, forbidden, merged.notes, tuple(lines))
 
 
-def write_companions(checkpoint: Checkpoint, folder: Path) -> None:
+def _forbidden(checkpoint: Checkpoint, merged: MergedTokenizer, tokenizer: Tokenizer) -> tuple[int, ...]:
+    """Added tokens without a row; refused where ordinary text needs one."""
+    rows = checkpoint.config.vocab_size
+    if tokenizer.largest_id < rows:
+        return ()
+    beyond = tuple(index for index in sorted(merged.added) if index >= rows)
+    ordinary = tokenizer.ids_from(rows) - set(beyond)
+    if ordinary or len(beyond) > MAX_FORBIDDEN:
+        index = min(ordinary or beyond)
+        first = f"{shorten(repr(tokenizer.text_of(index)))} ({index})"
+        few = len(ordinary or beyond)
+        which = f"the token {first} has" if few == 1 else f"{few} tokens from {first} on have"
+        raise CheckpointError(
+            f"{TOKENIZER}: has the token id {tokenizer.largest_id}, config.json says vocab_size = {rows}",
+            hint=f"{which} no row in the embedding: the tokenizer is of another model, or the embedding was not "
+            "resized",
+        )
+    always = next((index for index in tokenizer.encode("") if index >= rows), None)
+    if always is not None:
+        raise CheckpointError(
+            f"{TOKENIZER}: puts {shorten(repr(merged.added.get(always)))} ({always}) into every text, and the "
+            f"embedding has {rows} rows",
+            hint="call resize_token_embeddings in transformers, train the row, and save the model again",
+        )
+    return beyond
+
+
+def _silent_end(checkpoint: Checkpoint, merged: MergedTokenizer) -> list[str]:
+    """A line where the tokenizer's end token ends no generation, as it does not in transformers either."""
+    text = merged.named.get("eos_token")
+    index = next((index for index, content in merged.added.items() if content == text), None)
+    config = checkpoint.config
+    if index is None or config.head != "language_model" or index in config.eos_token_ids:
+        return []
+    ends = ", ".join(map(str, config.eos_token_ids)) or "none"
+    line = (
+        f"tokenizer_config.json: eos_token {shorten(text or '')} ({index}) is not among the ids that end "
+        f"generation ({ends}), as in transformers; --generation-config with eos_token_id adds it"
+    )
+    return [line]
+
+
+def write_companions(checkpoint: Checkpoint, folder: Path, merged: MergedTokenizer | None = None) -> None:
     """Copy the tokenizer files, config.json and generation_config.json byte for byte; write the last if absent.
+
+    Args:
+        checkpoint: Where they are.
+        folder: Of the bundle.
+        merged: The tokenizer to write in place of the checkpoint's own; None copies that.
 
     Raises:
         CheckpointError: A file of the checkpoint cannot be read, or there is no tokenizer.json.
     """
     for source in checkpoint.tokenizer_files():
-        _copy(source, folder / source.name)
+        if source.name == TOKENIZER and merged is not None and merged.merged_from:
+            durable.write_file(folder / TOKENIZER, merged.content)
+        else:
+            _copy(source, folder / source.name)
     _copy(_config_file(checkpoint), folder / CONFIG)
-    generation = checkpoint.find_file(GENERATION_CONFIG)
+    generation = checkpoint.generation.path
     if generation is not None:
         _copy(generation, folder / GENERATION_CONFIG)
     else:
-        _write_json(folder / GENERATION_CONFIG, _generation_config(checkpoint.config))
+        settings = dict(checkpoint.generation.settings)
+        _write_json(folder / GENERATION_CONFIG, {**_generation_config(checkpoint.config), **settings})
 
 
 def write_genai_config(config: ModelConfig, cache_len: int, folder: Path) -> None:
@@ -122,22 +202,8 @@ def write_genai_config(config: ModelConfig, cache_len: int, folder: Path) -> Non
 
 
 def generation_defaults(checkpoint: Checkpoint) -> GenerationSection:
-    """Sampling defaults that the checkpoint's generation_config.json sets; greedy without one.
-
-    Raises:
-        CheckpointError: The file is there and malformed.
-    """
-    path = checkpoint.find_file(GENERATION_CONFIG)
-    if path is None:
-        return GenerationSection()
-    data = _read_json(path, _MAX_GENERATION_BYTES)
-    known = {name: data[name] for name in GenerationSection.model_fields if data.get(name) is not None}
-    try:
-        return GenerationSection.model_validate(known)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise CheckpointError(f"{path.name}: {field} = {shorten(repr(first['input']))}: {first['msg']}") from error
+    """Defaults of generation that the checkpoint sets; greedy without any."""
+    return GenerationSection.from_file(checkpoint.generation)
 
 
 def tokenizer_facts(path: Path, *, bos: int | None) -> tuple[TokenizerSection, bool]:
@@ -204,18 +270,6 @@ def _copy(source: Path, target: Path) -> None:
         if error.filename != str(source):
             raise  # about the target: the writer of the bundle explains it
         raise CheckpointError(f"{source.name}: not readable: {error.strerror}") from error
-
-
-def _read_json(path: Path, limit: int) -> dict[str, Any]:
-    try:
-        data = parse_json(read_document(path, limit))
-    except OSError as error:
-        raise CheckpointError(f"{path.name}: cannot be read: {error.strerror}") from error
-    except DocumentError as error:
-        raise CheckpointError(f"{path.name}: {error}") from error
-    if not isinstance(data, dict):
-        raise CheckpointError(f"{path.name}: the top level must be an object, found {type(data).__name__}")
-    return data
 
 
 def _write_json(path: Path, data: Mapping[str, Any]) -> None:

@@ -40,7 +40,7 @@ from helium_edge.signature import DecoderSpec, HeadSignature, LogitsMode
 
 MANIFEST_NAME = "helium-edge.json"
 SCHEMA_NAME = "helium-edge/bundle"
-SCHEMA_VERSION = "1.3"
+SCHEMA_VERSION = "1.4"
 SCHEMA_FILE = "schema.json"
 
 MAX_MANIFEST_BYTES = 1 << 20

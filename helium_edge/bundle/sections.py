@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable
-from typing import Annotated, Literal, Protocol
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Annotated, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
@@ -18,6 +18,9 @@ from helium_edge.config import ModelConfig
 from helium_edge.errors import BundleError
 from helium_edge.recipe import Recipe
 from helium_edge.schemas import Count, Items, Size, first_problem
+
+if TYPE_CHECKING:
+    from helium_edge.checkpoint.generation_file import GenerationFile
 
 PATH_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*$"
 """Relative, POSIX, no hidden names: a path of this form cannot leave the bundle on any system."""
@@ -152,11 +155,19 @@ class TokensSection(Section):
     pad: TokenId | None
     add_bos: bool
     """Whether a prompt starts with `bos`. The tokenizer file does it by itself: never add a second one."""
+    forbidden: Items[TokenId] = ()
+    """Ids that the tokenizer makes of some text and the model has no row for: refuse a text that holds one."""
 
     @classmethod
-    def from_config(cls, config: ModelConfig, *, add_bos: bool) -> TokensSection:
-        """The section of a model; `add_bos` comes from its tokenizer."""
-        return cls(bos=config.bos_token_id, eos=config.eos_token_ids, pad=config.pad_token_id, add_bos=add_bos)
+    def from_config(cls, config: ModelConfig, *, add_bos: bool, forbidden: Sequence[int] = ()) -> TokensSection:
+        """The section of a model; `add_bos` and `forbidden` come from its tokenizer."""
+        return cls(
+            bos=config.bos_token_id,
+            eos=config.eos_token_ids,
+            pad=config.pad_token_id,
+            add_bos=add_bos,
+            forbidden=tuple(forbidden),
+        )
 
 
 class TokenizerSection(Section):
@@ -167,6 +178,8 @@ class TokenizerSection(Section):
     """Model of the tokenizer: `unigram`, `bpe`, `wordpiece` or `wordlevel`."""
     byte_fallback: bool
     """Whether unknown characters become byte tokens, so that a character may span several tokens."""
+    merged_from: dict[str, Sha256] = Field(default_factory=dict)
+    """sha256 of each file of the checkpoint that the tokenizer file was merged from; empty where it is a copy."""
 
 
 class SchemeSummary(Section):
@@ -273,7 +286,28 @@ class GenerationSection(Section):
     top_k: Count = 0
     """0 keeps all tokens."""
     top_p: float = Field(default=1.0, gt=0, le=1)
+    min_p: float = Field(default=0.0, ge=0, le=1)
+    """0 keeps all tokens."""
+    repetition_penalty: float = Field(default=1.0, gt=0)
+    no_repeat_ngram_size: Count = 0
+    """0 allows all runs of tokens."""
+    suppress_tokens: Items[TokenId] = ()
+    """Ids that are never chosen."""
+    stop_strings: Items[Annotated[str, Field(min_length=1)]] = ()
+    """Texts that end a generation; hosts do not show them."""
     max_new_tokens: Size = 256
+    max_length: Size | None = None
+    """Most tokens of prompt and answer together; null leaves it to `max_new_tokens`."""
+    unsupported: Items[str] = ()
+    """What else the checkpoint asks for and no host of ours does, by name."""
+
+    @classmethod
+    def from_file(cls, file: GenerationFile) -> GenerationSection:
+        """The section of a checkpoint."""
+        settings = dict(file.settings)
+        if "max_length" in settings:
+            settings["max_new_tokens"] = settings["max_length"]
+        return cls(**settings, unsupported=file.unsupported)
 
 
 class MemorySection(Section):

@@ -8,12 +8,11 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from helium_edge.bundle import check_companions
-from helium_edge.checkpoint import open_checkpoint
 from helium_edge.exporting.calibration import check_calibration
 from helium_edge.exporting.fit import fit, split
 from helium_edge.exporting.one import ExportResult, Job, export_one
 from helium_edge.exporting.request import ExportRequest
+from helium_edge.exporting.source import open_source
 from helium_edge.parity import require_reference
 from helium_edge.progress import SILENT, Progress
 from helium_edge.runtime.versions import check_runtime
@@ -41,8 +40,8 @@ def export_all(request: ExportRequest, progress: Progress = SILENT) -> list[Expo
     if request.compares:
         require_reference()
     progress.stage("read checkpoint")
-    checkpoint = open_checkpoint(request.source, revision=request.revision)
-    check_companions(checkpoint)
+    source = open_source(request.source, revision=request.revision, strict=request.strict, reading=request.reading)
+    checkpoint = source.checkpoint
     recipes = split(request.recipe)
     jobs = []
     for name, single in recipes.items():
@@ -53,7 +52,7 @@ def export_all(request: ExportRequest, progress: Progress = SILENT) -> list[Expo
         if request.run:
             target.check_can_run()
         out = request.out if len(recipes) == 1 else request.out / name
-        jobs.append(Job(checkpoint, recipe, target, out, request))
+        jobs.append(Job(source, recipe, target, out, request))
     checkpoint.start_hashing()
     with _store_folder(request.out, request.store) as folder:
         return [export_one(job, folder, progress) for job in jobs]

@@ -23,14 +23,14 @@ from helium_edge.bundle import (
     read_checkpoint_card,
     tokenizer_facts,
 )
-from helium_edge.checkpoint import Checkpoint
+from helium_edge.exporting.source import ExportSource
 from helium_edge.quant import QuantizedStore
 from helium_edge.recipe import Recipe
 from helium_edge.targets.base import BuiltGraph, Target
 
 
 def describe(
-    checkpoint: Checkpoint,
+    source: ExportSource,
     recipe: Recipe,
     target: Target,
     graphs: Sequence[BuiltGraph],
@@ -40,7 +40,7 @@ def describe(
     """Describe a bundle that has been built; golden trace, parity and the list of files are added later.
 
     Args:
-        checkpoint: Where it comes from.
+        source: Where it comes from.
         recipe: What was exported.
         target: What built the graphs.
         graphs: The graphs.
@@ -50,8 +50,10 @@ def describe(
     Raises:
         CheckpointError: A companion file of the checkpoint is malformed.
     """
+    checkpoint, companions = source.checkpoint, source.companions
     config = checkpoint.config
     tokenizer, add_bos = tokenizer_facts(checkpoint.tokenizer_files()[0], bos=config.bos_token_id)
+    tokenizer = tokenizer.model_copy(update={"merged_from": dict(companions.tokenizer.merged_from)})
     memory = target.memory(config, recipe, store.plan)
     reports = store.reports()
     return Manifest(
@@ -72,7 +74,7 @@ def describe(
             files=checkpoint.hashes(),
         ),
         model=ModelSection.from_config(config),
-        tokens=TokensSection.from_config(config, add_bos=add_bos),
+        tokens=TokensSection.from_config(config, add_bos=add_bos, forbidden=companions.forbidden),
         tokenizer=tokenizer,
         quantization=QuantizationSection.from_reports(recipe, reports, fingerprint=store.fingerprint()),
         graphs=tuple(

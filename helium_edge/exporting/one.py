@@ -21,6 +21,7 @@ from helium_edge.errors import HeliumEdgeError, ParityError
 from helium_edge.exporting.calibration import calibrate_cache, calibration_texts, calibration_warnings
 from helium_edge.exporting.describe import describe
 from helium_edge.exporting.request import ExportRequest
+from helium_edge.exporting.source import ExportSource
 from helium_edge.exporting.try_out import try_out
 from helium_edge.memory import PeakMemory, peak_rss_bytes
 from helium_edge.model.kv_cache import KvScales
@@ -42,18 +43,23 @@ class Job:
     """One bundle to be made, of parts that have been checked to fit.
 
     Attributes:
-        checkpoint: The original.
+        source: The original.
         recipe: Of one target, fitted to the model.
         target: What builds the graphs.
         out: The bundle's folder.
         request: What was asked for.
     """
 
-    checkpoint: Checkpoint
+    source: ExportSource
     recipe: Recipe
     target: Target
     out: Path
     request: ExportRequest
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """The original's weights and config."""
+        return self.source.checkpoint
 
 
 @dataclass(frozen=True)
@@ -69,7 +75,8 @@ class ExportResult:
         peak_anonymous_bytes: Largest memory that it had allocated; None where the system does not tell.
         peak_mapped_bytes: Largest share of mapped files, likewise.
         bundle_bytes: Size of all files.
-        warnings: What the user should know of the result, a line each.
+        warnings: What the user should know of the checkpoint and the result, a line each.
+        notes: What was brought together without losing anything, a line each.
     """
 
     bundle: Path
@@ -81,6 +88,7 @@ class ExportResult:
     peak_mapped_bytes: int | None
     bundle_bytes: int
     warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def export_one(job: Job, store: Path, progress: Progress = SILENT) -> ExportResult:
@@ -106,10 +114,10 @@ def export_one(job: Job, store: Path, progress: Progress = SILENT) -> ExportResu
         graphs = target.build(
             weights, recipe, writer.folder, lambda name: progress.advance(sizes[name], name), scales
         )
-        write_companions(checkpoint, writer.folder)
+        write_companions(checkpoint, writer.folder, job.source.companions.tokenizer)
         writer.start_hashing()
         progress.stage("describe")
-        manifest = describe(checkpoint, recipe, target, graphs, weights, section)
+        manifest = describe(job.source, recipe, target, graphs, weights, section)
         report: ParityReport | HeadReport | None = None
         if request.run:
             original = checkpoint if request.compares else None
@@ -132,7 +140,8 @@ def export_one(job: Job, store: Path, progress: Progress = SILENT) -> ExportResu
         peak_anonymous_bytes=peak.anonymous_bytes,
         peak_mapped_bytes=peak.mapped_bytes,
         bundle_bytes=sum(path.stat().st_size for path in bundle.iterdir()),
-        warnings=calibration_warnings(final),
+        warnings=(*job.source.warnings, *calibration_warnings(final)),
+        notes=job.source.companions.notes,
     )
 
 
@@ -148,7 +157,7 @@ def _calibrate(
     checkpoint, recipe = job.checkpoint, job.recipe
     if recipe.kv_cache != "int8":
         return None, None
-    tokenizer = Tokenizer(checkpoint.tokenizer_files()[0])
+    tokenizer = Tokenizer(checkpoint.tokenizer_files()[0], job.source.companions.tokenizer.content)
     texts = calibration_texts(tokenizer, checkpoint.config, recipe.shapes.cache_len, job.request.calibration)
     progress.stage("calibrate KV cache", checkpoint.config.num_hidden_layers, "layers")
     return calibrate_cache(weights, texts, folder, progress)

@@ -6,10 +6,10 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from helium_edge.bundle import check_companions
-from helium_edge.checkpoint import open_checkpoint
+from helium_edge.checkpoint import ReadOptions
 from helium_edge.config import ModelConfig
 from helium_edge.exporting.fit import fit, split
+from helium_edge.exporting.source import open_source
 from helium_edge.presets import preset
 from helium_edge.quant import PlannedWeight, plan_weights
 from helium_edge.recipe import Recipe
@@ -30,6 +30,7 @@ class ExportPlan:
         parity_bytes: The same with the comparison, which holds the original in float32.
         phone_bytes: Estimated memory on the phone, by part.
         cache_len: Slots of the cache.
+        warnings: What the user should know of the checkpoint, a line each.
     """
 
     recipe: Recipe
@@ -39,22 +40,31 @@ class ExportPlan:
     parity_bytes: int
     phone_bytes: dict[str, int]
     cache_len: int
+    warnings: tuple[str, ...] = ()
 
 
-def plan(source: str, recipe: Recipe, *, revision: str | None = None, run: bool = True) -> list[ExportPlan]:
+def plan(
+    source: str,
+    recipe: Recipe,
+    *,
+    revision: str | None = None,
+    run: bool = True,
+    strict: bool = False,
+    reading: ReadOptions | None = None,
+) -> list[ExportPlan]:
     """Say for each target what an export would do, writing nothing; raises as it does.
 
     The source may also be the name of a preset, a shape without weights; a folder of that name is preferred.
     """
     config = None if revision is not None or Path(source).is_dir() else preset(source)
+    warnings: tuple[str, ...] = ()
     if config is None:
-        checkpoint = open_checkpoint(source, revision=revision)
-        check_companions(checkpoint)
-        config = checkpoint.config
-    return [_plan(config, single, run=run) for single in split(recipe).values()]
+        opened = open_source(source, revision=revision, strict=strict, reading=reading)
+        config, warnings = opened.checkpoint.config, opened.warnings
+    return [_plan(config, single, warnings, run=run) for single in split(recipe).values()]
 
 
-def _plan(config: ModelConfig, asked: Recipe, *, run: bool) -> ExportPlan:
+def _plan(config: ModelConfig, asked: Recipe, warnings: tuple[str, ...], *, run: bool) -> ExportPlan:
     recipe, target = fit(config, asked)
     weights = plan_weights(config, recipe.quantization)
     phone = target.memory(config, recipe, weights)
@@ -70,4 +80,5 @@ def _plan(config: ModelConfig, asked: Recipe, *, run: bool) -> ExportPlan:
         parity_bytes=_BASE_BYTES + 4 * config.num_parameters + sum(phone.values()),
         phone_bytes=phone,
         cache_len=recipe.shapes.cache_len,
+        warnings=warnings,
     )

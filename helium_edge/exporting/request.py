@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from helium_edge.checkpoint import ReadOptions
 from helium_edge.recipe import Recipe
 
 
@@ -25,6 +26,8 @@ class ExportRequest:
             while the export runs, and an interrupted one takes them up again.
         calibration: Text for the scales of an int8 KV cache; None is the built-in one.
         threads: Threads within an operator while checking; 0 lets the runtime choose.
+        strict: Refuse a checkpoint of which anything is ignored, replaced or guessed.
+        reading: How to read the checkpoint: an adapter to merge, another generation_config.json.
     """
 
     source: str
@@ -37,6 +40,8 @@ class ExportRequest:
     store: Path | None = None
     calibration: Path | None = None
     threads: int = 0
+    strict: bool = False
+    reading: ReadOptions = field(default_factory=ReadOptions)
 
     @property
     def compares(self) -> bool:

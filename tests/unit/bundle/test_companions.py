@@ -12,6 +12,7 @@ from helium_edge.bundle import (
     GenerationSection,
     GraphEntry,
     SourceSection,
+    check_companions,
     generation_defaults,
     read_checkpoint_card,
     tokenizer_facts,
@@ -24,6 +25,7 @@ from helium_edge.checkpoint import Checkpoint, open_checkpoint
 from helium_edge.config import ModelConfig
 from helium_edge.errors import CheckpointError, InputError
 from helium_edge.signature import GraphSignature
+from tests.helpers.added_tokens import token
 from tests.helpers.checkpoints import tiny_config
 from tests.unit.bundle.bundles import CACHE, CONFIG, make_manifest
 
@@ -43,9 +45,11 @@ def folder(tmp_path: Path) -> Path:
 
 def test_files_of_the_checkpoint_are_copied_byte_for_byte(checkpoint: Checkpoint, folder: Path) -> None:
     odd = b'{"a":\r\n 1.50,  "\xc3\xa9": null}'
-    for name in ("tokenizer_config.json", "special_tokens_map.json", "generation_config.json"):
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
         (checkpoint.folder / name).write_bytes(odd)
+    (checkpoint.folder / "generation_config.json").write_bytes(b'{"top_k":\r\n 1.0}')
     (checkpoint.folder / "secrets.txt").write_text("not for the bundle")
+    checkpoint = open_checkpoint(str(checkpoint.folder))
     write_companions(checkpoint, folder)
     names = {path.name for path in folder.iterdir()}
     assert names == {path.name for path in checkpoint.tokenizer_files()} | {
@@ -74,7 +78,7 @@ def test_generation_defaults_are_greedy_or_those_of_the_checkpoint(checkpoint: C
     (checkpoint.folder / "generation_config.json").write_text(
         '{"do_sample": true, "temperature": 1, "top_k": 40, "top_p": 0.9, "max_new_tokens": null, "x": []}'
     )
-    defaults = generation_defaults(checkpoint)
+    defaults = generation_defaults(open_checkpoint(str(checkpoint.folder)))
     assert (defaults.do_sample, defaults.temperature, defaults.top_k, defaults.top_p) == (True, 1.0, 40, 0.9)
     assert defaults.max_new_tokens == GenerationSection().max_new_tokens
 
@@ -84,17 +88,16 @@ def test_generation_defaults_are_greedy_or_those_of_the_checkpoint(checkpoint: C
     [
         ("{", "not readable as JSON"),
         ("[]", "top level must be an object"),
-        ('{"top_p": 1.5}', "top_p = 1.5"),
-        ('{"top_k": "40"}', "top_k = '40'"),
-        ('{"temperature": NaN}', "temperature = nan"),
-        ('{"max_new_tokens": 0}', "max_new_tokens = 0"),
+        ('{"do_sample": true, "top_k": "40"}', "top_k = '40'"),
+        ('{"do_sample": true, "temperature": NaN}', "temperature = nan"),
+        ('{"max_new_tokens": 9223372036854775808}', "max_new_tokens = 9223372036854775808"),
         ('{"do_sample": 1}', "do_sample = 1"),
     ],
 )
 def test_a_malformed_generation_config_is_refused_by_field(checkpoint: Checkpoint, text: str, says: str) -> None:
     (checkpoint.folder / "generation_config.json").write_text(text)
     with pytest.raises(CheckpointError) as caught:
-        generation_defaults(checkpoint)
+        open_checkpoint(str(checkpoint.folder))
     assert caught.value.message.startswith("generation_config.json: ")
     assert says in caught.value.message
 
@@ -111,6 +114,33 @@ def test_facts_of_the_shipped_tokenizer() -> None:
     )
     assert tokenizer_facts(tiny.tokenizer_files()[0], bos=2)[1] is False
     assert tokenizer_facts(tiny.tokenizer_files()[0], bos=None)[1] is False
+
+
+def test_a_tokenizer_of_more_tokens_than_rows_is_refused(checkpoint: Checkpoint) -> None:
+    path = checkpoint.folder / "tokenizer.json"
+    data = json.loads(path.read_text(encoding="utf-8"))
+    data["model"]["vocab"].append(["zebra", -9.0])
+    path.write_text(json.dumps(data), encoding="utf-8")
+    with pytest.raises(CheckpointError, match=r"has the token id 160, config.json says vocab_size = 160") as caught:
+        check_companions(checkpoint)
+    assert "the token 'zebra' (160) has no row" in caught.value.hint
+
+
+def test_a_template_with_a_token_without_a_row_is_refused(checkpoint: Checkpoint) -> None:
+    path = checkpoint.folder / "tokenizer.json"
+    data = json.loads(path.read_text(encoding="utf-8"))
+    data["added_tokens"].append({"id": 160, **token("<go>")})
+    data["post_processor"] = template(
+        {"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}
+    )
+    data["post_processor"] |= {
+        "pair": [],
+        "special_tokens": {"<s>": {"id": "<s>", "ids": [160], "tokens": ["<go>"]}},
+    }
+    path.write_text(json.dumps(data), encoding="utf-8")
+    with pytest.raises(CheckpointError, match=r"puts '<go>' \(160\) into every text") as caught:
+        check_companions(checkpoint)
+    assert "resize_token_embeddings" in caught.value.hint
 
 
 def template(*pieces: Any) -> dict[str, Any]:

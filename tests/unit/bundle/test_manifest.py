@@ -95,7 +95,7 @@ def test_the_fields_that_hosts_read() -> None:
     assert data["model"]["rope"] == {
         "theta": 100000.0, "layout": "half_split", "checkpoint_layout": "interleaved", "in_graph": True,
     }  # fmt: skip
-    assert data["tokens"] == {"bos": 1, "eos": [2], "pad": 3, "add_bos": True}
+    assert data["tokens"] == {"bos": 1, "eos": [2], "pad": 3, "add_bos": True, "forbidden": []}
     assert set(data["files"][0]) == {"path", "bytes", "sha256"}
     assert data["memory"]["total_bytes"] == 9000 + 8192 + 1000
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from helium_edge.checkpoint import ReadOptions
 from helium_edge.errors import ParityError
 from helium_edge.exporting import ExportRequest
 from helium_edge.parity import LevelReport, ParityReport
@@ -53,9 +54,9 @@ def calls(monkeypatch: pytest.MonkeyPatch, results: int) -> list[dict[str, Any]]
         found.append({field.name: getattr(request, field.name) for field in fields(request)})
         report = make_report(0.02) if request.parity else None
         result = SimpleNamespace(
-            warnings=(), bundle=Path("/abs") / request.out, manifest=make_manifest(), parity=report, seconds=3.2,
+            bundle=Path("/abs") / request.out, manifest=make_manifest(), parity=report, seconds=3.2,
             peak_rss_bytes=700_000_000, peak_anonymous_bytes=500_000_000, peak_mapped_bytes=250_000_000,
-            bundle_bytes=5_570_000,
+            bundle_bytes=5_570_000, notes=("a merge",), warnings=("a tensor was ignored",),
         )  # fmt: skip
         return [result] * results
 
@@ -70,12 +71,14 @@ def test_options_have_their_defaults(cli: Cli, calls: list[dict[str, Any]]) -> N
         {
             "source": "helium-tiny", "recipe": load_recipe("onnx-int4"), "out": Path("tiny"), "revision": None,
             "force": False, "parity": True, "run": True, "store": None, "calibration": None, "threads": 0,
+            "strict": False, "reading": ReadOptions(),
         }
     ]  # fmt: skip
     assert "bundle:  tiny, 5.57 MB in" in out
     assert "at most 700 MB of memory (500 MB own, 250 MB of files)" in " ".join(out.split())
     assert "L3 export" in out
     assert max(map(len, out.splitlines())) <= 80
+    assert err.splitlines()[-3:-1] == ["note: a merge", "warning: a tensor was ignored"]
     assert err.splitlines()[-1].startswith("next: helium-edge generate tiny ")
 
 
@@ -85,14 +88,15 @@ def test_options_reach_the_pipeline(cli: Cli, calls: list[dict[str, Any]], tmp_p
     code, out, _ = cli(
         "export", "org/name", "--recipe", str(file), "--output", "x", "--revision", "v1", "--force", "--no-parity",
         "--store", "s", "--calibration", "c.txt", "--threads", "2", "--cache-len", "512",
-        "--prefill-len", "64", "--target", "onnx",
+        "--prefill-len", "64", "--target", "onnx", "--strict", "--merge-adapter", "--generation-config", "g.json",
     )  # fmt: skip
     assert code == 0
     (call,) = calls
     recipe = call.pop("recipe")
     assert call == {
         "source": "org/name", "out": Path("x"), "revision": "v1", "force": True, "parity": False, "run": True,
-        "store": Path("s"), "calibration": Path("c.txt"), "threads": 2,
+        "store": Path("s"), "calibration": Path("c.txt"), "threads": 2, "strict": True,
+        "reading": ReadOptions(merge_adapter=True, generation_config=Path("g.json")),
     }  # fmt: skip
     assert (recipe.shapes.prefill_len, recipe.shapes.cache_len) == (64, 512)
     assert recipe.model_copy(update={"shapes": load_recipe("onnx-int4-portable").shapes}) == load_recipe(
@@ -122,6 +126,7 @@ def test_json_document(cli: Cli, calls: list[dict[str, Any]]) -> None:
     assert document["bundle_bytes"] == 5_570_000
     assert (document["peak_anonymous_bytes"], document["peak_mapped_bytes"]) == (500_000_000, 250_000_000)
     assert document["parity"] == make_report(0.02).to_json()
+    assert (document["notes"], document["warnings"]) == (["a merge"], ["a tensor was ignored"])
     assert "quantize:" in err
 
 

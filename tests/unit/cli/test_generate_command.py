@@ -70,7 +70,7 @@ def bundle(monkeypatch: pytest.MonkeyPatch) -> Fake:
             generation=fake.generation,
             decoder_spec=lambda: None,
             tokenizer=SimpleNamespace(file="tokenizer.json"),
-            tokens=SimpleNamespace(eos=(EOS,)),
+            tokens=SimpleNamespace(eos=(EOS,), forbidden=()),
         )
         return SimpleNamespace(manifest=manifest, path=lambda name: TINY / name)
 

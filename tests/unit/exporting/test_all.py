@@ -11,6 +11,7 @@ from helium_edge.checkpoint import Checkpoint, open_checkpoint
 from helium_edge.errors import RecipeError
 from helium_edge.exporting import ExportRequest, export_all
 from helium_edge.exporting import all as all_module
+from helium_edge.exporting import source as source_module
 from helium_edge.exporting.one import Job
 from helium_edge.recipe import parse_recipe
 from tests.helpers.checkpoints import make_checkpoint
@@ -35,7 +36,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[Checkpoint]:
         found.append(open_checkpoint(source, **options))
         return found[-1]
 
-    monkeypatch.setattr(all_module, "open_checkpoint", spy)
+    monkeypatch.setattr(source_module, "open_checkpoint", spy)
     return found
 
 
