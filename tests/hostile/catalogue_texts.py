@@ -113,7 +113,11 @@ _config("quantization_config", {"quantization_config": {"quant_method": "gptq"}}
 _config("several end tokens", {"eos_token_id": [2, 5, 6]}, code=OK)
 _config("an end token outside the vocabulary", {"eos_token_id": [2, 160]})
 _config("pad_token_id outside the vocabulary", {"pad_token_id": 160})
-_config("negative bos_token_id", {"bos_token_id": -1})
+_config("bos_token_id = -2", {"bos_token_id": -2})
+_config("pad_token_id = -1", {"pad_token_id": -1}, code=OK, note="there is then no such token")
+_config("architectures is an empty list", {"architectures": []}, code=OK, note="the tensors tell the class")
+_config("a linear rope_scaling by 1", {"rope_scaling": {"type": "linear", "factor": 1}}, code=OK)
+_config("rope_scaling by NaN", {"rope_scaling": {"type": "linear", "factor": float("nan")}})
 _config("no bos, eos or pad", {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}, code=OK)
 
 
@@ -203,7 +207,12 @@ _tokenizer(
     code=OK,
     note="ids without a token have no text",
 )
-_tokenizer("an added token beyond vocab_size", _added(10**6))
+_tokenizer(
+    "an added token beyond vocab_size",
+    _added(10**6),
+    code=OK,
+    note="the manifest forbids its id, and texts that hold it are refused",
+)
 _tokenizer("ids with a gap", _bpe({"a": 0, "b": 1, "c": 50}, []), code=OK)
 _tokenizer("an id of 2^40", _bpe({"a": 0, "b": 2**40}, []), "not a usable")
 _tokenizer("merges of tokens that are not there", _bpe({"a": 0, "b": 1}, [["a", "zz"]]), "not a usable")
@@ -211,9 +220,22 @@ _tokenizer("a million merges", lambda data: _bpe({"a": 0, "b": 1}, [["a", "b"]] 
 _tokenizer(
     "a regular expression that backtracks forever",
     lambda data: data.update(
-        pre_tokenizer={"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False}
+        pre_tokenizer={"type": "Split", "pattern": {"Regex": "(e+)+$"}, "behavior": "Isolated", "invert": False}
     ),
-    "regular expression",
+    code=OK,
+    note="it is given up where it takes long on a text",
+)
+_tokenizer(
+    "a regular expression that repeats 10^12 times",
+    lambda data: data.update(
+        pre_tokenizer={
+            "type": "Split",
+            "pattern": {"Regex": "((a{1,10000}){1,10000}){10000}"},
+            "behavior": "Isolated",
+            "invert": False,
+        }
+    ),
+    "repeats 1e+12 times",
 )
 _tokenizer(
     "replacements that make 10^15 characters of one",
@@ -236,7 +258,9 @@ _tokenizer(
     "not a usable",
 )
 _tokenizer(
-    "a decoder that cannot be streamed", lambda data: data.update(decoder={"type": "ByteLevel"}), "ByteLevel"
+    "a decoder that cannot be streamed",
+    lambda data: data.update(decoder={"type": "WordPiece", "prefix": "##", "cleanup": True}),
+    "WordPiece",
 )
 _tokenizer(
     "padding to 2^40 tokens",
@@ -269,8 +293,55 @@ _generation("sound", {"do_sample": True, "temperature": 0.7, "top_k": 40}, code=
 _generation("bad JSON", b"{", "not readable as JSON")
 _generation("a list", [], "must be an object")
 _generation("2 MiB", b" " * (2 << 20), "too many")
-_generation("top_p = 1.5", {"top_p": 1.5}, "top_p = 1.5")
-_generation("temperature = NaN", {"temperature": float("nan")}, "temperature = nan")
+_generation("top_p = 1.5", {"do_sample": True, "top_p": 1.5}, code=OK)
+_generation("top_k = -1 and temperature = 0", {"do_sample": True, "top_k": -1, "temperature": 0}, code=OK)
+_generation("temperature = NaN", {"do_sample": True, "temperature": float("nan")}, "temperature = nan")
+_generation("a million suppressed tokens", {"suppress_tokens": [1] * 190_000}, "suppress_tokens")
+_generation("stop ids as text", {"eos_token_id": "2"}, "eos_token_id")
+
+
+def _token_file(what: str, name: str, content: Any, *says: str, code: int = INPUT, note: str = "") -> None:
+    @add(TOKENS, f"{name}: {what}", *(says if code == OK else (name, *says)), code=code, note=note)
+    def _(box: Sandbox) -> None:
+        box.checkpoint()
+        box.write(name, content)
+
+
+_token_file("bad JSON", "tokenizer_config.json", b"{", "not readable as JSON")
+_token_file("a list", "tokenizer_config.json", [], "must be an object")
+_token_file(
+    "a token that is a number", "tokenizer_config.json", {"extra_special_tokens": [3]}, "extra_special_tokens"
+)
+_token_file("an id of 2^40", "added_tokens.json", {"<x>": 1 << 40}, "'<x>' has no token id")
+_token_file("bad JSON", "added_tokens.json", b"[", "not readable as JSON")
+_token_file("saved with a byte order mark", "added_tokens.json", b"\xef\xbb\xbf{}", "byte order mark")
+_token_file(
+    "a token without a row",
+    "added_tokens.json",
+    {"<x>": 160},
+    code=OK,
+    note="the manifest forbids its id, and texts that hold it are refused",
+)
+
+
+@add(CONFIGS, "saved with a byte order mark", CONFIG, "byte order mark")
+def _marked(box: Sandbox) -> None:
+    path = box.checkpoint() / CONFIG
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+
+
+@add(TOKENS, "an adapter beside the weights", "adapter_config.json", "an adapter lies beside the weights")
+def _adapter(box: Sandbox) -> None:
+    box.checkpoint()
+    box.write("adapter_config.json", {"peft_type": "LORA"})
+
+
+@add(TOKENS, "an adapter and no weights", "is an adapter of x/y, not a model")
+def _adapter_alone(box: Sandbox) -> None:
+    (box.checkpoint() / "model.safetensors").unlink()
+    box.write("adapter_config.json", {"peft_type": "LORA", "base_model_name_or_path": "x/y"})
+
+
 _generation("max_new_tokens = 2^63", {"max_new_tokens": 2**63}, "max_new_tokens")
 
 

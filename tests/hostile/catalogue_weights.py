@@ -180,12 +180,23 @@ def _flip_data(box: Sandbox) -> None:
 
 
 def _extra_name(what: str, name: str, says: str) -> None:
-    @add(FILES, f"an unknown tensor whose name is {what}", SINGLE, "unexpected tensor", says)
+    @add(FILES, f"an unknown tensor of the decoder whose name is {what}", SINGLE, "unexpected tensor", says)
     def _(box: Sandbox) -> None:
-        box.checkpoint()
-        header, data = box.header()
-        extra = {"dtype": "BF16", "shape": [1], "data_offsets": [len(data), len(data) + 2]}
-        box.raw(header | {name: extra}, data + b"\0\0")
+        _with_extra(box, f"model.{name}")
+
+    @add(FILES, f"an unknown tensor outside the decoder whose name is {what}", code=OK, note=_IGNORED)
+    def _(box: Sandbox) -> None:
+        _with_extra(box, name)
+
+
+_IGNORED = "it is ignored, as by transformers, and named in a warning"
+
+
+def _with_extra(box: Sandbox, name: str) -> None:
+    box.checkpoint()
+    header, data = box.header()
+    extra = {"dtype": "BF16", "shape": [1], "data_offsets": [len(data), len(data) + 2]}
+    box.raw(header | {name: extra}, data + b"\0\0")
 
 
 _extra_name("a path out of the folder", "../../x", "../../x")
@@ -194,10 +205,14 @@ _extra_name("has a NUL", "a\0b", "a\\x00b")
 _extra_name("an escape sequence of a terminal", "\x1b[31mred\x1b[0m", "\\x1b[31m")
 _extra_name("an emoji", "🙂", "🙂")
 _extra_name("10,000 characters long", "x" * 10_000, "x" * 70)
-_extra_name("of a further layer", "model.layers.2.mlp.up_proj.weight", "num_hidden_layers = 2")
 
 
-@add(FILES, "a saved RoPE buffer", code=OK, note="it follows from config.json and is ignored")
+@add(FILES, "an unknown tensor of a further layer", SINGLE, "unexpected tensor", "num_hidden_layers = 2")
+def _further_layer(box: Sandbox) -> None:
+    _with_extra(box, "model.layers.2.mlp.up_proj.weight")
+
+
+@add(FILES, "a saved RoPE buffer", code=OK, note="it follows from config.json; it is ignored and named")
 def _buffer(box: Sandbox) -> None:
     box.tensor("model.layers.0.self_attn.rotary_emb.inv_freq", torch.ones(8))
 
