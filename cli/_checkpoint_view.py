@@ -24,6 +24,7 @@ def checkpoint_document(checkpoint: Checkpoint) -> dict[str, Any]:
         "parameters": _parameters(checkpoint),
         "bytes": _nbytes(checkpoint),
         "tensors": [asdict(tensor) for tensor in checkpoint.tensors.values()],
+        "warnings": list(checkpoint.warnings),
     }
 
 
@@ -47,6 +48,8 @@ def show_checkpoint(checkpoint: Checkpoint) -> None:
     _console.line("")
     rows = [(tensor.name, (shape(tensor.shape), tensor.dtype), tensor.nbytes) for tensor in tensors]
     _console.table(["tensors", "shape", "dtype", "size"], group_rows(rows), right=["size"])
+    for warning in checkpoint.warnings:
+        _console.note(f"warning: {warning}")
 
 
 def preset_document(name: str, config: ModelConfig) -> dict[str, Any]:

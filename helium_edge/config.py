@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from helium_edge.documents import DocumentError, parse_json, read_document
+from helium_edge.documents import DocumentError, parse_json, read_document, shorten
 from helium_edge.errors import ConfigError, did_you_mean, too_many_files
 
 MAX_CONFIG_BYTES = 1 << 20
@@ -311,10 +311,11 @@ class _Reader:
         if self._data.get("auto_map"):
             raise self._fail("auto_map", self._data["auto_map"], "absent", "remote code is never run")
         if self._data.get("quantization_config"):
-            raise self._fail(
-                "quantization_config", self._data["quantization_config"], "absent",
-                "bring the unquantized checkpoint; quantization is this tool's job",
-            )  # fmt: skip
+            found = self._data["quantization_config"]
+            method = found.get("quant_method") if isinstance(found, Mapping) else None
+            kind = f"the weights are quantized by {shorten(method)}: " if isinstance(method, str) else ""
+            hint = f"{kind}bring the unquantized checkpoint; quantization is this tool's job"
+            raise self._fail("quantization_config", found, "absent", hint)
         scaling = self._data.get("rope_scaling")
         if scaling not in (None, {}) and not _scales_nothing(scaling):
             raise self._fail("rope_scaling", scaling, "null, rope_type 'default', or a linear factor of 1")

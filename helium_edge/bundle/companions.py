@@ -206,15 +206,20 @@ def generation_defaults(checkpoint: Checkpoint) -> GenerationSection:
     return GenerationSection.from_file(checkpoint.generation)
 
 
-def tokenizer_facts(path: Path, *, bos: int | None) -> tuple[TokenizerSection, bool]:
+def tokenizer_facts(path: Path, *, bos: int | None, content: bytes | None = None) -> tuple[TokenizerSection, bool]:
     """What a host must know of a tokenizer.json, and whether the file itself starts every text with `bos`.
 
     The template in the file decides, not a declared bos token: Helium declares none and prepends it all the same.
 
+    Args:
+        path: The file.
+        bos: Id of the token that begins a text.
+        content: What to read in place of the file.
+
     Raises:
         InputError: Not a tokenizer.json.
     """
-    data = read_tokenizer_file(path)
+    data = read_tokenizer_file(path, content)
     model = data.get("model")
     kind = model.get("type") if isinstance(model, dict) else None
     if not isinstance(model, dict) or not isinstance(kind, str):

@@ -52,8 +52,10 @@ def describe(
     """
     checkpoint, companions = source.checkpoint, source.companions
     config = checkpoint.config
-    tokenizer, add_bos = tokenizer_facts(checkpoint.tokenizer_files()[0], bos=config.bos_token_id)
-    tokenizer = tokenizer.model_copy(update={"merged_from": dict(companions.tokenizer.merged_from)})
+    merged = companions.tokenizer
+    path, *_ = checkpoint.tokenizer_files()
+    tokenizer, add_bos = tokenizer_facts(path, bos=config.bos_token_id, content=merged.content)
+    tokenizer = tokenizer.model_copy(update={"merged_from": dict(merged.merged_from)})
     memory = target.memory(config, recipe, store.plan)
     reports = store.reports()
     return Manifest(

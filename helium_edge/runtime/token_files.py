@@ -11,6 +11,7 @@ from tokenizers import AddedToken
 
 from helium_edge.documents import DocumentError, parse_json, read_document, shorten
 from helium_edge.errors import InputError
+from helium_edge.runtime.llama_tokenizer import DEFAULTS, is_rebuilt, rebuild
 
 TOKENIZER, CONFIG = "tokenizer.json", "tokenizer_config.json"
 SPECIAL_MAP, ADDED = "special_tokens_map.json", "added_tokens.json"
@@ -38,6 +39,7 @@ class DeclaredTokens:
         extra: Further special tokens, likewise.
         named: Text of each named special token.
         sources: Files that named a token.
+        rebuilt: What to add them to where transformers does not take the folder's `tokenizer.json` as it is.
         warnings: A line each.
     """
 
@@ -46,6 +48,7 @@ class DeclaredTokens:
     extra: list[Any] = field(default_factory=list)
     named: dict[str, str] = field(default_factory=dict)
     sources: list[str] = field(default_factory=list)
+    rebuilt: dict[str, Any] | None = None
     warnings: list[str] = field(default_factory=list)
 
 
@@ -61,6 +64,9 @@ def read_declared(files: Mapping[str, Path], tokenizer: Mapping[str, Any]) -> De
     """
     found = DeclaredTokens()
     settings = _read(files.get(CONFIG))
+    if is_rebuilt(settings, tokenizer):
+        found.rebuilt = rebuild(settings, tokenizer)
+        settings = DEFAULTS | settings
     _check_class(found, settings)
     values = {key: settings.get(key) for key in settings}
     legacy = "added_tokens_decoder" not in settings
@@ -101,7 +107,7 @@ def read_declared(files: Mapping[str, Path], tokenizer: Mapping[str, Any]) -> De
 def _check_class(found: DeclaredTokens, settings: Mapping[str, Any]) -> None:
     """Say so where transformers would not take tokenizer.json as it is."""
     name = settings.get("tokenizer_class")
-    if isinstance(name, str) and name not in _PLAIN_CLASSES:
+    if isinstance(name, str) and name not in _PLAIN_CLASSES and found.rebuilt is None:
         found.warnings.append(
             f"{CONFIG}: tokenizer_class = {shorten(name)} may build its own tokenizer in transformers; the one of "
             f"the bundle is that of {TOKENIZER}"

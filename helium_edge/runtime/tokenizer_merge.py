@@ -27,6 +27,11 @@ from helium_edge.runtime.tokenizer_rules import read_tokenizer_file
 
 _SHOWN = 6
 
+_REBUILT = (
+    f"{TOKENIZER}: the bundle's is the one that transformers 5 builds for tokenizer_class = LlamaTokenizer, of "
+    "the same entries; transformers 4 takes the file as it is"
+)
+
 
 @dataclass(frozen=True)
 class MergedTokenizer:
@@ -62,8 +67,9 @@ def merge_tokenizer(files: Mapping[str, Path]) -> MergedTokenizer:
     data = read_tokenizer_file(path)
     declared = read_declared(files, data)
     original = path.read_bytes()
+    base = original if declared.rebuilt is None else _spelled(declared.rebuilt)
     with library_errors(path), quiet():
-        inner = tokenizers.Tokenizer.from_str(original.decode("utf-8"))
+        inner = tokenizers.Tokenizer.from_str(base.decode("utf-8"))
         before = inner.get_added_tokens_decoder()
         new = _missing(declared, before)
         if new:
@@ -73,15 +79,22 @@ def merge_tokenizer(files: Mapping[str, Path]) -> MergedTokenizer:
     added = {index: str(token.content) for index, token in sorted(after.items())}
     warnings = (*declared.warnings, *_moved(declared, ids))
     listed = [_entry(index, token) for index, token in sorted(after.items())]
-    if not _differs(data.get("added_tokens"), listed):
+    if declared.rebuilt is None and not _differs(data.get("added_tokens"), listed):
         return MergedTokenizer(original, {}, added, declared.named, warnings=warnings)
-    content = (json.dumps(data | {"added_tokens": listed}, ensure_ascii=False, indent=2) + "\n").encode("utf-8")
+    content = _spelled((declared.rebuilt or data) | {"added_tokens": listed})
     _check(path, content, after)
     names = [TOKENIZER, *(name for name in files if name in declared.sources)]
     merged_from = {name: hashlib.sha256(files[name].read_bytes()).hexdigest() for name in names}
     changed = [index for index, token in sorted(after.items()) if repr(token) != repr(before.get(index))]
-    notes = (_note(changed, added, names[1:]),) if changed else ()
+    if declared.rebuilt is not None:
+        notes: tuple[str, ...] = (_REBUILT,)
+    else:
+        notes = (_note(changed, added, names[1:]),) if changed else ()
     return MergedTokenizer(content, merged_from, added, declared.named, notes, warnings)
+
+
+def _spelled(data: Mapping[str, Any]) -> bytes:
+    return (json.dumps(data, ensure_ascii=False, indent=2) + "\n").encode("utf-8")
 
 
 def _missing(declared: DeclaredTokens, present: Mapping[int, Any]) -> list[Any]:

@@ -121,7 +121,7 @@ def test_a_tokenizer_of_more_tokens_than_rows_is_refused(checkpoint: Checkpoint)
     data = json.loads(path.read_text(encoding="utf-8"))
     data["model"]["vocab"].append(["zebra", -9.0])
     path.write_text(json.dumps(data), encoding="utf-8")
-    with pytest.raises(CheckpointError, match=r"has the token id 160, config.json says vocab_size = 160") as caught:
+    with pytest.raises(CheckpointError, match="has the token id 160, config") as caught:
         check_companions(checkpoint)
     assert "the token 'zebra' (160) has no row" in caught.value.hint
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import tokenizers
+import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -67,14 +68,37 @@ def sentencepiece() -> tokenizers.Tokenizer:
     return found
 
 
-@pytest.fixture(scope="module", params=["byte level", "sentencepiece"])
+KINDS = {
+    "byte level": (byte_level, {}),
+    "byte level, by the class of Llama": (byte_level, {"tokenizer_class": "LlamaTokenizer"}),
+    "sentencepiece": (sentencepiece, {}),
+    "sentencepiece, by the class of Llama": (sentencepiece, {"tokenizer_class": "LlamaTokenizer"}),
+    "sentencepiece, by the old class": (sentencepiece, {"tokenizer_class": "LlamaTokenizerFast", "legacy": True}),
+    "sentencepiece, without a prefix": (
+        sentencepiece,
+        {
+            "tokenizer_class": "LlamaTokenizer",
+            "add_prefix_space": False,
+            "eos_token": "<|im_end|>",
+            "unk_token": None,
+        },
+    ),
+}
+
+
+@pytest.fixture(scope="module", params=KINDS)
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     origin = tmp_path_factory.mktemp("origin")
-    inner = byte_level() if request.param == "byte level" else sentencepiece()
-    inner.save(str(origin / "tokenizer.json"))
+    make, settings_of_class = KINDS[request.param]
+    if settings_of_class and int(transformers.__version__.partition(".")[0]) < 5:
+        pytest.skip("transformers 4 takes tokenizer.json as it is")
+    make().save(str(origin / "tokenizer.json"))
     return tokenizer_folder(
         tmp_path_factory.mktemp("model") / "model",
-        {"tokenizer_config.json": {"additional_special_tokens": list(TURNS)}, "added_tokens.json": {"<é>": 902}},
+        {
+            "tokenizer_config.json": {"additional_special_tokens": list(TURNS), **settings_of_class},
+            "added_tokens.json": {"<é>": 902},
+        },
         origin=origin,
     )
 
@@ -95,8 +119,6 @@ def streamed(tokenizer: Tokenizer, ids: list[int], **options: bool) -> list[str]
 
 
 def test_ids_are_those_of_auto_tokenizer(folder: Path, ours: Tokenizer) -> None:
-    import transformers
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         theirs = transformers.AutoTokenizer.from_pretrained(folder)

@@ -101,6 +101,17 @@ def test_ids_are_those_of_auto_tokenizer(tmp_path: Path, name: str) -> None:
         assert ours.encode(text) == theirs(text).input_ids, text
 
 
+@pytest.mark.parametrize("name", SPELLINGS)
+def test_auto_tokenizer_gives_the_ids_of_the_bundle_too(tmp_path: Path, name: str) -> None:
+    """Its other files are still there, and add nothing to what is merged."""
+    folder = tokenizer_folder(tmp_path / "model", SPELLINGS[name])
+    found, ours = merged(folder)
+    (folder / "tokenizer.json").write_bytes(found.content)
+    theirs = transformers.AutoTokenizer.from_pretrained(folder)
+    for text in texts_with([*TURNS, "<s>", "</s>", "the", "ing"], 50, seed=2):
+        assert theirs(text).input_ids == ours.encode(text), text
+
+
 def test_the_bundle_of_a_checkpoint_without_more_tokens_is_a_copy() -> None:
     found = merge_tokenizer(token_files(TINY))
     assert found.content == (TINY / "tokenizer.json").read_bytes()
