@@ -96,8 +96,11 @@ class Checkpoint:
 
     @property
     def is_renamed(self) -> bool:
-        """Whether names of tensors in the files are others than the classes of transformers find by themselves."""
-        return any(info.name not in (name, name.removeprefix(PREFIX)) for name, info in self.tensors.items())
+        """Whether names of tensors in the files are others than every version of transformers finds by itself."""
+        bare = self.config.head == "hidden_states"  # of which both spellings are known
+        return any(
+            info.name != name and not (bare and PREFIX + info.name == name) for name, info in self.tensors.items()
+        )
 
     def read(self, name: str) -> torch.Tensor:
         """Read one tensor in its stored dtype, or in float32 where an adapter is merged into it.

@@ -41,7 +41,7 @@ def same(checkpoint: Checkpoint, weights: Weights) -> bool:
 def test_names_without_the_first_part(tmp_path: Path, shards: int) -> None:
     checkpoint = open_checkpoint(str(written(tmp_path, renamed(without_prefix), shards=shards)))
     assert same(checkpoint, random_weights(tiny_config()))
-    assert (checkpoint.warnings, checkpoint.is_renamed) == ((), False)
+    assert (checkpoint.warnings, checkpoint.is_renamed) == ((), True)  # transformers 4 does not find them
 
 
 @pytest.mark.parametrize("prefix", [True, False])

@@ -62,7 +62,6 @@ SPELLINGS: dict[str, dict[str, Any]] = {
     "a token of the file with other flags": {
         "tokenizer_config.json": {"added_tokens_decoder": {"2": token("</s>"), "4096": token("<|im_end|>")}}
     },
-    "a token with a name of its own": {"tokenizer_config.json": {"turn_token": "<|im_start|>"}},
     "an id in tokenizer.json that is not the one": {
         "tokenizer.json": lambda data: data["added_tokens"].append({"id": 4100, **token("<|im_end|>")})
     },
@@ -70,6 +69,7 @@ SPELLINGS: dict[str, dict[str, Any]] = {
 }
 if MAJOR >= 5:  # the version that knows it
     SPELLINGS |= {
+        "a token with a name of its own": {"tokenizer_config.json": {"turn_token": "<|im_start|>"}},
         "extra_special_tokens as a list": {"tokenizer_config.json": {"extra_special_tokens": list(TURNS)}},
         "extra_special_tokens as an object": {
             "tokenizer_config.json": {"extra_special_tokens": {"turn": "<|im_start|>", "end": "<|im_end|>"}}
