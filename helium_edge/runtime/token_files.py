@@ -23,6 +23,9 @@ MAX_BYTES = 1 << 24
 MAX_TOKENS = 65_536
 """Tokens that may be added; each of them makes an entry of the merged file."""
 
+_FLAGS = ("add_bos_token", "add_eos_token")
+"""Settings whose names end like those of tokens; beside a `tokenizer.json` they say nothing."""
+
 _ATTRIBUTES = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
 # Classes that take tokenizer.json as it is.
@@ -35,7 +38,7 @@ class DeclaredTokens:
 
     Attributes:
         by_id: Tokens with the id that a file gives them.
-        special: Named special tokens, in the order in which they are added.
+        special: Named special tokens, in the order in which they are added; a text stays a text.
         extra: Further special tokens, likewise.
         named: Text of each named special token.
         sources: Files that named a token.
@@ -68,40 +71,90 @@ def read_declared(files: Mapping[str, Path], tokenizer: Mapping[str, Any]) -> De
         found.rebuilt = rebuild(settings, tokenizer)
         settings = DEFAULTS | settings
     _check_class(found, settings)
-    values = {key: settings.get(key) for key in settings}
     legacy = "added_tokens_decoder" not in settings
+    # These files count only where tokenizer_config.json has no `added_tokens_decoder`.
+    special_map = _read(files.get(SPECIAL_MAP)) if legacy else {}
+    if special_map:
+        found.sources.append(SPECIAL_MAP)
+    stated = _state(settings, special_map)
     if legacy:
-        # These files count only where tokenizer_config.json has no `added_tokens_decoder`.
-        special_map = _read(files.get(SPECIAL_MAP))
-        if special_map:
-            values |= special_map
-            found.sources.append(SPECIAL_MAP)
-    extra = values.get("extra_special_tokens") or values.get("additional_special_tokens") or []
-    padding = tokenizer.get("padding")
-    if "pad_token" not in values and isinstance(padding, dict) and isinstance(padding.get("pad_token"), str):
-        values["pad_token"] = padding["pad_token"]
-    names = [*NAMED, *(key for key in values if key.endswith("_token") and key not in NAMED)]
-    pairs = [(key, values[key]) for key in names if isinstance(values.get(key), (str, dict))]
-    if isinstance(extra, dict):
-        pairs += list(extra.items())
-    elif isinstance(extra, list):
-        found.extra = [_token(CONFIG, "extra_special_tokens", value) for value in extra]
-    else:
-        raise InputError(f"{CONFIG}: extra_special_tokens is neither a list nor an object of tokens")
-    named = {key: _token(CONFIG, key, value) for key, value in pairs}
-    found.named = {key: str(token.content) for key, token in named.items()}
-    if legacy:
-        found.by_id = _legacy_ids(found, files.get(ADDED), tokenizer)
+        found.by_id = _legacy_ids(found, files.get(ADDED), tokenizer, stated.special_texts())
     else:
         found.by_id = dict(_decoder_ids(settings["added_tokens_decoder"]))
+    padding = tokenizer.get("padding")
+    if "pad_token" not in stated.named and isinstance(padding, dict):
+        stated.named["pad_token"] = padding.get("pad_token")
+    pairs = {key: stated.named.get(key) for key in NAMED} | stated.own
+    named = {key: _raw(key, value) for key, value in pairs.items() if value is not None}
+    found.extra = [_raw("extra_special_tokens", value) for value in stated.extra]
+    found.named = {key: str(token) for key, token in named.items()}
     if settings and (not legacy or named or found.extra):
         found.sources.insert(0, CONFIG)
     by_text = {str(token.content): token for token in found.by_id.values()}
-    found.special = [by_text.get(str(token.content), token) for token in named.values()]
+    found.special = [by_text.get(str(token), token) for token in named.values()]
     count = len(found.by_id) + len(found.special) + len(found.extra)
     if count > MAX_TOKENS:
         raise InputError(f"{CONFIG}: names {count} tokens, the limit is {MAX_TOKENS}")
     return found
+
+
+@dataclass
+class _Stated:
+    """Special tokens as the two files write them.
+
+    Attributes:
+        named: By the names that every tokenizer may have.
+        own: By names of their own, in the order in which they are added.
+        extra: Without a name.
+        listed: Those of them under the name of transformers 5.
+        objects: Names of those in `named` that stand as objects in tokenizer_config.json.
+    """
+
+    named: dict[str, Any]
+    own: dict[str, Any]
+    extra: list[Any]
+    listed: list[Any]
+    objects: frozenset[str]
+
+    def special_texts(self) -> set[str]:
+        """Texts that make a token of `added_tokens.json` a special one."""
+        named = [value for key, value in self.named.items() if key not in self.objects]
+        texts = [value.get("content") if isinstance(value, dict) else value for value in named]
+        return {text for text in (*texts, *self.listed) if isinstance(text, str)}
+
+
+def _state(settings: Mapping[str, Any], special_map: Mapping[str, Any]) -> _Stated:
+    """`tokenizer_config.json` under what `special_tokens_map.json` says, in the order of transformers."""
+    values = dict(settings)
+    if "additional_special_tokens" in values and not values.get("extra_special_tokens"):
+        values["extra_special_tokens"] = values.pop("additional_special_tokens")
+    first = {key: values.pop(key) for key in _own_names(values) if isinstance(values[key], str)}
+    if isinstance(values.get("extra_special_tokens"), dict):
+        first |= values.pop("extra_special_tokens")
+    objects = frozenset(key for key in NAMED if isinstance(values.get(key), dict) and key not in special_map)
+    for key, value in special_map.items():
+        old = values.get(key)
+        if key == "extra_special_tokens" and isinstance(value, list) and isinstance(old or [], list):
+            values[key] = [*(old or []), *(token for token in value if token not in (old or []))]
+        else:
+            values[key] = value
+    if isinstance(values.get("extra_special_tokens"), dict):
+        first |= values.pop("extra_special_tokens")
+    listed = values.get("extra_special_tokens") or []
+    extra = values.get("extra_special_tokens", values.get("additional_special_tokens")) or []
+    if not isinstance(extra, list):
+        raise InputError(f"{CONFIG}: extra_special_tokens is neither a list nor an object of tokens")
+    own = {key: values[key] for key in _own_names(values) if key in special_map or _is_token(values[key])}
+    return _Stated({key: values[key] for key in NAMED if key in values}, own | first, extra, listed, objects)
+
+
+def _own_names(values: Mapping[str, Any]) -> list[str]:
+    return [key for key in values if key.endswith("_token") and key not in (*NAMED, *_FLAGS)]
+
+
+def _is_token(value: Any) -> bool:
+    """Whether the value of a name that is not one of `NAMED` is a token to transformers."""
+    return isinstance(value, str) or (isinstance(value, dict) and value.get("__type") == "AddedToken")
 
 
 def _check_class(found: DeclaredTokens, settings: Mapping[str, Any]) -> None:
@@ -131,10 +184,11 @@ def _decoder_ids(entries: Any) -> Iterator[tuple[int, Any]]:
         yield int(key), _token(CONFIG, f"added_tokens_decoder.{key}", value, special=False)
 
 
-def _legacy_ids(found: DeclaredTokens, path: Path | None, tokenizer: Mapping[str, Any]) -> dict[int, Any]:
+def _legacy_ids(
+    found: DeclaredTokens, path: Path | None, tokenizer: Mapping[str, Any], special: set[str]
+) -> dict[int, Any]:
     """`added_tokens.json`, and over it the added tokens of tokenizer.json itself."""
     tokens: dict[int, Any] = {}
-    special = {*found.named.values(), *(str(token.content) for token in found.extra)}
     listing = _read(path)
     for text, index in listing.items():
         if type(index) is not int or not 0 <= index < 1 << 31:
@@ -161,6 +215,12 @@ def _token(where: str, what: str, value: Any, *, special: bool = True) -> Any:
     if not all(isinstance(flag, bool) for flag in flags.values()):
         raise InputError(f"{where}: {what} has a flag that is neither true nor false")
     return _make(where, what, value["content"], **({"special": special} | flags))
+
+
+def _raw(what: str, value: Any) -> Any:
+    """A text as it is, an object as a token: transformers adds a text to a token of the same text again."""
+    token = _token(CONFIG, what, value)
+    return value if isinstance(value, str) else token
 
 
 def _make(where: str, what: str, content: str, **flags: bool) -> Any:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import tokenizers
+from tokenizers import AddedToken
 
 from helium_edge.errors import InputError
 from helium_edge.runtime.quiet import quiet
@@ -103,9 +104,9 @@ def _missing(declared: DeclaredTokens, present: Mapping[int, Any]) -> list[Any]:
     new = [token for _, token in sorted(declared.by_id.items()) if repr(token) not in known]
     texts = {str(token.content) for token in (*present.values(), *new)}
     for token in (*declared.special, *declared.extra):
-        if str(token.content) not in texts:
-            texts.add(str(token.content))
+        if str(token) not in texts and token not in new:  # a text is no token, so that it is added once more
             new.append(token)
+    new = [AddedToken(token, special=True) if isinstance(token, str) else token for token in new]
     names = set(declared.named.values())
     for token in new:
         if str(token.content) in names:

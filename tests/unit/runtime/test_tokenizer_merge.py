@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 import warnings
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,17 @@ SPELLINGS: dict[str, dict[str, Any]] = {
         "added_tokens.json": {"<|never|>": 4099},
         "tokenizer_config.json": {"added_tokens_decoder": DECODER},
     },
+    "settings whose names end like those of tokens": {
+        "tokenizer_config.json": {
+            "add_bos_token": True,
+            "add_eos_token": "<|im_end|>",
+            "eos_token": "<|im_start|>",
+        }
+    },
+    "two lists of further tokens": {
+        "tokenizer_config.json": {"additional_special_tokens": ["<|im_start|>"]},
+        "special_tokens_map.json": {"additional_special_tokens": ["<|im_end|>"]},
+    },
     "tokens of the vocabulary": {
         "tokenizer_config.json": {"bos_token": "<s>", "unk_token": "<unk>", "eos_token": "the"}
     },
@@ -70,6 +82,16 @@ SPELLINGS: dict[str, dict[str, Any]] = {
 if MAJOR >= 5:  # the version that knows it
     SPELLINGS |= {
         "a token with a name of its own": {"tokenizer_config.json": {"turn_token": "<|im_start|>"}},
+        "an object with a name of its own": {
+            "tokenizer_config.json": {
+                "turn_token": token("<|im_start|>"),
+                "end_token": token("<|im_end|>") | {"__type": "AddedToken"},
+            }
+        },
+        "lists of further tokens that are joined": {
+            "tokenizer_config.json": {"extra_special_tokens": ["<|im_start|>"]},
+            "special_tokens_map.json": {"extra_special_tokens": ["<|im_start|>", "<|im_end|>"]},
+        },
         "extra_special_tokens as a list": {"tokenizer_config.json": {"extra_special_tokens": list(TURNS)}},
         "extra_special_tokens as an object": {
             "tokenizer_config.json": {"extra_special_tokens": {"turn": "<|im_start|>", "end": "<|im_end|>"}}
@@ -158,6 +180,8 @@ def test_what_no_file_can_say_is_told(tmp_path: Path, settings: dict[str, Any], 
         ({"tokenizer_config.json": {"eos_token": {"text": "x"}}}, "eos_token"),
         ({"tokenizer_config.json": {"eos_token": token("x") | {"special": 1}}}, "neither true nor false"),
         ({"tokenizer_config.json": {"extra_special_tokens": 3}}, "extra_special_tokens"),
+        ({"tokenizer_config.json": {"eos_token": ["<x>"]}}, "eos_token = ['<x>']"),
+        ({"tokenizer_config.json": {"pad_token": 3}}, "pad_token = 3"),
         ({"tokenizer_config.json": {"eos_token": "\ud800"}}, "not valid Unicode"),
         ({"added_tokens.json": {"<x>": "4096"}}, "'<x>' has no token id"),
         ({"added_tokens.json": {"<x>": -1}}, "'<x>' has no token id"),
@@ -178,3 +202,48 @@ def test_a_byte_order_mark_is_named(tmp_path: Path) -> None:
     (folder / "added_tokens.json").write_bytes(b"\xef\xbb\xbf{}")
     with pytest.raises(InputError, match="byte order mark"):
         merged(folder)
+
+
+VALUES = (
+    "<a>", "the", "<b> x", "<|im_end|>", token("<f>") | {"__type": "AddedToken"},
+    token("<i>", lstrip=True, normalized=True, special=False) | {"__type": "AddedToken"},
+)  # fmt: skip
+TOKENS = ("<a>", "<b> x", "<c>", "<d>", "<f>", "<i>", "the", "<s>", "</s>", "<|im_end|>")
+
+
+def random_files(source: random.Random) -> dict[str, Any]:
+    """Files that name tokens in any of the ways."""
+
+    def named(count: int) -> dict[str, Any]:
+        keys = source.sample(
+            ["eos_token", "bos_token", "pad_token", "unk_token", "cls_token", "image_token"], count
+        )
+        return {key: source.choice(VALUES) for key in keys}
+
+    settings = named(source.randint(0, 3))
+    if source.random() < 0.4:
+        settings["added_tokens_decoder"] = {
+            str(4096 + at): token(text, rstrip=source.random() < 0.3, special=source.random() < 0.5)
+            for at, text in enumerate(source.sample(TOKENS, source.randint(0, 3)))
+        }
+    lists = ["additional_special_tokens", "extra_special_tokens"] if MAJOR >= 5 else ["additional_special_tokens"]
+    for name in lists:
+        if source.random() < 0.3:
+            settings[name] = source.sample(TOKENS, source.randint(0, 2))
+    files = {"tokenizer_config.json": settings}
+    if source.random() < 0.4:
+        simple = {key: value for key, value in named(2).items() if isinstance(value, str)}
+        files["special_tokens_map.json"] = simple | {"additional_special_tokens": source.sample(TOKENS, 1)}
+    if source.random() < 0.4:
+        files["added_tokens.json"] = {text: 4096 + at for at, text in enumerate(source.sample(TOKENS, 2))}
+    return files
+
+
+@pytest.mark.skipif(MAJOR < 5, reason="transformers 4 orders what stands in several files otherwise")
+@pytest.mark.parametrize("seed", [*range(30), 199, 263, 272, 284, 324, 332, 391, 413, 425])
+def test_any_folder_gives_the_ids_of_auto_tokenizer(tmp_path: Path, seed: int) -> None:
+    folder = tokenizer_folder(tmp_path / "model", random_files(random.Random(seed)))
+    _, ours = merged(folder)
+    theirs = transformers.AutoTokenizer.from_pretrained(folder)
+    for text in texts_with(TOKENS, 30, seed=seed):
+        assert ours.encode(text) == theirs(text).input_ids, text
