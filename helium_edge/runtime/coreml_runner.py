@@ -18,7 +18,7 @@ from helium_edge.runtime.chunks import DECODE, next_width
 from helium_edge.runtime.coreml_program import CoremlMethod, TensorType, read_coreml
 from helium_edge.runtime.mil_interpreter import MilFunction
 from helium_edge.runtime.mil_ops import Array
-from helium_edge.runtime.runner import Logits, check_tokens
+from helium_edge.runtime.runner import Logits, check_seek, check_tokens
 from helium_edge.signature import (
     INPUT_IDS,
     LAST_INDEX,
@@ -80,6 +80,11 @@ class CoremlRunner:
     def reset(self) -> None:
         """Start a new conversation; stale slots are never read, so nothing is cleared."""
         self._position = 0
+
+    def seek(self, position: int) -> None:
+        """Take what the first slots hold for tokens; see `SeekableRunner.seek`."""
+        check_seek(position, self.cache_len)
+        self._position = position
 
     def prefill(self, tokens: Sequence[int]) -> Logits:
         """Append tokens in chunks of at most `prefill_len`; see `Runner.prefill` and `next_width`."""

@@ -11,7 +11,7 @@ from helium_edge.errors import UsageError
 from helium_edge.runtime.runner import Runner
 from helium_edge.runtime.sampling import Sampler
 
-StopReason = Literal["eos", "length", "cache_full"]
+StopReason = Literal["eos", "length", "cache_full", "stop_string"]
 
 
 @dataclass
@@ -25,7 +25,7 @@ class GenerationStats:
         time_to_first_token_seconds: Prefill and the choice of the first token.
         decode_steps: Tokens fed back one by one.
         decode_seconds: Time for these steps, each with the choice of its token; the caller's own time is not in.
-        stop_reason: `eos`, `length` (max_new_tokens) or `cache_full`; None when the caller stopped.
+        stop_reason: `eos`, `length` (max_new_tokens), `cache_full` or `stop_string`; None when the caller stopped.
     """
 
     prompt_tokens: int = 0
@@ -55,6 +55,7 @@ def generate(
     eos_ids: Collection[int],
     sampler: Sampler,
     stats: GenerationStats,
+    context: Sequence[int] = (),
 ) -> Iterator[int]:
     """Continue a prompt; the runner keeps what is in its cache, so a second call carries the conversation on.
 
@@ -65,6 +66,7 @@ def generate(
         eos_ids: Ids that end the text; they are not yielded.
         sampler: Chooses each token.
         stats: Filled in along the way.
+        context: Ids that are in the cache already, for a sampler that looks at them.
 
     Returns:
         An iterator over the new ids. Work happens as it is consumed.
@@ -75,7 +77,7 @@ def generate(
     """
     if max_new_tokens < 1:
         raise UsageError(f"max_new_tokens {max_new_tokens} is out of range; allowed: 1 and above")
-    return _generate(runner, prompt, max_new_tokens, frozenset(eos_ids), sampler, stats)
+    return _generate(runner, prompt, max_new_tokens, frozenset(eos_ids), sampler, stats, list(context))
 
 
 def _generate(
@@ -85,12 +87,14 @@ def _generate(
     eos_ids: frozenset[int],
     sampler: Sampler,
     stats: GenerationStats,
+    seen: list[int],
 ) -> Iterator[int]:
     start = time.perf_counter()
     logits = runner.prefill(prompt)
     stats.prompt_tokens = len(prompt)
     stats.prefill_seconds = time.perf_counter() - start
-    token = sampler.pick(logits[-1])
+    seen.extend(prompt)
+    token = sampler.pick(logits[-1], seen)
     stats.time_to_first_token_seconds = time.perf_counter() - start
     while token not in eos_ids:
         stats.new_tokens += 1
@@ -103,7 +107,9 @@ def _generate(
             stats.stop_reason = "cache_full"
             return
         start = time.perf_counter()
-        token = sampler.pick(runner.decode(token))
+        logits = runner.decode(token)
+        seen.append(token)
+        token = sampler.pick(logits, seen)
         stats.decode_steps += 1
         stats.decode_seconds += time.perf_counter() - start
     stats.stop_reason = "eos"
