@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, JsonValue, ValidationError
 
+from helium_edge.bundle.chat_section import ChatSection
 from helium_edge.bundle.golden import GoldenTrace
 from helium_edge.bundle.graph_sections import CacheSection, GraphEntry
 from helium_edge.bundle.seal import seal_problem, sealed_json
@@ -80,6 +81,8 @@ class Manifest(Section):
     cache_len: Size
     """Tokens that fit in the cache, prompt and answer together; tokens of a text where there is a `head`."""
     generation: GenerationSection
+    chat: ChatSection | None = None
+    """How a conversation reads; null where the checkpoint has no chat template."""
     memory: MemorySection
     parity: dict[str, JsonValue] | None = None
     """Result of the comparison with the original checkpoint; null when it was not run."""
@@ -237,6 +240,7 @@ def _contradictions(manifest: Manifest) -> Iterator[str]:
         yield "a bundle has either a cache or a head"
     if manifest.cache is not None and manifest.cache_len not in manifest.cache.shape:
         yield f"cache_len = {manifest.cache_len} does not fit cache.shape = {list(manifest.cache.shape)}"
+    yield from manifest.chat.problems() if manifest.chat is not None else ()
     yield from _bad_tokens(manifest)
 
 
@@ -246,6 +250,7 @@ def _bad_tokens(manifest: Manifest) -> Iterator[str]:
         "tokens.bos": () if tokens.bos is None else (tokens.bos,),
         "tokens.eos": tokens.eos,
         "tokens.pad": () if tokens.pad is None else (tokens.pad,),
+        "chat.stop": () if manifest.chat is None else manifest.chat.stop,
         "golden": () if golden is None else golden.token_ids(),
     }
     for place, values in ids.items():

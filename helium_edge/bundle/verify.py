@@ -161,6 +161,18 @@ def open_bundle(path: Path, *, unverified: bool = False) -> Bundle:
     raise BundleError(f"{path}: is being replaced all the time", hint="try again when the exports have ended")
 
 
+def manifest_hash(bundle: Bundle) -> str:
+    """sha256 of the manifest's file, which lists those of all others: what tells one bundle from another.
+
+    Raises:
+        BundleError: It is not readable any more.
+    """
+    try:
+        return durable.hash_file(bundle.path(MANIFEST_NAME))[1]
+    except OSError as error:
+        raise BundleError(f"{bundle.folder}: {MANIFEST_NAME} is not readable: {error.strerror}") from error
+
+
 def _identity(path: Path) -> tuple[int, ...] | None:
     try:
         status = path.stat()

@@ -19,6 +19,7 @@ from helium_edge.bundle import (
     SourceSection,
     TargetSection,
     TokensSection,
+    chat_section,
     generation_defaults,
     read_checkpoint_card,
     tokenizer_facts,
@@ -26,7 +27,18 @@ from helium_edge.bundle import (
 from helium_edge.exporting.source import ExportSource
 from helium_edge.quant import QuantizedStore
 from helium_edge.recipe import Recipe
+from helium_edge.runtime.tokenizer import Tokenizer
 from helium_edge.targets.base import BuiltGraph, Target
+
+
+def chat_warnings(manifest: Manifest) -> tuple[str, ...]:
+    """A line where hosts without Jinja cannot chat, or not with a system message."""
+    chat = manifest.chat
+    if chat is None or chat.reason is None:
+        return ()
+    if not chat.declarative:
+        return (f"the chat template cannot be said as data, so that phones refuse to chat: {chat.reason}",)
+    return (f"the chat template takes no system message: {chat.reason}",)
 
 
 def describe(
@@ -56,6 +68,7 @@ def describe(
     path, *_ = checkpoint.tokenizer_files()
     tokenizer, add_bos = tokenizer_facts(path, bos=config.bos_token_id, content=merged.content)
     tokenizer = tokenizer.model_copy(update={"merged_from": dict(merged.merged_from)})
+    tokens = TokensSection.from_config(config, add_bos=add_bos, forbidden=companions.forbidden)
     memory = target.memory(config, recipe, store.plan)
     reports = store.reports()
     return Manifest(
@@ -76,7 +89,7 @@ def describe(
             files=checkpoint.hashes(),
         ),
         model=ModelSection.from_config(config),
-        tokens=TokensSection.from_config(config, add_bos=add_bos, forbidden=companions.forbidden),
+        tokens=tokens,
         tokenizer=tokenizer,
         quantization=QuantizationSection.from_reports(recipe, reports, fingerprint=store.fingerprint()),
         graphs=tuple(
@@ -90,6 +103,9 @@ def describe(
         prefill_len=recipe.shapes.prefill_len,
         cache_len=recipe.shapes.cache_len,
         generation=generation_defaults(checkpoint),
+        chat=chat_section(checkpoint, Tokenizer(path, merged.content), tokens.eos)
+        if config.head == "language_model"
+        else None,
         memory=MemorySection.estimate(
             weights_bytes=sum(report.nbytes for report in reports),
             packed_bytes=memory["weights"],

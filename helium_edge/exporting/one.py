@@ -19,7 +19,7 @@ from helium_edge.bundle import (
 from helium_edge.checkpoint import Checkpoint
 from helium_edge.errors import HeliumEdgeError, ParityError
 from helium_edge.exporting.calibration import calibrate_cache, calibration_texts, calibration_warnings
-from helium_edge.exporting.describe import describe
+from helium_edge.exporting.describe import chat_warnings, describe
 from helium_edge.exporting.request import ExportRequest
 from helium_edge.exporting.source import ExportSource
 from helium_edge.exporting.try_out import try_out
@@ -140,7 +140,7 @@ def export_one(job: Job, store: Path, progress: Progress = SILENT) -> ExportResu
         peak_anonymous_bytes=peak.anonymous_bytes,
         peak_mapped_bytes=peak.mapped_bytes,
         bundle_bytes=sum(path.stat().st_size for path in bundle.iterdir()),
-        warnings=(*job.source.warnings, *calibration_warnings(final)),
+        warnings=(*job.source.warnings, *calibration_warnings(final), *chat_warnings(final)),
         notes=job.source.companions.notes,
     )
 

@@ -50,6 +50,7 @@ class Tokenizer:
 
     def __init__(self, path: Path, content: bytes | None = None) -> None:
         self._path = path
+        self._content = content
         data = read_tokenizer_file(path, content)
         decoder = _read_decoder(path, data)
         self._has_expressions = has_expressions(data)
@@ -82,6 +83,15 @@ class Tokenizer:
         """The largest id of any token; ids may have gaps."""
         return max(self._inner.get_vocab(with_added_tokens=True).values(), default=-1)
 
+    @property
+    def path(self) -> Path:
+        """The file that it was read from."""
+        return self._path
+
+    def data(self) -> dict[str, Any]:
+        """What the file says."""
+        return read_tokenizer_file(self._path, self._content)
+
     def ids_from(self, least: int) -> set[int]:
         """All ids of tokens from one id on."""
         return {index for index in self._inner.get_vocab(with_added_tokens=True).values() if index >= least}
@@ -90,8 +100,12 @@ class Tokenizer:
         """How the vocabulary spells a token; empty where there is none of this id."""
         return self._added.get(token_id) or self._inner.id_to_token(token_id) or ""
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, *, bare: bool = False) -> list[int]:
         """Token ids of a text, with the special tokens of the file's own template (Helium: `<s>` in front).
+
+        Args:
+            text: The text; where it spells a special token, it is one.
+            bare: Leave the special tokens of the template out.
 
         Raises:
             UsageError: The text is no valid Unicode.
@@ -102,16 +116,18 @@ class Tokenizer:
             raise UsageError(f"the text is not valid Unicode at character {error.start}") from error
         with library_errors(self._path):
             if not self._has_expressions:
-                return list(self._inner.encode(text).ids)
+                return list(self._inner.encode(text, add_special_tokens=not bare).ids)
             with quiet():  # the library gives up on some expressions, with a backtrace
-                return self._encode(text)
+                return self._encode(text, bare=bare)
 
-    def _encode(self, text: str) -> list[int]:
+    def _encode(self, text: str, *, bare: bool = False) -> list[int]:
         if not self._has_expressions:
-            return list(self._inner.encode(text).ids)
+            return list(self._inner.encode(text, add_special_tokens=not bare).ids)
 
         def work() -> list[int]:
-            return list(self._inner.encode_batch([text])[0].ids)  # unlike `encode` it lets other threads run
+            return list(
+                self._inner.encode_batch([text], add_special_tokens=not bare)[0].ids
+            )  # unlike `encode` it lets other threads run
 
         try:
             return run_limited(work, ENCODE_SECONDS + len(text) / _CHARACTERS_PER_SECOND)

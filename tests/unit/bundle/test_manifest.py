@@ -16,7 +16,9 @@ from helium_edge.errors import BundleError
 from helium_edge.signature import GraphSignature, cache_spec
 from tests.unit.bundle.bundles import CACHE, CONFIG, SIGNATURES, make_manifest
 
-OPTIONAL = {"head", "parity", "golden", "schema_version", "schema", "manifest_sha256", "runtime_min_version"}
+OPTIONAL = {
+    "chat", "head", "parity", "golden", "schema_version", "schema", "manifest_sha256", "runtime_min_version",
+}  # fmt: skip
 NAMES = [*SIGNATURES, "config.json", "tokenizer.json", "weights.bin"]
 WHOLE = make_manifest().with_files(
     FileEntry(path=name, bytes=index, sha256="0" * 64) for index, name in enumerate(NAMES)
@@ -70,7 +72,7 @@ def test_the_fields_that_hosts_read() -> None:
     assert set(data) == {
         "schema", "schema_version", "name", "created_by", "runtime", "target", "source", "model", "tokens",
         "tokenizer", "quantization", "head", "graphs", "cache", "logits", "prefill_len", "cache_len", "generation",
-        "memory", "parity", "golden", "files", "manifest_sha256", "runtime_min_version",
+        "memory", "parity", "golden", "files", "manifest_sha256", "runtime_min_version", "chat",
     }  # fmt: skip
     graph = data["graphs"][0]
     assert set(graph) == {"file", "method", "phase", "tokens", "cache_len", "inputs", "outputs"}

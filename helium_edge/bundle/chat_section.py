@@ -1,0 +1,160 @@
+"""The section `chat` of the manifest: the chat template as data, for hosts that have no Jinja."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+
+from helium_edge.bundle.sections import Section, TokenId
+from helium_edge.chat import ChatForm, ChatTemplate, RoleForm, derive, find_template
+from helium_edge.chat.form import Trim
+from helium_edge.checkpoint import Checkpoint
+from helium_edge.documents import DocumentError, read_document
+from helium_edge.errors import CheckpointError
+from helium_edge.runtime.spans import SpanEncoder
+from helium_edge.runtime.tokenizer import Tokenizer
+from helium_edge.schemas import Items
+
+MAX_CHAT_CHARACTERS = 1 << 16
+"""Of everything that a template itself writes; the manifest has to stay small."""
+
+
+class RoleSection(Section):
+    """How the turn of a role reads."""
+
+    before: str
+    """Text in front of the turn's own."""
+    after: str
+    """Text behind it."""
+    trim: Trim
+    """White space that is taken from the turn's own text; `end_all` takes it from the end of everything so far."""
+
+
+class ChatSection(Section):
+    """How a conversation reads; the other fields are null or empty where `declarative` is false."""
+
+    declarative: bool
+    """Whether the template can be said as data; hosts without Jinja refuse to chat otherwise."""
+    reason: str | None = None
+    """Why it cannot, or why `system` is null."""
+    prefix: str = ""
+    """In front of every conversation."""
+    system: RoleSection | None = None
+    """The system message; null where there can be none."""
+    without_system: str = ""
+    """In place of a system message where there is none."""
+    skip_empty_system: bool = False
+    """Whether a system message without text counts as none."""
+    user: RoleSection | None = None
+    """A turn of the user."""
+    first_user: RoleSection | None = None
+    """The first one where there is no system message; null reads as `user`."""
+    user_after_system: RoleSection | None = None
+    """The first one behind a system message; null reads as `user`."""
+    assistant: RoleSection | None = None
+    """An answer."""
+    generation_prompt: str = ""
+    """Behind the last turn of the user, where the answer begins."""
+    stop: Items[TokenId] = ()
+    """Ids that end an answer: `tokens.eos`, and the special token that follows an answer in the template."""
+
+    def to_form(self) -> ChatForm | None:
+        """The data form; None where there is none."""
+        if not self.declarative or self.user is None or self.assistant is None:
+            return None
+        return ChatForm(
+            prefix=self.prefix,
+            system=_to_role(self.system),
+            without_system=self.without_system,
+            skip_empty_system=self.skip_empty_system,
+            user=RoleForm(self.user.before, self.user.after, self.user.trim),
+            first_user=_to_role(self.first_user),
+            user_after_system=_to_role(self.user_after_system),
+            assistant=RoleForm(self.assistant.before, self.assistant.after, self.assistant.trim),
+            generation_prompt=self.generation_prompt,
+        )
+
+    @classmethod
+    def from_form(cls, form: ChatForm, reason: str, stop: Collection[int]) -> ChatSection:
+        """The section of a form."""
+        return cls(
+            declarative=True,
+            reason=reason or None,
+            prefix=form.prefix,
+            system=_from_role(form.system),
+            without_system=form.without_system,
+            skip_empty_system=form.skip_empty_system,
+            user=_from_role(form.user),
+            first_user=_from_role(form.first_user),
+            user_after_system=_from_role(form.user_after_system),
+            assistant=_from_role(form.assistant),
+            generation_prompt=form.generation_prompt,
+            stop=tuple(sorted(stop)),
+        )
+
+    def problems(self) -> Iterator[str]:
+        """What is wrong with it beyond its schema."""
+        if self.declarative and (self.user is None or self.assistant is None):
+            yield "chat is declarative, and has no user or no assistant"
+
+
+def chat_section(checkpoint: Checkpoint, tokenizer: Tokenizer, eos: Collection[int]) -> ChatSection | None:
+    """The section of a checkpoint; None where it has no chat template.
+
+    Args:
+        checkpoint: Whose template is taken.
+        tokenizer: The bundle's.
+        eos: Ids that end a text.
+
+    Raises:
+        CheckpointError: A file of the template is malformed.
+    """
+    template = find_template(_reader(checkpoint.find_file))
+    if template is None:
+        return None
+    derived = derive(template)
+    form = derived.form
+    if form is not None and sum(map(len, form.fixed_texts())) > MAX_CHAT_CHARACTERS:
+        return ChatSection(
+            declarative=False, reason=f"it writes more than {MAX_CHAT_CHARACTERS} characters of its own"
+        )
+    if form is None:
+        return ChatSection(declarative=False, reason=derived.reason, stop=tuple(sorted(eos)))
+    encoder = SpanEncoder(tokenizer, form.fixed_texts(), eos)
+    end = encoder.first_special(form.assistant.after.lstrip())
+    return ChatSection.from_form(form, derived.reason, {*eos, *(() if end is None else (end,))})
+
+
+def template_of_bundle(folder: Path) -> ChatTemplate | None:
+    """The template among the files of a bundle.
+
+    Raises:
+        CheckpointError: A file of it is malformed.
+    """
+
+    def find(name: str) -> Path | None:
+        path = folder / name
+        return path if path.is_file() and not path.is_symlink() else None
+
+    return find_template(_reader(find))
+
+
+def _reader(find: Callable[[str], Path | None]) -> Callable[[str, int], bytes | None]:
+    def read(name: str, limit: int) -> bytes | None:
+        path = find(name)
+        try:
+            return None if path is None else read_document(path, limit)
+        except OSError as error:
+            raise CheckpointError(f"{name}: cannot be read: {error.strerror}") from error
+        except DocumentError as error:
+            raise CheckpointError(f"{name}: {error}") from error
+
+    return read
+
+
+def _to_role(section: RoleSection | None) -> RoleForm | None:
+    return None if section is None else RoleForm(section.before, section.after, section.trim)
+
+
+def _from_role(role: RoleForm | None) -> RoleSection | None:
+    return None if role is None else RoleSection(before=role.before, after=role.after, trim=role.trim)
