@@ -110,7 +110,19 @@ def _show_memory(manifest: Manifest) -> None:
             ("prefill", f"chunks of {_chunks(manifest)} tokens, logits: {manifest.logits}"),
             weights,
             ("running", f"{size(memory.total_bytes)} in all: {running}"),
+            ("chat", _chat(manifest)),
         ]
+    )
+
+
+def _chat(manifest: Manifest) -> str:
+    chat = manifest.chat
+    if chat is None:
+        return "no template"
+    if not chat.declarative:
+        return f"by Jinja only: {chat.reason}"
+    return (
+        f"template as data, ends at {', '.join(map(str, chat.stop))}{'' if chat.system else '; no system message'}"
     )
 
 

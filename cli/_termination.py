@@ -11,8 +11,12 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came; unlike Ctrl-C it is never taken for something smaller, as the end of an answer."""
+
+
 class Termination:
-    """While it is entered, SIGTERM raises KeyboardInterrupt; a second one ends the process at once.
+    """While it is entered, SIGTERM raises `Terminated`; a second one ends the process at once.
 
     Outside the main thread, where no handler may be set, and where the caller has a handler of its own, it does
     nothing.
@@ -41,4 +45,4 @@ class Termination:
     def _interrupt(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - what handlers are given
         self.came = True
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        raise KeyboardInterrupt
+        raise Terminated

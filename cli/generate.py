@@ -1,30 +1,44 @@
-"""`helium-edge generate`: continue a text with an exported bundle."""
+"""`helium-edge generate`: continue a text with an exported bundle, or answer a conversation."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from . import _console
-from ._format import duration
+from ._generation_options import (
+    LoadCacheOption,
+    MaxNewTokensOption,
+    MinPOption,
+    NoRepeatOption,
+    ParseSpecialOption,
+    RepetitionPenaltyOption,
+    SaveCacheOption,
+    SeedOption,
+    StopOption,
+    SystemOption,
+    TemperatureOption,
+    TopKOption,
+    TopPOption,
+    forgotten,
+    summary,
+)
 from ._options import BundleArgument, JsonOption, StaticOption, ThreadsOption, UnverifiedOption
 
 if TYPE_CHECKING:
-    from helium_edge.runtime.generate import GenerationStats
+    from helium_edge.chat import Message
+    from helium_edge.language_model import LanguageModel, Sampling
+    from helium_edge.runtime.text_generation import Generation
 
 EPILOG = """\b
 Examples:
   helium-edge generate tiny "Les modèles" --max-new-tokens 40
   helium-edge generate tiny "Edge AI" --temperature 0.7 --top-k 50 --seed 1
+  helium-edge generate my-chat --chat "How warm is it?" --system "Be brief."
 """
-
-STOPPED = {
-    "eos": "the model ended the text",
-    "length": "the limit of new tokens is reached",
-    "cache_full": "the KV cache is full",
-}
 
 
 def register(app: typer.Typer) -> None:
@@ -34,72 +48,129 @@ def register(app: typer.Typer) -> None:
 
 def generate(
     bundle: BundleArgument,
-    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="The text to continue.", show_default=False)],
-    max_new_tokens: Annotated[
-        int | None,
-        typer.Option(
-            min=1, metavar="N", help="Most tokens to add; by default the bundle's own.", show_default=False
-        ),
+    prompt: Annotated[
+        str | None, typer.Argument(metavar="[PROMPT]", help="The text to continue.", show_default=False)
     ] = None,
-    temperature: Annotated[
-        float | None,
-        typer.Option(metavar="T", help="0 is greedy; by default the bundle's own.", show_default=False),
+    chat: Annotated[
+        str | None, typer.Option("--chat", metavar="TEXT", help="Answer this instead.", show_default=False)
     ] = None,
-    top_k: Annotated[
-        int | None,
-        typer.Option(metavar="K", help="Draw from the k most likely tokens; 0 is all.", show_default=False),
+    system: SystemOption = None,
+    messages: Annotated[
+        Path | None,
+        typer.Option("--messages", metavar="FILE", help="JSON messages in front of --chat.", show_default=False),
     ] = None,
-    top_p: Annotated[
-        float | None,
-        typer.Option(metavar="P", help="Draw from the most likely tokens that reach this.", show_default=False),
-    ] = None,
-    seed: Annotated[int, typer.Option(metavar="N", help="Of the random draws.")] = 0,
+    max_new_tokens: MaxNewTokensOption = None,
+    temperature: TemperatureOption = None,
+    top_k: TopKOption = None,
+    top_p: TopPOption = None,
+    min_p: MinPOption = None,
+    repetition_penalty: RepetitionPenaltyOption = None,
+    no_repeat_ngram_size: NoRepeatOption = None,
+    stop: StopOption = None,
+    seed: SeedOption = 0,
+    parse_special: ParseSpecialOption = False,
+    save_cache: SaveCacheOption = None,
+    load_cache: LoadCacheOption = None,
     threads: ThreadsOption = 0,
     static: StaticOption = False,
     unverified: UnverifiedOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Continue a text and stream what is generated; figures go to stderr."""
+    """Continue a text and stream what is generated; figures go to stderr.
+
+    With --chat or --messages, answer a conversation by the bundle's chat template.
+    """
     from helium_edge.bundle import open_bundle
     from helium_edge.generation import language_model
 
+    asked = _messages(prompt, chat, system, messages)
+    sampling: Sampling = {
+        "max_new_tokens": max_new_tokens,
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "min_p": min_p,
+        "repetition_penalty": repetition_penalty,
+        "no_repeat_ngram_size": no_repeat_ngram_size,
+        "stop_strings": stop or None,
+        "seed": seed,
+    }
     model = language_model(open_bundle(bundle, unverified=unverified), threads=threads, static=static)
-    found = model.stream(
-        prompt,
-        max_new_tokens=max_new_tokens or None,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        seed=seed,
-    )
-    if found.options.temperature == 0 and (top_k is not None or top_p is not None):
+    if load_cache is not None:
+        _console.note(f"note: {load_cache} has {model.load_cache(load_cache):,} tokens")
+    if asked:
+        found = model.stream_chat(asked, parse_special=parse_special, **sampling)
+    else:
+        found = model.stream(prompt or "", reuse=load_cache is not None, **sampling)
+    _notes(found, sampling, parse_special and not asked)
+    text = _stream("" if asked else prompt or "", found, silent=as_json)
+    if save_cache is not None:
+        saved = model.save_cache(save_cache, tokens=len(found.prompt_ids))
+        _console.note(f"note: {save_cache} keeps {saved:,} tokens")
+    if as_json:
+        texts = {"bundle": str(bundle), **({"messages": asked} if asked else {"prompt": prompt}), "text": text}
+        _console.document(_document(texts, found))
+    _console.note(summary(found))
+    _next_step(bundle, model, asked)
+
+
+def _messages(prompt: str | None, chat: str | None, system: str | None, messages: Path | None) -> list[Message]:
+    """The conversation to answer; empty where a text is to be continued."""
+    from helium_edge.chat import check_messages
+    from helium_edge.conversation import read_messages
+    from helium_edge.errors import UsageError
+
+    if chat is None and messages is None:
+        if prompt is None:
+            raise UsageError("nothing to do: give a PROMPT to continue, or --chat TEXT to answer")
+        if system is not None:
+            raise UsageError("--system is for conversations", hint="use --chat TEXT instead of a PROMPT")
+        return []
+    if prompt is not None:
+        raise UsageError("a PROMPT is continued, --chat and --messages are answered", hint="give one of the two")
+    found: list[Any] = list(read_messages(messages)) if messages is not None else []
+    if system is not None:
+        kept = found[1:] if found and found[0]["role"] == "system" else found
+        found = [{"role": "system", "content": system}, *kept]
+    if chat is not None:
+        found.append({"role": "user", "content": chat})
+    return check_messages(found, str(messages) if messages is not None else "messages")
+
+
+def _notes(found: Generation, sampling: Sampling, useless_parse: bool) -> None:
+    shaping = sampling.get("top_k") is not None or sampling.get("top_p") is not None
+    if found.options.temperature == 0 and shaping:
         _console.note("note: --top-k and --top-p have no effect without a temperature, such as --temperature 0.7")
+    if useless_parse:
+        _console.note("note: --parse-special has no effect on a PROMPT, which may always spell special tokens")
+    if found.dropped_messages:
+        _console.note(forgotten(found.dropped_messages))
+
+
+def _stream(prompt: str, found: Generation, *, silent: bool) -> str:
+    """Write pieces as they come, the prompt with the first, so that an error stands alone; return the text."""
     pieces: list[str] = []
     for piece in found:
-        if not as_json:
-            # The prompt only when the first text is there, so that an error stands alone.
+        if not silent:
             _console.raw(piece if pieces else prompt + piece)
         pieces.append(piece)
-    stats = found.stats
-    if as_json:
-        figures = {
-            **asdict(stats),
-            "prefill_tokens_per_second": stats.prefill_tokens_per_second,
-            "decode_tokens_per_second": stats.decode_tokens_per_second,
-        }
-        texts = {"bundle": str(bundle), "prompt": prompt, "text": "".join(pieces)}
-        tokens = {"prompt_ids": found.prompt_ids, "ids": found.ids}
-        _console.document({**texts, **tokens, "sampling": asdict(found.options), "stats": figures})
-    else:
+    if not silent:
         _console.raw("\n" if pieces else f"{prompt}\n")
-    _console.note(_summary(stats))
-    _console.next_step("parity", bundle)
+    return "".join(pieces)
 
 
-def _summary(stats: GenerationStats) -> str:
-    reason = STOPPED.get(stats.stop_reason or "", "")
-    return (
-        f"{stats.new_tokens} tokens, the first after {duration(stats.time_to_first_token_seconds)}; prefill "
-        f"{stats.prefill_tokens_per_second:.0f} tok/s ({stats.prompt_tokens} tokens), decode "
-        f"{stats.decode_tokens_per_second:.1f} tok/s; {reason}"
-    )
+def _document(texts: dict[str, Any], found: Generation) -> dict[str, Any]:
+    stats = found.stats
+    figures = {
+        **asdict(stats),
+        "prefill_tokens_per_second": stats.prefill_tokens_per_second,
+        "decode_tokens_per_second": stats.decode_tokens_per_second,
+        "reused_tokens": found.reused_tokens,
+        "dropped_messages": found.dropped_messages,
+    }
+    tokens = {"prompt_ids": found.prompt_ids, "ids": found.ids}
+    return {**texts, **tokens, "sampling": asdict(found.options), "stats": figures}
+
+
+def _next_step(bundle: Path, model: LanguageModel, asked: list[Message]) -> None:
+    _console.next_step("chat" if asked and model.manifest.chat is not None else "parity", bundle)

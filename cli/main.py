@@ -21,6 +21,7 @@ from helium_edge.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, HeliumEdgeErro
 from . import (
     _console,
     bench,
+    chat,
     classify,
     convert,
     doctor,
@@ -73,6 +74,7 @@ app = typer.Typer(
 )
 export.register(app)
 generate.register(app)
+chat.register(app)
 classify.register(app)
 convert.register(app)
 parity.register(app)

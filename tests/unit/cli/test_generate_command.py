@@ -173,7 +173,8 @@ def test_sampling_options_replace_those_of_the_bundle(
     _, out, err = cli("generate", "tiny", "x", "--json", "--seed", "7", *options)
     temperature, top_k, top_p = expected
     assert json.loads(out)["sampling"] == {
-        "temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": 7,
+        "temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": 7, "min_p": 0,
+        "repetition_penalty": 1, "no_repeat_ngram_size": 0, "suppress_tokens": [],
     }  # fmt: skip
     assert "have no effect" not in err
 
