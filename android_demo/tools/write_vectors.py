@@ -10,10 +10,12 @@ import json
 import math
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import chats
 import hosts
 import manifests
 import numpy as np
@@ -23,11 +25,12 @@ import tokenizers
 import helium_edge
 from helium_edge import export
 from helium_edge.bundle.manifest import MANIFEST_NAME, parse_manifest
-from helium_edge.errors import HeliumEdgeError
+from helium_edge.errors import HeliumEdgeError, UsageError
 from helium_edge.recipe import load_recipe
 from helium_edge.runtime.generate import GenerationStats, generate
 from helium_edge.runtime.onnx_runner import OnnxRunner
 from helium_edge.runtime.sampling import Sampler, SamplingOptions
+from helium_edge.runtime.stop_strings import StopStrings
 from helium_edge.runtime.tokenizer import Tokenizer
 
 DATA = Path(helium_edge.__file__).parent / "data"
@@ -40,6 +43,8 @@ def main(folder: Path) -> None:
     bundles = write_bundles(folder / "bundles")
     write_tokenizers(folder)
     save(folder / "sampler.json", list(sampler_cases()))
+    save(folder / "stop-strings.json", list(stop_string_cases()))
+    write_chats(folder)
     save(folder / "plans.json", list(hosts.plans()))
     save(folder / "caches.json", list(hosts.cache_runs()))
     save(folder / "manifests.json", list(manifests.manifest_cases(bundles["in_place"] / MANIFEST_NAME)))
@@ -61,6 +66,14 @@ def write_bundles(folder: Path) -> dict[str, Path]:
     for name, recipe in recipes.items():
         export("helium-tiny", recipe=recipe, out=folder / name, force=True, parity=False)
     return {name: folder / name for name in recipes}
+
+
+def write_chats(folder: Path) -> None:
+    """Conversations as text and as ids, over a tokenizer with turn tokens."""
+    tokenizer = chats.write_tokenizer(DATA / "helium-tiny" / "tokenizer.json", folder / "tokenizers")
+    save(folder / "chat-texts.json", list(chats.texts()))
+    save(folder / "chat-ids.json", list(chats.ids(tokenizer)))
+    save(folder / "chat-fits.json", list(chats.fits(tokenizer)))
 
 
 # -- tokenizer
@@ -155,31 +168,52 @@ def sampler_cases() -> Iterator[dict[str, Any]]:
             temperature=float(rng.choice([0.0, 0.01, 0.7, 1.0, 3.0])),
             top_k=int(rng.choice([0, 1, 5, 40, 600])),
             top_p=float(rng.choice([1.0, 0.95, 0.5, 0.01])),
+            min_p=float(rng.choice([0.0, 0.0, 0.1, 0.9])),
+            repetition_penalty=float(rng.choice([1.0, 1.0, 1.3, 0.7])),
+            no_repeat_ngram_size=int(rng.choice([0, 0, 1, 2, 3])),
+            suppress_tokens=tuple(rng.integers(0, size + 2, 3).tolist()) if index % 3 == 0 else (),
         )
+        context = rng.integers(0, min(size + 1, 9), int(rng.integers(0, 40))).tolist()
         uniforms = [0.0, 1 - 2.0**-53, *rng.random(6).tolist()]
-        yield sampler_case(logits, options, uniforms)
+        yield sampler_case(logits, options, uniforms, context)
     for bad in ([0.0, math.nan, 1.0], [math.inf, 0.0], [-math.inf, -math.inf], [math.nan]):
         for temperature in (0.0, 1.0):
             yield sampler_case(np.array(bad, dtype=np.float32), SamplingOptions(temperature), [0.5])
 
 
 def sampler_case(
-    logits: np.ndarray[Any, np.dtype[np.float32]], options: SamplingOptions, uniforms: list[float]
+    logits: np.ndarray[Any, np.dtype[np.float32]],
+    options: SamplingOptions,
+    uniforms: list[float],
+    context: Sequence[int] = (),
 ) -> dict[str, Any]:
     sampler = Sampler(options)
     given = iter(uniforms)
     sampler._uniform = lambda: next(given)  # type: ignore[method-assign]
+    picks, ruled_out = None, False
     try:
-        picks = [sampler.pick(logits) for _ in uniforms]
-    except HeliumEdgeError:
-        picks = None
-    chosen = {"temperature": options.temperature, "top_k": options.top_k, "top_p": options.top_p}
+        picks = [sampler.pick(logits, context) for _ in uniforms]
+    except HeliumEdgeError as error:
+        ruled_out = isinstance(error, UsageError)
     return {
+        **asdict(options),
         "logits": [str(value) for value in logits.astype(np.float64)],
         "uniforms": uniforms,
+        "context": list(context),
         "picks": picks,
-        **chosen,
+        "ruled_out": ruled_out,
     }
+
+
+def stop_string_cases() -> Iterator[dict[str, Any]]:
+    """Texts in pieces, of few letters so that strings come, nearly come and overlap."""
+    rng = random.Random(9)
+    for _ in range(300):
+        strings = ["".join(rng.choices("ab\n", k=rng.randint(1, 4))) for _ in range(rng.randint(0, 3))]
+        pieces = ["".join(rng.choices("abc\n", k=rng.randint(0, 3))) for _ in range(rng.randint(0, 8))]
+        stop = StopStrings(strings)
+        shown = [*(stop.push(piece) for piece in pieces), stop.finish()]
+        yield {"strings": strings, "pieces": pieces, "shown": shown, "found": stop.found}
 
 
 # -- whole generations

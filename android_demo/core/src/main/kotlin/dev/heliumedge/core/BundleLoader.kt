@@ -57,13 +57,43 @@ public class LoadedBundle internal constructor(
         val ids = tokenizer.encode(prompt)
         val context = settings.contextOf(manifest)
         if (ids.size > context) throw CacheFullException("the prompt has ${ids.size} tokens, the context $context")
-        val wanted = if (settings.maxNewTokens > 0) settings.maxNewTokens else manifest.generation.maxNewTokens
         // One more than fits may be chosen: it is shown and not fed back.
-        val most = minOf(wanted, context - ids.size + 1)
-        val sampling = settings.sampling ?: SamplingOptions.of(manifest.generation)
-        val sampler = Sampler(decoder.vocabSize, sampling, SeededUniforms(settings.seed))
+        val most = minOf(wanted(settings), context - ids.size + 1, maxOf(1, (manifest.generation.maxLength ?: Int.MAX_VALUE) - ids.size))
         decoder.rewind()
-        Generation(decoder, tokenizer, manifest.tokens.eos).run(ids, sampler, most, stop, stats, listener)
+        conversations?.forget()
+        Generation(decoder, tokenizer, manifest.tokens.eos, stopStrings = manifest.generation.stopStrings)
+            .run(ids, sampler(decoder, settings), most, stop, stats, listener = listener)
+    }
+
+    /**
+     * Answers a conversation; what the cache holds of it already is not run again.
+     *
+     * @throws InvalidRequestException The bundle cannot chat, or no such conversation.
+     * @throws CacheFullException Not even the last turn fits.
+     * @throws HeliumException What [Generation.run] throws.
+     */
+    public fun answer(
+        messages: List<ChatMessage>,
+        settings: Settings,
+        stop: StopSignal,
+        stats: GenerationStats,
+        listener: TokenListener,
+    ): AnswerFacts {
+        val decoder = decoder ?: throw InvalidRequestException("${manifest.name} classifies text", "Choose a bundle of a text model.")
+        val chat = conversations ?: Conversations(decoder, tokenizer, manifest).also { conversations = it }
+        return chat.answer(messages, sampler(decoder, settings), wanted(settings), stop, stats, listener)
+    }
+
+    private var conversations: Conversations? = null
+
+    private fun wanted(settings: Settings): Int =
+        if (settings.maxNewTokens > 0) settings.maxNewTokens else manifest.generation.maxNewTokens
+
+    private fun sampler(decoder: Decoder, settings: Settings): Sampler {
+        // The settings have three of the values; what else the checkpoint asks for stays.
+        val defaults = SamplingOptions.of(manifest.generation)
+        val sampling = settings.sampling?.let { defaults.copy(temperature = it.temperature, topK = it.topK, topP = it.topP) } ?: defaults
+        return Sampler(decoder.vocabSize, sampling, SeededUniforms(settings.seed))
     }
 
     override fun close() {

@@ -11,6 +11,9 @@ public enum class StopReason {
     /** The KV cache is full. */
     CACHE_FULL,
 
+    /** One of the stop strings came. */
+    STOP_STRING,
+
     /** The user stopped it. */
     STOPPED,
 }
@@ -75,12 +78,18 @@ public fun interface TokenListener {
 
 /**
  * The generate loop: prefill, pick, show, decode, until something ends it. Works in the calling thread.
+ *
+ * @param eos Ids that end a text; the listener does not get them.
+ * @param stopStrings Texts that end it; the listener does not get their text.
+ * @param continuing Whether text stands before the first token, whose leading blank is then kept.
  */
 public class Generation(
     private val decoder: Decoder,
     private val tokenizer: Tokenizer,
     private val eos: Set<Int>,
     private val clock: Clock = Clock.System,
+    private val stopStrings: List<String> = emptyList(),
+    private val continuing: Boolean = true,
 ) {
     /**
      * Continues a prompt; the decoder keeps what is in its cache, so a second call carries the text on.
@@ -90,6 +99,7 @@ public class Generation(
      * @param maxNewTokens Upper bound of the tokens given to [listener]; end tokens are not given.
      * @param stop Ends it: inside prefill after the chunk that runs, later before the next token.
      * @param stats Filled in along the way.
+     * @param context Ids that are in the cache already, for a sampler that looks at them; the new ones are appended.
      * @return [stats], complete.
      * @throws CacheFullException The prompt does not fit; nothing was written.
      * @throws HeliumException What [Decoder.prefill], [Decoder.decode] and [Sampler.pick] throw.
@@ -100,6 +110,7 @@ public class Generation(
         maxNewTokens: Int,
         stop: StopSignal = StopSignal(),
         stats: GenerationStats = GenerationStats(),
+        context: TokenLog = TokenLog(),
         listener: TokenListener,
     ): GenerationStats {
         if (maxNewTokens < 1) throw InvalidRequestException("$maxNewTokens new tokens is out of range", "Allowed: 1 and above.")
@@ -108,36 +119,31 @@ public class Generation(
         if (row != null) {
             stats.promptTokens = promptIds.size
             stats.prefillNanos = clock.nanos() - start
-            val first = sampler.pick(row.buffer, row.offset)
+            context.addAll(promptIds)
+            val first = sampler.pick(row.buffer, row.offset, context)
             stats.firstTokenNanos = clock.nanos() - start
-            stats.stopReason = loop(first, sampler, maxNewTokens, stop, stats, listener)
+            stats.stopReason = loop(first, Chooser(sampler, context, stop, stats), maxNewTokens, listener)
         } else {
             stats.stopReason = StopReason.STOPPED
         }
         return stats
     }
 
-    private fun loop(
-        first: Int,
-        sampler: Sampler,
-        maxNewTokens: Int,
-        stop: StopSignal,
-        stats: GenerationStats,
-        listener: TokenListener,
-    ): StopReason {
-        val text = tokenizer.stream(continuing = true)
+    private fun loop(first: Int, chooser: Chooser, maxNewTokens: Int, listener: TokenListener): StopReason {
+        val text = tokenizer.stream(continuing)
+        val stopText = StopStrings(stopStrings)
         var token = first
-        var reason = endBefore(token, stop)
+        var reason = endBefore(token, chooser.stop)
         while (reason == null) {
-            stats.newTokens++
-            listener.onToken(token, text.push(token))
-            reason = endAfter(stats, maxNewTokens)
+            chooser.stats.newTokens++
+            listener.onToken(token, stopText.push(text.push(token)))
+            reason = endAfter(chooser.stats, maxNewTokens, stopText)
             if (reason == null) {
-                token = timedStep(token, sampler, stats, stop)
-                reason = endBefore(token, stop)
+                token = chooser.next(token)
+                reason = endBefore(token, chooser.stop)
             }
         }
-        val rest = text.finish()
+        val rest = stopText.push(text.finish()) + stopText.finish()
         if (rest.isNotEmpty()) listener.onToken(NO_TOKEN, rest)
         return reason
     }
@@ -148,21 +154,31 @@ public class Generation(
         else -> null
     }
 
-    private fun endAfter(stats: GenerationStats, maxNewTokens: Int): StopReason? = when {
+    private fun endAfter(stats: GenerationStats, maxNewTokens: Int, stopText: StopStrings): StopReason? = when {
+        stopText.found -> StopReason.STOP_STRING
         stats.newTokens == maxNewTokens -> StopReason.LENGTH
         // The last token was chosen from a full cache: there is no slot to feed it back.
         decoder.position >= decoder.cacheLen -> StopReason.CACHE_FULL
         else -> null
     }
 
-    /** The token after [token], or [NO_TOKEN] when [stop] ended the call. */
-    private fun timedStep(token: Int, sampler: Sampler, stats: GenerationStats, stop: StopSignal): Int {
-        val start = clock.nanos()
-        val logits = decoder.decode(token, stop) ?: return NO_TOKEN
-        val next = sampler.pick(logits.buffer, logits.offset)
-        stats.decodeSteps++
-        stats.decodeNanos += clock.nanos() - start
-        return next
+    /** Feeds tokens back and chooses the next ones. */
+    private inner class Chooser(
+        private val sampler: Sampler,
+        private val context: TokenLog,
+        val stop: StopSignal,
+        val stats: GenerationStats,
+    ) {
+        /** The token after [token], or [NO_TOKEN] when [stop] ended the call. */
+        fun next(token: Int): Int {
+            val start = clock.nanos()
+            val logits = decoder.decode(token, stop) ?: return NO_TOKEN
+            context.add(token)
+            val next = sampler.pick(logits.buffer, logits.offset, context)
+            stats.decodeSteps++
+            stats.decodeNanos += clock.nanos() - start
+            return next
+        }
     }
 
     public companion object {

@@ -126,6 +126,14 @@ public data class GenerationDefaults(
     val topK: Int,
     val topP: Double,
     val maxNewTokens: Int,
+    val minP: Double = 0.0,
+    val repetitionPenalty: Double = 1.0,
+    val noRepeatNgramSize: Int = 0,
+    val suppressTokens: List<Int> = emptyList(),
+    /** Texts that end a generation; they are not shown. */
+    val stopStrings: List<String> = emptyList(),
+    /** Most tokens of prompt and answer together, or null. */
+    val maxLength: Int? = null,
 )
 
 /** Memory of a running bundle, in bytes, as the exporter estimates it. */
@@ -161,6 +169,7 @@ public data class FileSpec(val path: String, val bytes: Long, val sha256: String
  * @property cache Null for bundles without a decoder (classifiers).
  * @property head Null for language models.
  * @property golden Null when no run was recorded.
+ * @property chat How a conversation reads; null where the checkpoint has no chat template.
  * @property runtimeMinVersion The oldest version of the runtime that runs the graphs; null where any does.
  */
 public data class Manifest(
@@ -184,6 +193,7 @@ public data class Manifest(
     val head: HeadSpec?,
     val files: List<FileSpec>,
     val runtimeMinVersion: String? = null,
+    val chat: ChatSpec? = null,
 ) {
     /** Whether the bundle classifies text instead of continuing it. */
     val isClassifier: Boolean get() = graphs.any { it.phase == Phase.CLASSIFY }

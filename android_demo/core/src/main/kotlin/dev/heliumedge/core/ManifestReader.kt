@@ -71,6 +71,7 @@ public object ManifestReader {
             head = root.objOrNull("head")?.let(::head),
             files = root.objects("files").map(::file),
             runtimeMinVersion = root.textOrNull("runtime_min_version"),
+            chat = root.objOrNull("chat")?.let(::chat),
         )
     }
 
@@ -145,13 +146,50 @@ public object ManifestReader {
         if (temperature < 0) entry.fail("temperature", "is out of range; allowed: 0 and above")
         val topP = if (entry.has("top_p")) entry.number("top_p") else 1.0
         if (topP <= 0 || topP > 1) entry.fail("top_p", "is out of range; allowed: above 0, up to 1")
+        val minP = if (entry.has("min_p")) entry.number("min_p") else 0.0
+        if (minP < 0 || minP > 1) entry.fail("min_p", "is out of range; allowed: 0 to 1")
+        val penalty = if (entry.has("repetition_penalty")) entry.number("repetition_penalty") else 1.0
+        if (penalty <= 0) entry.fail("repetition_penalty", "is out of range; allowed: above 0")
         return GenerationDefaults(
             doSample = entry.has("do_sample") && entry.flag("do_sample"),
             temperature = temperature,
             topK = entry.intOrNull("top_k") ?: 0,
             topP = topP,
             maxNewTokens = entry.intOrNull("max_new_tokens", atLeast = 1) ?: 256,
+            minP = minP,
+            repetitionPenalty = penalty,
+            noRepeatNgramSize = entry.intOrNull("no_repeat_ngram_size") ?: 0,
+            suppressTokens = if (entry.has("suppress_tokens")) entry.ints("suppress_tokens").toList() else emptyList(),
+            stopStrings = if (entry.has("stop_strings")) texts(entry, "stop_strings") else emptyList(),
+            maxLength = entry.intOrNull("max_length", atLeast = 1),
         )
+    }
+
+    internal fun chat(entry: JsonFields): ChatSpec {
+        val stop = if (entry.has("stop")) entry.ints("stop").toSet() else emptySet()
+        if (!entry.flag("declarative")) return ChatSpec(null, entry.textOrNull("reason") ?: "no reason is given", stop)
+        val form = ChatForm(
+            prefix = entry.text("prefix"),
+            system = entry.objOrNull("system")?.let(::role),
+            withoutSystem = entry.text("without_system"),
+            skipEmptySystem = entry.flag("skip_empty_system"),
+            user = role(entry.obj("user")),
+            firstUser = entry.objOrNull("first_user")?.let(::role),
+            userAfterSystem = entry.objOrNull("user_after_system")?.let(::role),
+            assistant = role(entry.obj("assistant")),
+            generationPrompt = entry.text("generation_prompt"),
+        )
+        return ChatSpec(form, entry.textOrNull("reason"), stop)
+    }
+
+    private fun role(entry: JsonFields): RoleForm {
+        val trim = entry.text("trim")
+        val known = Trim.values().firstOrNull { it.id == trim } ?: entry.fail("trim", "= \"$trim\" is not known to this app")
+        return RoleForm(entry.text("before"), entry.text("after"), known)
+    }
+
+    private fun texts(entry: JsonFields, key: String): List<String> = entry.items(key).map {
+        (it as? Json.Str)?.value?.takeIf(String::isNotEmpty) ?: entry.fail(key, "must hold texts that are not empty")
     }
 
     private fun memory(entry: JsonFields): MemorySpec = MemorySpec(
@@ -224,6 +262,7 @@ private fun idOutsideVocabulary(manifest: Manifest): String? {
     val ids = sequence {
         yieldAll(listOfNotNull(manifest.tokens.bos, manifest.tokens.pad))
         yieldAll(manifest.tokens.eos)
+        yieldAll(manifest.chat?.stop.orEmpty())
         if (golden != null) {
             yieldAll(golden.promptIds.asSequence())
             yieldAll(golden.greedyIds.asSequence())

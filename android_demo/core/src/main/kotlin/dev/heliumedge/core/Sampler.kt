@@ -6,19 +6,39 @@ import kotlin.math.exp
 private const val FIRST_NUCLEUS = 256
 
 /**
- * How the next token is chosen; temperature first, then top-k, then top-p.
+ * How the next token is chosen, in the order of transformers: repetition penalty, n-grams and suppressed tokens, which
+ * look at the context and serve greedy choices as well; then temperature, top-k, top-p, min-p.
  *
  * @property temperature 0 takes the most likely token; otherwise logits are divided by it.
  * @property topK Only the k most likely tokens stay; 0 keeps all.
  * @property topP Only the smallest set of most likely tokens whose probabilities reach it stays; 1 keeps all.
+ * @property minP Only tokens at least this times as likely as the most likely one stay; 0 keeps all.
+ * @property repetitionPenalty Above 1, tokens that the context holds become less likely; 1 leaves them alone.
+ * @property noRepeatNgramSize No run of so many tokens comes twice; 0 allows all.
+ * @property suppressTokens Ids that are never chosen.
  * @throws InvalidRequestException A value outside its range.
  */
-public data class SamplingOptions(val temperature: Double = 0.0, val topK: Int = 0, val topP: Double = 1.0) {
+public data class SamplingOptions(
+    val temperature: Double = 0.0,
+    val topK: Int = 0,
+    val topP: Double = 1.0,
+    val minP: Double = 0.0,
+    val repetitionPenalty: Double = 1.0,
+    val noRepeatNgramSize: Int = 0,
+    val suppressTokens: List<Int> = emptyList(),
+) {
     init {
         if (!temperature.isFinite() || temperature < 0) bad("temperature $temperature", "0 (greedy) and above")
         if (topK < 0) bad("top-k $topK", "0 (all tokens) and above")
         if (!(topP > 0 && topP <= 1)) bad("top-p $topP", "above 0, up to 1 (all tokens)")
+        if (!(minP >= 0 && minP <= 1)) bad("min-p $minP", "0 (all tokens) to 1")
+        if (!repetitionPenalty.isFinite() || repetitionPenalty <= 0) bad("repetition penalty $repetitionPenalty", "above 0")
+        if (noRepeatNgramSize < 0) bad("no-repeat n-gram size $noRepeatNgramSize", "0 (all runs) and above")
     }
+
+    /** Whether the tokens so far change the logits. */
+    internal val looksAtContext: Boolean
+        get() = repetitionPenalty != 1.0 || noRepeatNgramSize > 0 || suppressTokens.isNotEmpty()
 
     private fun bad(what: String, allowed: String): Nothing =
         throw InvalidRequestException("$what is out of range", "Allowed: $allowed.")
@@ -26,7 +46,15 @@ public data class SamplingOptions(val temperature: Double = 0.0, val topK: Int =
     public companion object {
         /** The defaults of a bundle; greedy unless its checkpoint says otherwise. */
         public fun of(defaults: GenerationDefaults): SamplingOptions =
-            SamplingOptions(if (defaults.doSample) defaults.temperature else 0.0, defaults.topK, defaults.topP)
+            SamplingOptions(
+                temperature = if (defaults.doSample) defaults.temperature else 0.0,
+                topK = defaults.topK,
+                topP = defaults.topP,
+                minP = defaults.minP,
+                repetitionPenalty = defaults.repetitionPenalty,
+                noRepeatNgramSize = defaults.noRepeatNgramSize,
+                suppressTokens = defaults.suppressTokens,
+            )
     }
 }
 
@@ -64,27 +92,56 @@ public class Sampler(
 ) {
     private val weights = DoubleArray(if (options.temperature == 0.0) 0 else vocabSize)
     private val ranked = IntArray(weights.size)
+    private val processors = if (options.looksAtContext) Processors(vocabSize, options) else null
 
     /**
      * Chooses the next token.
      *
      * @param logits One row, V floats from [offset] on; -infinity rules a token out.
+     * @param context The tokens so far; only the options that need it look at it.
      * @throws BadLogitsException The logits hold NaN or +infinity, or rule everything out.
+     * @throws InvalidRequestException The options rule everything out.
      */
-    public fun pick(logits: FloatBuffer, offset: Int = 0): Int {
+    public fun pick(logits: FloatBuffer, offset: Int = 0, context: TokenLog = NOTHING): Int {
         val best = argmax(logits, offset)
+        if (processors == null) return choose(logits, offset, best)
+        val scores = processors.apply(logits, offset, context)
+        val bestOfScores = largest(scores, 0)
+        if (scores.get(bestOfScores).isInfinite()) {
+            throw InvalidRequestException(
+                "repetition penalty, n-gram size and suppressed tokens leave no token to choose",
+                "Use milder values.",
+            )
+        }
+        return choose(scores, 0, bestOfScores)
+    }
+
+    private fun choose(logits: FloatBuffer, offset: Int, best: Int): Int {
         if (options.temperature == 0.0) return best
         val top = logits.get(offset + best).toDouble()
         for (id in 0 until vocabSize) weights[id] = exp((logits.get(offset + id).toDouble() - top) / options.temperature)
         val limit = if (options.topK == 0) vocabSize else minOf(options.topK, vocabSize)
         return when {
-            options.topP < 1.0 -> drawRanked(nucleus(limit))
+            options.topP < 1.0 -> drawRanked(likelyEnough(nucleus(limit)))
             limit < vocabSize -> {
                 rank(limit)
-                drawRanked(limit)
+                drawRanked(likelyEnough(limit))
             }
             else -> drawAll()
         }
+    }
+
+    /** How many of the first [count] ranked tokens min-p leaves; the largest weight is 1, so at least one. */
+    private fun likelyEnough(count: Int): Int {
+        var kept = count
+        while (kept > 1 && weights[ranked[kept - 1]] < options.minP) kept--
+        return kept
+    }
+
+    private fun largest(logits: FloatBuffer, offset: Int): Int {
+        var best = 0
+        for (id in 1 until vocabSize) if (logits.get(offset + id) > logits.get(offset + best)) best = id
+        return best
     }
 
     private fun argmax(logits: FloatBuffer, offset: Int): Int {
@@ -139,6 +196,7 @@ public class Sampler(
     }
 
     private fun drawAll(): Int {
+        if (options.minP > 0) for (id in 0 until vocabSize) if (weights[id] < options.minP) weights[id] = 0.0
         var total = 0.0
         for (weight in weights) total += weight
         val target = uniforms.next() * total
@@ -147,7 +205,7 @@ public class Sampler(
             cumulative += weights[id]
             if (cumulative > target) return id
         }
-        return vocabSize - 1
+        return weights.indexOfLast { it > 0 }
     }
 
     /** Puts the [count] most likely ids at the front of [ranked], most likely first: a heap of that size. */
@@ -185,5 +243,9 @@ public class Sampler(
         val id = ranked[a]
         ranked[a] = ranked[b]
         ranked[b] = id
+    }
+
+    private companion object {
+        val NOTHING = TokenLog()
     }
 }

@@ -9,9 +9,11 @@ import java.io.File
  */
 public class Tokenizer private constructor(private val file: TokenizerFile) {
     private val model = UnigramModel(file)
+
+    /** Tokens that are found in the raw text, before anything else. */
+    internal val addedTokens: List<AddedToken> get() = file.addedTokens
     private val added = file.addedTokens.sortedByDescending { it.content.length }
     private val addedById = file.addedTokens.associateBy { it.id }
-    private val firstCharacters = file.addedTokens.map { it.content[0] }.toSet()
 
     /** Number of tokens, added ones included. */
     public val vocabSize: Int = maxOf(file.pieces.size, (file.addedTokens.maxOfOrNull { it.id } ?: -1) + 1)
@@ -27,25 +29,43 @@ public class Tokenizer private constructor(private val file: TokenizerFile) {
         checkUnicode(text)
         val ids = IntList()
         for (id in file.idsBefore) ids.add(id)
+        encodeWithout(text, emptySet(), added, ids)
+        for (id in file.idsAfter) ids.add(id)
+        return ids.toArray()
+    }
+
+    /** Token ids of a text, without what the file's template puts around it. */
+    internal fun encodeBare(text: String): IntArray {
+        checkUnicode(text)
+        return IntList().also { encodeWithout(text, emptySet(), added, it) }.toArray()
+    }
+
+    /**
+     * Appends the ids of a text.
+     *
+     * @param hidden Pieces that are not used.
+     * @param tokens Added tokens that are found in it, longest first.
+     */
+    internal fun encodeWithout(text: String, hidden: Set<Int>, tokens: List<AddedToken>, ids: IntList) {
+        checkUnicode(text)
+        val firstCharacters = tokens.mapTo(HashSet()) { it.content[0] }
         var start = 0
         var at = 0
         while (at < text.length) {
-            val token = if (text[at] in firstCharacters) added.firstOrNull { text.startsWith(it.content, at) } else null
+            val token = if (text[at] in firstCharacters) tokens.firstOrNull { text.startsWith(it.content, at) } else null
             if (token == null) {
                 at++
                 continue
             }
             val end = at + token.content.length
             if (!token.singleWord || !touchesWord(text, at, end)) {
-                encodeSegment(text.substring(start, at), ids)
+                encodeSegment(text.substring(start, at), hidden, ids)
                 ids.add(token.id)
                 start = end
             }
             at = end
         }
-        encodeSegment(text.substring(start), ids)
-        for (id in file.idsAfter) ids.add(id)
-        return ids.toArray()
+        encodeSegment(text.substring(start), hidden, ids)
     }
 
     /** Text of token ids; special tokens and ids without a token have none. */
@@ -82,25 +102,25 @@ public class Tokenizer private constructor(private val file: TokenizerFile) {
     internal fun textOf(piece: String): String =
         file.decoderReplacements.fold(piece) { text, (from, to) -> text.replace(from, to) }
 
-    private fun encodeSegment(segment: String, ids: IntList) {
+    private fun encodeSegment(segment: String, hidden: Set<Int>, ids: IntList) {
         if (segment.isEmpty()) return
         val text = file.replacements.fold(file.prepend + segment) { all, (from, to) -> all.replace(from, to) }
         val cut = file.splitAt
         if (cut == null) {
-            model.encode(text, ids)
+            model.encode(text, ids, hidden)
             return
         }
         var start = 0
         var at = text.indexOf(cut)
         while (at >= 0) {
-            model.encode(text.substring(start, at), ids)
+            model.encode(text.substring(start, at), ids, hidden)
             start = at
             while (text.startsWith(cut, at)) at += cut.length
-            model.encode(text.substring(start, at), ids)
+            model.encode(text.substring(start, at), ids, hidden)
             start = at
             at = text.indexOf(cut, start)
         }
-        model.encode(text.substring(start), ids)
+        model.encode(text.substring(start), ids, hidden)
     }
 
     public companion object {

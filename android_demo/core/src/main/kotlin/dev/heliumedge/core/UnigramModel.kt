@@ -14,12 +14,12 @@ internal class UnigramModel(private val file: TokenizerFile) {
     /** Id of exactly this piece, or -1. */
     fun find(piece: String): Int = trie.find(piece)
 
-    /** Appends the ids of a text; it may be empty. */
-    fun encode(text: String, ids: IntList) {
+    /** Appends the ids of a text, which may be empty; [hidden] pieces are not used. */
+    fun encode(text: String, ids: IntList, hidden: Set<Int> = emptySet()) {
         if (text.isEmpty()) return
         val starts = IntArray(text.length + 1) { -1 }
         val pieces = IntArray(text.length + 1)
-        search(text, starts, pieces)
+        search(text, starts, pieces, hidden)
         val cuts = IntList()
         var end = text.length
         while (end > 0) {
@@ -38,7 +38,7 @@ internal class UnigramModel(private val file: TokenizerFile) {
     }
 
     /** Fills in, for each end that can be reached, where its best piece starts and which one it is (-1 unknown). */
-    private fun search(text: String, starts: IntArray, pieces: IntArray) {
+    private fun search(text: String, starts: IntArray, pieces: IntArray, hidden: Set<Int>) {
         val best = DoubleArray(text.length + 1)
         var start = 0
         while (start < text.length) {
@@ -51,7 +51,7 @@ internal class UnigramModel(private val file: TokenizerFile) {
                 if (node < 0) break
                 end++
                 val id = trie.idAt(node)
-                if (id < 0) continue
+                if (id < 0 || (hidden.isNotEmpty() && id in hidden)) continue
                 val score = best[start] + file.scores[id]
                 // Only strictly better, so that of equally likely ones the first found stays.
                 if (starts[end] < 0 || score > best[end]) {

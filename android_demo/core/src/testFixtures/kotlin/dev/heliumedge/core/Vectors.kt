@@ -30,6 +30,8 @@ class Case(private val fields: Map<String, Json>) {
 
     fun flag(key: String): Boolean = (fields.getValue(key) as Json.Bool).value
 
+    fun json(key: String): Json = fields.getValue(key)
+
     fun items(key: String): List<Json> = (fields.getValue(key) as Json.Arr).items
 
     fun cases(key: String): List<Case> = items(key).map { Case((it as Json.Obj).fields) }

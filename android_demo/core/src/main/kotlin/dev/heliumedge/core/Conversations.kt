@@ -1,0 +1,118 @@
+package dev.heliumedge.core
+
+/**
+ * What the manifest says of conversations.
+ *
+ * @property form The template as data; null where it cannot be said so, for the [reason].
+ * @property reason Why there is no form, or why it takes no system message.
+ * @property stop Ids that end an answer.
+ */
+public data class ChatSpec(val form: ChatForm?, val reason: String?, val stop: Set<Int>)
+
+/** Ids of a conversation, and how many of its oldest messages were [dropped]. */
+public class FittedConversation(public val ids: IntArray, public val dropped: Int)
+
+/** What an answer took: tokens that the cache had already, and the oldest messages that were left out. */
+public data class AnswerFacts(val reusedTokens: Int, val droppedMessages: Int)
+
+/**
+ * Conversations over one [decoder]: each answer runs only what the cache does not hold already, and when it is full the
+ * oldest turns go; the system message stays. One thread at a time.
+ *
+ * @throws InvalidRequestException The bundle has no chat template, or one that only Jinja can render.
+ */
+public class Conversations(
+    private val decoder: Decoder,
+    private val tokenizer: Tokenizer,
+    private val manifest: Manifest,
+) {
+    private val form: ChatForm
+    private val encoder: SpanEncoder
+    private val cached = TokenLog()
+
+    /** Ids that end an answer. */
+    public val stop: Set<Int>
+
+    init {
+        val chat = manifest.chat ?: throw InvalidRequestException(
+            "${manifest.name} has no chat template: its checkpoint is no fine-tune for conversations",
+            "Let it continue a text instead.",
+        )
+        form = chat.form ?: throw InvalidRequestException(
+            "${manifest.name} has a chat template that only Jinja can render: ${chat.reason}",
+            "Use a bundle whose template can be said as data.",
+        )
+        stop = chat.stop + manifest.tokens.eos
+        encoder = SpanEncoder(tokenizer, form.fixedTexts(), stop + listOfNotNull(manifest.tokens.bos, manifest.tokens.pad))
+    }
+
+    /**
+     * Token ids of a conversation, up to where the answer begins.
+     *
+     * @param parseSpecial Whether text of users that spells a special token becomes one.
+     * @throws InvalidRequestException No such conversation.
+     */
+    public fun ids(messages: List<ChatMessage>, parseSpecial: Boolean = false): IntArray {
+        val spans = form.spans(messages)
+        return encoder.encode(if (parseSpecial) spans.map { it.copy(own = true) } else spans)
+    }
+
+    /**
+     * Answers a conversation; the listener gets the tokens as those of [Generation.run].
+     *
+     * @throws CacheFullException Not even the last turn fits.
+     * @throws HeliumException What [Generation.run] throws.
+     */
+    public fun answer(
+        messages: List<ChatMessage>,
+        sampler: Sampler,
+        maxNewTokens: Int,
+        stopSignal: StopSignal = StopSignal(),
+        stats: GenerationStats = GenerationStats(),
+        listener: TokenListener,
+    ): AnswerFacts {
+        val room = decoder.cacheLen - minOf(maxNewTokens, decoder.cacheLen / 4)
+        // Behind a call that was stopped, the cache holds more than is known of it, never less.
+        cached.truncate(minOf(cached.size, decoder.position))
+        val fitted = fitConversation(::ids, messages, room, cached)
+        val shared = commonPrefix(fitted.ids, cached, fitted.ids.size - 1)
+        decoder.rewind(shared)
+        cached.truncate(shared)
+        Generation(decoder, tokenizer, stop, stopStrings = manifest.generation.stopStrings, continuing = false)
+            .run(fitted.ids.copyOfRange(shared, fitted.ids.size), sampler, maxNewTokens, stopSignal, stats, cached, listener)
+        return AnswerFacts(shared, fitted.dropped)
+    }
+
+    /** Forgets what the cache holds, because somebody else used the decoder. */
+    public fun forget(): Unit = cached.truncate(0)
+}
+
+/**
+ * Which turns of a conversation fit in [room] tokens: as much is left out that half of the room is free, unless the
+ * cache holds a longer part already. The same as in the Python host.
+ */
+internal fun fitConversation(
+    encode: (List<ChatMessage>) -> IntArray,
+    messages: List<ChatMessage>,
+    room: Int,
+    cached: TokenLog,
+): FittedConversation {
+    var ids = encode(messages)
+    if (ids.size <= room) return FittedConversation(ids, 0)
+    val head = if (messages.first().role == ChatRole.SYSTEM) 1 else 0
+    val last = messages.size - head - 1
+    var best: FittedConversation? = null
+    for (dropped in 2..last step 2) {
+        ids = encode(messages.take(head) + messages.drop(head + dropped))
+        if (ids.size <= room && 2 * commonPrefix(ids, cached, ids.size) >= ids.size) return FittedConversation(ids, dropped)
+        val fits = ids.size <= room / 2 || (dropped == last && ids.size <= room)
+        if (best == null && fits) best = FittedConversation(ids, dropped)
+    }
+    return best ?: throw CacheFullException("the last turn has ${ids.size} tokens, the KV cache has room for $room and an answer")
+}
+
+private fun commonPrefix(ids: IntArray, cached: TokenLog, limit: Int): Int {
+    var count = 0
+    while (count < minOf(limit, cached.size) && ids[count] == cached[count]) count++
+    return count
+}
