@@ -22,7 +22,7 @@ def build(compiler: str, folder: Path) -> Path:
     """Compile the program."""
     spec = importlib.util.find_spec("executorch")
     if spec is None or not spec.submodule_search_locations:
-        raise SystemExit("executorch is not installed: pip install 'helium-edge[executorch]'")
+        raise SystemExit("executorch is not installed: pip install '.[executorch]'")
     # Wheels for all processors have the same parts in the same places.
     library = Library("executorch", "installed", Path(spec.submodule_search_locations[0]).parent)
     program, source = folder / "pte_memory", Path(__file__).with_suffix(".cpp")

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from helium_edge.errors import HeliumEdgeError
 
 PIPE_WIDTH = 80
+_GAP = 2
+"""Spaces between the columns of a table."""
 _STYLES = {"ok": "green", "better": "green", "FAILED": "bold red", "WORSE": "bold red", "GUILTY": "bold red"}
 """Verdicts in tables; their words say the same where there is no colour."""
 
@@ -88,13 +90,38 @@ def _grid(columns: Sequence[str], rows: Iterable[Sequence[object]], right: Itera
     from rich.table import Table
     from rich.text import Text
 
-    grid = Table(box=None, show_header=bool(columns), pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for name in columns:
-        grid.add_column(name, justify="right" if name in right else "left", overflow="fold")
-    for row in rows:
-        cells = [plain(str(cell)) for cell in row]
+    content = [[plain(str(cell)) for cell in row] for row in rows]
+    available = console(stderr=stderr).width
+    widths = _widths([*([columns] if columns else []), *content], available)
+    if columns and widths is None and available < PIPE_WIDTH:  # no room for columns: a line for each value
+        for cells in content:
+            line(cells[0], stderr=stderr)
+            for name, cell in zip(columns[1:], cells[1:], strict=True):
+                line(f"  {name}: {cell}", stderr=stderr)
+        return
+    grid = Table(box=None, show_header=bool(columns), pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
+    for index, name in enumerate(columns or [""] * len(widths or ())):
+        width = None if widths is None else widths[index]
+        grid.add_column(name, justify="right" if name in right else "left", overflow="fold", width=width)
+    for cells in content:
         grid.add_row(*(Text(cell, style=_STYLES.get(cell, ""), overflow="fold") for cell in cells))
     _print(grid, stderr)
+
+
+def _widths(rows: Sequence[Sequence[str]], available: int) -> list[int] | None:
+    """Widths of columns in which no word is broken; None where there is no room for that."""
+    from rich.cells import cell_len
+
+    columns = list(zip(*rows, strict=True))
+    least = [max((cell_len(word) for text in column for word in text.split()), default=0) for column in columns]
+    widths = [max(map(cell_len, column)) for column in columns]
+    room = available - _GAP * (len(columns) - 1)
+    if sum(least) > room:
+        return None
+    while sum(widths) > room:  # the widest gives way
+        index = max((each for each in range(len(widths)) if widths[each] > least[each]), key=widths.__getitem__)
+        widths[index] -= 1
+    return widths
 
 
 def _print(renderable: RenderableType, stderr: bool) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import typer
 
 from helium_edge import __version__
+from helium_edge.errors import how_to_install
 
 from . import _console
 from ._format import size
@@ -119,6 +120,6 @@ def _package(module: str, name: str, extra: str | None, purpose: str) -> dict[st
             from helium_edge.documents import first_line
 
             status = f"broken: {first_line(error)}"
-    target = "helium-edge" if extra is None else f"helium-edge[{extra}]"
-    install = f"pip install --force-reinstall {name}" if status.startswith("broken") else f"pip install '{target}'"
+    broken = status.startswith("broken")
+    install = f"pip install --force-reinstall {name}" if broken else how_to_install(extra)
     return {"name": name, "version": version, "purpose": purpose, "status": status, "install": install}

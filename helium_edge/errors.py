@@ -28,6 +28,18 @@ EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
 
 
+CLONE = "in a clone of helium-edge"
+"""Where it is installed from until there is a release: nobody has registered its name with the package index."""
+
+UPGRADE = f"git pull && pip install .  # {CLONE}"
+"""How to have a newer one."""
+
+
+def how_to_install(extra: str | None = None) -> str:
+    """The command that installs helium-edge, with an extra if one is named."""
+    return f"pip install {'.' if extra is None else repr(f'.[{extra}]')}  # {CLONE}"
+
+
 class HeliumEdgeError(Exception):
     """Base of all errors raised on purpose.
 
@@ -103,7 +115,7 @@ class MissingDependencyError(HeliumEdgeError):
     def __init__(self, package: str, *, extra: str, purpose: str) -> None:
         super().__init__(
             f"{purpose} needs the package {package}, which is not installed",
-            hint=f"pip install 'helium-edge[{extra}]'",
+            hint=how_to_install(extra),
         )
 
 

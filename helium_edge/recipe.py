@@ -65,6 +65,7 @@ class Scheme(StrictModel):
         return f"int{self.bits}{group}{'' if self.symmetric else '-asym'}"
 
 
+_RULE = re.compile(r"^quantization\.rules\.(\d+)(\.|$)")
 _SCHEME_NAME = re.compile(r"int([48])(?:-g(\d{1,4}))?(-asym)?")
 
 
@@ -269,25 +270,38 @@ def parse_recipe(text: str, *, where: str) -> Recipe:
         # Through JSON: strict mode then takes YAML lists for tuples and nothing else loosely.
         return Recipe.model_validate_json(json.dumps(data))
     except ValidationError as error:
-        raise _recipe_error(error, where) from error
+        raise _recipe_error(error, data, where) from error
     except (TypeError, ValueError, RecursionError) as error:
         raise RecipeError(f"{where}: only plain YAML values are allowed: {error}") from error
 
 
-def _recipe_error(error: ValidationError, where: str) -> RecipeError:
+def _recipe_error(error: ValidationError, data: Any, where: str) -> RecipeError:
     problems = error.errors(include_url=False)
     # A misspelt key also leaves its right spelling missing: name the misspelt one.
     first = next((problem for problem in problems if problem["type"] == "extra_forbidden"), problems[0])
     path = [str(part) for part in first["loc"]]
     place = ".".join(path) or "top level"
+    rule = _RULE.match(place)
+    if rule is not None:  # they count from 1, as `recipes check` shows them
+        place = f"quantization rule {int(rule[1]) + 1}{': ' if rule[2] else ''}{place[rule.end() :]}"
     if first["type"] == "extra_forbidden":
         return RecipeError(f"{where}: unknown key {place!r}", hint=did_you_mean(path[-1], _keys_beside(path)))
     if first["type"] == "missing":
         return RecipeError(f"{where}: the key {place!r} is missing")
-    found = json.dumps(first["input"], default=str)
+    found = json.dumps(_written(data, first["loc"], first["input"]), default=str)
     found = found if len(found) <= 60 else found[:57] + "..."
     message = first["msg"].removeprefix("Value error, ")
     return RecipeError(f"{where}: {place} = {found}: {message}")
+
+
+def _written(data: Any, path: Sequence[int | str], parsed: Any) -> Any:
+    """What the file has at a place; `parsed` where it has none, as in a part that a check looks at whole."""
+    try:
+        for step in path:
+            data = data[step]
+    except (KeyError, IndexError, TypeError):
+        return parsed
+    return data
 
 
 def _keys_beside(path: list[str]) -> list[str]:

@@ -20,6 +20,7 @@ from helium_edge import durable
 from helium_edge.bundle.manifest import Manifest
 from helium_edge.bundle.verify import GENAI_CONFIG, scan_folder
 from helium_edge.documents import parse_yaml, read_document
+from helium_edge.errors import CLONE
 
 CARD = "README.md"
 TEMPLATE = "card.md.txt"
@@ -90,6 +91,7 @@ def render_card(manifest: Manifest, card: CheckpointCard, sizes: Mapping[str, in
         version=manifest.created_by.version,
         phases=f"{'graph' if manifest.head else 'graphs'} of phase {', '.join(phases)}",
         cache=_cache(manifest),
+        install=f"`pip install .` {CLONE}",
         use=_use(manifest),
         loop=_loop(manifest),
         runtime=manifest.runtime,

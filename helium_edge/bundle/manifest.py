@@ -35,7 +35,7 @@ from helium_edge.bundle.sections import (
     TokensSection,
 )
 from helium_edge.documents import DocumentError, parse_json, read_document
-from helium_edge.errors import BundleError
+from helium_edge.errors import UPGRADE, BundleError
 from helium_edge.schemas import Items, Size, first_problem, shorten
 from helium_edge.signature import DecoderSpec, HeadSignature, LogitsMode
 
@@ -270,7 +270,7 @@ def _check_version(document: Any, where: str) -> None:
     if int(major) > int(known):
         raise BundleError(
             f"{where}: schema version {version} was made by a newer helium-edge; this one reads {known}.x",
-            hint="pip install --upgrade helium-edge",
+            hint=UPGRADE,
         )
     if int(major) < int(known):
         raise BundleError(

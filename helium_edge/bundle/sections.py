@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Protocol
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from helium_edge.config import ModelConfig
-from helium_edge.errors import BundleError
+from helium_edge.errors import UPGRADE, BundleError
 from helium_edge.recipe import Recipe
 from helium_edge.schemas import Count, Items, Size, first_problem
 
@@ -243,7 +243,7 @@ class QuantizationSection(Section):
             place, problem = first_problem(error, self.recipe)
             raise BundleError(
                 f"the recipe in the manifest is none of this version: {place}: {problem}",
-                hint="pip install --upgrade helium-edge",
+                hint=UPGRADE,
             ) from error
 
     @classmethod

@@ -17,7 +17,7 @@ from typing_extensions import TypedDict
 
 from helium_edge.documents import DocumentError, parse_json
 from helium_edge.documents import read_document as read_bytes
-from helium_edge.errors import InputError
+from helium_edge.errors import UPGRADE, InputError
 from helium_edge.parity.statistics import Aggregate, Bucket, Histogram
 from helium_edge.parity.window_figures import WindowFigures
 from helium_edge.schemas import (
@@ -359,7 +359,7 @@ def check_document(data: Any, *, where: str) -> Document:
         newer = major.isdecimal() and int(major) > MAJOR
         raise InputError(
             f"{where}: parity document of version {str(version)[:20]}; this helium-edge reads {MAJOR}.x",
-            hint="pip install --upgrade helium-edge" if newer else "run `helium-edge parity` again",
+            hint=UPGRADE if newer else "run `helium-edge parity` again",
         )
     try:
         # Through JSON: strict mode then takes objects for dataclasses and nothing else loosely.

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from typing_extensions import override
+
 from helium_edge.runtime.coreml_program import read_coreml
 from helium_edge.runtime.coreml_runner import CoremlRunner, InterpretedMethod, find_method
-from helium_edge.runtime.heads import Array, padded, real_rows
+from helium_edge.runtime.heads import Array, HeadRunner, padded, real_rows
 from helium_edge.signature import HeadSignature
 
 
-class CoremlHead:
+class CoremlHead(HeadRunner):
     """Evaluates the one method of a `.pte`.
 
     Args:
@@ -35,7 +37,7 @@ class CoremlHead:
         self.signature = signature
         self._method = InterpretedMethod(find_method(read_coreml(path), method, path), signature, {})
 
+    @override
     def run(self, ids: Sequence[int]) -> Array:
-        """See `HeadRunner.run`."""
         (output,) = self._method([padded(self.signature, ids)])
         return real_rows(self.signature, output, ids)

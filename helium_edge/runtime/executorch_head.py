@@ -6,15 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from typing_extensions import override
 
 from helium_edge.documents import first_line
 from helium_edge.errors import BundleError
 from helium_edge.runtime.executorch_runner import check_shapes, load_methods
-from helium_edge.runtime.heads import Array, padded, real_rows
+from helium_edge.runtime.heads import Array, HeadRunner, padded, real_rows
 from helium_edge.signature import HeadSignature
 
 
-class ExecutorchHead:
+class ExecutorchHead(HeadRunner):
     """Runs the one method of a program.
 
     Args:
@@ -34,8 +35,8 @@ class ExecutorchHead:
         self._method = load_methods(path, [method], threads, self)[method]
         check_shapes(self._method.metadata, signature)
 
+    @override
     def run(self, ids: Sequence[int]) -> Array:
-        """See `HeadRunner.run`."""
         given = torch.from_numpy(padded(self.signature, ids))
         try:
             (output,) = self._method.execute([given])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from helium_edge.bundle import Bundle, GraphEntry
-from helium_edge.errors import BundleError
+from helium_edge.errors import UPGRADE, BundleError
 from helium_edge.registry import TARGETS
 from helium_edge.runtime.heads import HeadRunner
 from helium_edge.runtime.runner import CachedRunner
@@ -68,7 +68,7 @@ def target_of(bundle: Bundle) -> Target:
         raise BundleError(
             f"{bundle.folder.name}: made for {name}, runs on {manifest.runtime}, which this "
             f"version does not know; known: {known}",
-            hint="pip install --upgrade helium-edge",
+            hint=UPGRADE,
         )
     return found
 

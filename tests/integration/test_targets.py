@@ -165,7 +165,7 @@ def test_without_the_extra_the_pip_command_is_shown(
     with pytest.raises(SystemExit) as info:
         main()
     assert info.value.code == 5
-    assert f"pip install 'helium-edge[{extra}]'" in capsys.readouterr().err
+    assert f"pip install '.[{extra}]'" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

@@ -81,7 +81,7 @@ def test_parse_scheme_leaves_what_is_no_spelling_alone() -> None:
 )  # fmt: skip
 def test_unknown_schemes_are_refused(spelling: str) -> None:
     error = refusal(yaml.safe_dump(with_rule(match=".*", scheme=spelling)))
-    assert error.message.startswith(f"{WHERE}: quantization.rules.0.scheme")
+    assert error.message.startswith(f"{WHERE}: quantization rule 1: scheme")
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_unknown_schemes_are_refused(spelling: str) -> None:
         ({"bits": 3}, "Input should be 4 or 8"),
         ({"bits": "4", "group_size": 32}, "Input should be 4 or 8"),
         ({"bits": 4, "group_size": 32.0}, "valid integer"),
-        ({"group_size": 32}, "the key 'quantization.rules.0.scheme.bits' is missing"),
+        ({"group_size": 32}, "the key 'quantization rule 1: scheme.bits' is missing"),
     ],
 )
 def test_impossible_schemes_say_why(fields: dict[str, Any], part: str) -> None:
@@ -137,7 +137,7 @@ def test_a_whole_match_is_one(pattern: str) -> None:
 def test_a_rule_has_either_a_scheme_or_skip(rule: dict[str, Any]) -> None:
     error = refusal(yaml.safe_dump(with_rule(match=".*", **rule)))
     assert "a rule has either a scheme or skip: true" in error.message
-    assert "quantization.rules.0" in error.message
+    assert "quantization rule 1" in error.message
 
 
 def test_skip_is_kept() -> None:
@@ -162,15 +162,15 @@ def test_fallback_is_kept() -> None:
         (minimal(targets={"onnx": {"dialekt": "contrib"}}), "targets.onnx.dialekt", "dialect"),
         (minimal(shapes={"prefil_len": 8}), "shapes.prefil_len", "prefill_len"),
         (minimal(quantization={"metod": "mse", "rules": []}), "quantization.metod", "method"),
-        (with_rule(match=".*", schema="int8"), "quantization.rules.0.schema", "scheme"),
+        (with_rule(match=".*", schema="int8"), "quantization rule 1: schema", "scheme"),
         (
             with_rule(match=".*", scheme={"bits": 4, "groupsize": 32}),
-            "quantization.rules.0.scheme.groupsize",
+            "quantization rule 1: scheme.groupsize",
             "group_size",
         ),
         (
             with_rule(match=".*", scheme="int8", fallback={"bit": 8}),
-            "quantization.rules.0.fallback.bit",
+            "quantization rule 1: fallback.bit",
             "bits",
         ),
         (minimal(gates={"top_1": 0.9}), "gates.top_1", "top1"),
@@ -221,11 +221,11 @@ BAD_VALUES: dict[str, tuple[dict[str, Any], str]] = {
     "rules missing": ({"quantization": {"method": "mse"}}, "the key 'quantization.rules' is missing"),
     "rules is a mapping": ({"quantization": {"rules": {}}}, "quantization.rules = {}"),
     "pattern": ({"quantization": {"rules": [{"match": "(", "skip": True}]}}, "is no regular expression"),
-    "pattern missing": ({"quantization": {"rules": [{"skip": True}]}}, "'quantization.rules.0.match' is missing"),
-    "skip text": ({"quantization": {"rules": [{"match": ".*", "skip": "on"}]}}, "quantization.rules.0.skip"),
+    "pattern missing": ({"quantization": {"rules": [{"skip": True}]}}, "'quantization rule 1: match' is missing"),
+    "skip text": ({"quantization": {"rules": [{"match": ".*", "skip": "on"}]}}, "quantization rule 1: skip"),
     "second rule": (
         {"quantization": {"rules": [{"match": "a", "skip": True}, {"match": "b", "scheme": "int9"}]}},
-        "quantization.rules.1.scheme",
+        "quantization rule 2: scheme",
     ),
     "kld 0": ({"gates": {"mean_kld": 0}}, "gates.mean_kld = 0"),
     "kld text": ({"gates": {"mean_kld": "0.06"}}, 'gates.mean_kld = "0.06"'),

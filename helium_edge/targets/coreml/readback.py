@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from helium_edge.config import ModelConfig
 from helium_edge.errors import BundleError
@@ -62,16 +63,17 @@ class CoremlArtifact(Artifact):
         self._methods = {name: _dissect(method, config) for name, method in methods.items()}
         self._first = next(iter(self._methods.values()))
 
+    @override
     def matrix(self, name: str) -> StoredCodes | Tensor:
-        """See `Artifact.matrix`."""
         return _read_matrix(*self._first.matrices[name])
 
+    @override
     def vector(self, name: str) -> Tensor:
-        """See `Artifact.vector`."""
         return _read_vector(*self._first.vectors[name])
 
+    @override
     def differences(self) -> list[WeightDifference]:
-        """See `Artifact.differences`; the functions of a package hold weights of their own in memory."""
+        """The functions of a package hold weights of their own in memory."""
         first, *others = self._methods
         found = []
         for method in others:

@@ -11,6 +11,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from typing_extensions import override
+
 from helium_edge.bundle import Bundle, GraphEntry
 from helium_edge.config import ModelConfig
 from helium_edge.errors import RecipeError, UsageError
@@ -25,7 +27,7 @@ from helium_edge.runtime.quiet import quiet
 from helium_edge.runtime.runner import CachedRunner
 from helium_edge.signature import CacheSpec, GraphSignature, HeadSignature, Phase, cache_spec, head_signature
 from helium_edge.targets.artifact import Artifact
-from helium_edge.targets.base import HEAD_STEM, BuiltGraph
+from helium_edge.targets.base import HEAD_STEM, BuiltGraph, Target
 from helium_edge.targets.coreml.options import CoremlOptions
 from helium_edge.targets.debug import DebugProgram
 from helium_edge.targets.loading import head_method, program_methods
@@ -43,7 +45,7 @@ _GRAPH_BYTES_PER_LAYER = 15_000
 _GRAPH_BYTES = 10_000
 
 
-class CoremlTarget:
+class CoremlTarget(Target):
     """Writes one `.pte` whose methods are CoreML functions in float16."""
 
     name = "coreml"
@@ -53,8 +55,9 @@ class CoremlTarget:
     timed_elsewhere = "measure on an Apple device: docs/ios.md"
     runs_on_android = False
 
-    def check(self, config: ModelConfig, recipe: Recipe) -> None:  # noqa: ARG002
-        """See `Target.check`; also refuses to start without the package that `build` needs.
+    @override
+    def check(self, config: ModelConfig, recipe: Recipe) -> None:
+        """Also refuses to start without the package that `build` needs.
 
         Raises:
             MissingDependencyError: coremltools is not installed.
@@ -70,17 +73,18 @@ class CoremlTarget:
                 hint=f"set ios: {BLOCKS}, or leave it out",
             )
 
-    def min_runtime(self, config: ModelConfig, recipe: Recipe) -> str | None:  # noqa: ARG002
-        """See `Target.min_runtime`."""
+    @override
+    def min_runtime(self, config: ModelConfig, recipe: Recipe) -> str | None:
         return None
 
+    @override
     def cache(self, config: ModelConfig, recipe: Recipe) -> CacheSpec:
-        """See `Target.cache`; float16, since CoreML would convert a float32 cache whole at every step."""
+        """Float16, since CoreML would convert a float32 cache whole at every step."""
         spec = cache_spec(config, recipe.shapes.cache_len, "append", batched=False)
         return dataclasses.replace(spec, dtype="float16")
 
+    @override
     def plan(self, config: ModelConfig, recipe: Recipe, weights: list[PlannedWeight]) -> list[tuple[str, int]]:
-        """See `Target.plan`."""
         is_decoder = config.head == "language_model"
         methods = len(_PHASES) if is_decoder else 1
         copies = 1 if deployment_target(recipe) >= SHARING else methods
@@ -92,8 +96,9 @@ class CoremlTarget:
         stored = sum(_stored_bytes(weight) for weight in weights)
         return [(PROGRAM_FILE if is_decoder else HEAD_FILE, copies * (stored + tables) + graphs)]
 
+    @override
     def memory(self, config: ModelConfig, recipe: Recipe, weights: list[PlannedWeight]) -> dict[str, int]:
-        """See `Target.memory`; what Apple's engines keep of the weights is theirs, and not measured here."""
+        """What Apple's engines keep of the weights is theirs, and not measured here."""
         rows = recipe.shapes.prefill_len
         width = 2 * config.hidden_size + max(
             2 * config.hidden_size + 2 * config.kv_size, 3 * config.intermediate_size
@@ -110,20 +115,22 @@ class CoremlTarget:
             "activations": 2 * rows * (width + 2 * scores) + 4 * head_rows * config.vocab_size,
         }
 
+    @override
     def build_memory(self, config: ModelConfig, recipe: Recipe, weights: list[PlannedWeight]) -> int:
-        """See `Target.build_memory`: weights are written one by one."""
+        """Weights are written one by one."""
         del config, recipe, weights
         return 0
 
+    @override
     def build(
         self,
         store: QuantizedStore,
         recipe: Recipe,
         folder: Path,
         on_weight: Callable[[str], None],
-        scales: KvScales | None = None,  # noqa: ARG002 - has no int8 cache
+        scales: KvScales | None = None,
     ) -> list[BuiltGraph]:
-        """See `Target.build`.
+        """Write one program, with a method for each phase.
 
         Raises:
             CheckpointError: A weight cannot be held in float16.
@@ -146,47 +153,50 @@ class CoremlTarget:
         write_program(store, signatures, facts, ios, folder / file, on_weight)
         return [BuiltGraph(file, signature.phase, signature) for signature in signatures]
 
+    @override
     def debug(self, bundle: Bundle, *, static: bool = False) -> list[DebugProgram]:
-        """See `Target.debug`; Apple's kernels do not run here, so that there is nothing to look into."""
+        """Apple's kernels do not run here, so that there is nothing to look into."""
         del static
         raise UsageError(f"{bundle.folder.name}: bundles of the target coreml cannot be localised")
 
-    def arithmetic(self, recipe: Recipe, plan: Sequence[PlannedWeight]) -> Arithmetic:  # noqa: ARG002
-        """See `Target.arithmetic`: an interpreter rounds to float16 after each operation."""
+    @override
+    def arithmetic(self, recipe: Recipe, plan: Sequence[PlannedWeight]) -> Arithmetic:
+        """An interpreter rounds to float16 after each operation."""
         return Arithmetic("float16", {}, exact=False)
 
+    @override
     def check_can_run(self) -> None:
-        """See `Target.check_can_run`."""
         require_coremltools("evaluating a CoreML bundle")
 
+    @override
     def load_runtime(self) -> None:
-        """See `Target.load_runtime`."""
         import helium_edge.runtime.coreml_runner  # noqa: F401
 
+    @override
     def open_decoder(self, bundle: Bundle, *, threads: int, static: bool) -> CachedRunner:
-        """See `Target.open_decoder`."""
         del threads, static  # evaluated by an interpreter
         from helium_edge.runtime.coreml_runner import CoremlRunner
 
         return CoremlRunner(program_methods(bundle)[0], bundle.manifest.decoder_spec())
 
+    @override
     def open_head(self, bundle: Bundle, graph: GraphEntry, *, threads: int) -> HeadRunner:
-        """See `Target.open_head`."""
         del threads
         from helium_edge.runtime.coreml_head import CoremlHead
 
         return CoremlHead(*head_method(bundle, graph), bundle.manifest.head_signature())
 
+    @override
     def summarize(self, bundle: Bundle) -> list[MethodSummary]:
-        """See `Target.summarize`; reading refuses a method that is not exactly one delegate."""
+        """Reading refuses a method that is not exactly one delegate."""
         found = []
         for method in read_coreml(bundle.path(bundle.manifest.graphs[0].file)).values():
             kinds = Counter(operation.op_type for operation in method.function.operations)
             found.append(MethodSummary(method.name, BACKEND, 1, dict(kinds.most_common()), ()))
         return found
 
+    @override
     def read_back(self, bundle: Bundle) -> Artifact:
-        """See `Target.read_back`."""
         from helium_edge.targets.coreml.readback import CoremlArtifact
 
         config = ModelConfig.from_file(bundle.path("config.json"))

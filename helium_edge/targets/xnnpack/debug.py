@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from helium_edge.config import ModelConfig
 from helium_edge.documents import first_line
@@ -23,6 +24,7 @@ from helium_edge.signature import Phase
 from helium_edge.targets.debug import (
     Array,
     DebugCall,
+    DebugProgram,
     Values,
     codes_of_rows,
     join_parts,
@@ -40,8 +42,8 @@ _HELD = 128
 """Calls whose prologue is kept while they go from layer to layer; no caller takes more through at once."""
 
 
-class XnnpackDebug:
-    """See `DebugProgram`.
+class XnnpackDebug(DebugProgram):
+    """One method of a `.pte`, on the delegate's own kernels.
 
     Args:
         path: The `.pte`.
@@ -80,18 +82,18 @@ class XnnpackDebug:
         self._prologue: _Loaded | None = None
         self._held: tuple[tuple[object, ...], _Loaded] | None = None
 
+    @override
     def embedding(self, call: DebugCall) -> Array:
-        """See `DebugProgram.embedding`."""
         argument = self._delegate.argument(self._anatomy.layers[0].norm1.total)
         computed = self._before(call)
         if argument is None or argument not in computed:
             raise BundleError(f"method {self.graph}: the first layer does not start from an embedding")
         return np.asarray(computed[argument].numpy())
 
+    @override
     def layer(
         self, index: int, call: DebugCall, values: Values, past: tuple[Array, Array], *, cut: bool
     ) -> dict[str, Array]:
-        """See `DebugProgram.layer`."""
         layer = self._anatomy.layers[index]
         feeds = dict(values)
         if layer.up_first and "gate_up" in feeds:
@@ -113,8 +115,8 @@ class XnnpackDebug:
             found["gate_up"] = _exchange(found["gate_up"])
         return found
 
+    @override
     def end(self, call: DebugCall, values: Values, *, cut: bool) -> dict[str, Array]:
-        """See `DebugProgram.end`."""
         anatomy, feeds = self._anatomy, dict(values)
         pieces = [
             (_added(anatomy.delegate, anatomy.layers[-1].down.out), {"norm": anatomy.norm.out}),

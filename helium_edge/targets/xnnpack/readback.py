@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from helium_edge.config import ModelConfig
 from helium_edge.errors import BundleError
@@ -57,8 +58,8 @@ class XnnpackArtifact(Artifact):
             self._parts, self._vectors = _parts(self._first, config)
         self._last: tuple[int, StoredCodes | Tensor] | None = None
 
+    @override
     def matrix(self, name: str) -> StoredCodes | Tensor:
-        """See `Artifact.matrix`."""
         with readable(self._where):
             if name == EMBEDDING:
                 return _read_table(self._first)
@@ -70,8 +71,8 @@ class XnnpackArtifact(Artifact):
             whole = self._last[1]
             return whole.rows(rows) if isinstance(whole, StoredCodes) else whole[rows]
 
+    @override
     def vector(self, name: str) -> Tensor:
-        """See `Artifact.vector`."""
         if name not in self._vectors:
             raise BundleError(f"the program has no {name}")
         with readable(self._where):
@@ -81,8 +82,8 @@ class XnnpackArtifact(Artifact):
                 raise BundleError(f"{name} is not a constant of the program")
             return found.flatten()[rows]
 
+    @override
     def differences(self) -> list[WeightDifference]:
-        """See `Artifact.differences`."""
         with readable(self._where):
             return self._differences()
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from helium_edge.bundle import Bundle, GraphEntry
 from helium_edge.bundle.kv_scales import read_kv_scales
@@ -33,7 +34,7 @@ from helium_edge.runtime.heads import HeadRunner
 from helium_edge.runtime.runner import CachedRunner
 from helium_edge.signature import CLASSIFY, CacheSpec, GraphSignature, cache_spec, head_signature
 from helium_edge.targets.artifact import Artifact
-from helium_edge.targets.base import HEAD_STEM, BuiltGraph
+from helium_edge.targets.base import HEAD_STEM, BuiltGraph, Target
 from helium_edge.targets.debug import DebugProgram
 from helium_edge.targets.loading import head_method, program_methods
 from helium_edge.targets.metadata import head_metadata, metadata_methods
@@ -62,7 +63,7 @@ class _PlannedStore:
         raise AssertionError(name)
 
 
-class XnnpackTarget:
+class XnnpackTarget(Target):
     """Writes one `.pte` for ExecuTorch on CPUs: int4 and int8 weights with int8 activations, or float32."""
 
     name = "xnnpack"
@@ -72,8 +73,8 @@ class XnnpackTarget:
     timed_elsewhere = ""
     runs_on_android = True
 
-    def check(self, config: ModelConfig, recipe: Recipe) -> None:  # noqa: ARG002
-        """See `Target.check`."""
+    @override
+    def check(self, config: ModelConfig, recipe: Recipe) -> None:
         for number, rule in enumerate(recipe.quantization.rules, start=1):
             for scheme in (rule.scheme, rule.fallback):
                 if scheme is not None and not scheme.symmetric:
@@ -83,16 +84,17 @@ class XnnpackTarget:
                         hint=f"use the symmetric int{scheme.bits}-g{scheme.group_size}",
                     )
 
-    def min_runtime(self, config: ModelConfig, recipe: Recipe) -> str | None:  # noqa: ARG002
-        """See `Target.min_runtime`."""
+    @override
+    def min_runtime(self, config: ModelConfig, recipe: Recipe) -> str | None:
         return None
 
+    @override
     def cache(self, config: ModelConfig, recipe: Recipe) -> CacheSpec:
-        """See `Target.cache`."""
         return cache_spec(config, recipe.shapes.cache_len, "append", batched=False, dtype=recipe.kv_cache)
 
+    @override
     def plan(self, config: ModelConfig, recipe: Recipe, weights: list[PlannedWeight]) -> list[tuple[str, int]]:
-        """See `Target.plan`; the size is that of the program, made without its data."""
+        """The size is that of the program, made without its data."""
         scales = None
         if config.head == "language_model" and recipe.kv_cache == "int8":
             ones = torch.ones(config.num_key_value_heads, config.head_dim)
@@ -100,8 +102,9 @@ class XnnpackTarget:
         program, graphs = self._program(config, recipe, _PlannedStore(weights), lambda _: None, scales)
         return [(graphs[0].file, program.planned_size())]
 
+    @override
     def memory(self, config: ModelConfig, recipe: Recipe, weights: list[PlannedWeight]) -> dict[str, int]:
-        """See `Target.memory`; weights count once, as with the backend's weight cache switched on."""
+        """Weights count once, as with the backend's weight cache switched on."""
         rows, slots = recipe.shapes.prefill_len, recipe.shapes.cache_len
         width = 2 * config.hidden_size + max(
             2 * config.hidden_size + 2 * config.kv_size, 3 * config.intermediate_size
@@ -125,13 +128,15 @@ class XnnpackTarget:
             "activations": 4 * (rows * width + attention + head_rows * config.vocab_size),
         }
 
-    def build_memory(self, config: ModelConfig, recipe: Recipe, weights: list[PlannedWeight]) -> int:  # noqa: ARG002
-        """See `Target.build_memory`: the graphs of all methods."""
+    @override
+    def build_memory(self, config: ModelConfig, recipe: Recipe, weights: list[PlannedWeight]) -> int:
+        """The graphs of all methods."""
         methods = len(prefill_buckets(recipe)) + len(cache_buckets(recipe))
         return (
             (methods if config.head == "language_model" else 1) * config.num_hidden_layers * _GRAPH_BYTES_PER_LAYER
         )
 
+    @override
     def build(
         self,
         store: QuantizedStore,
@@ -140,7 +145,6 @@ class XnnpackTarget:
         on_weight: Callable[[str], None],
         scales: KvScales | None = None,
     ) -> list[BuiltGraph]:
-        """See `Target.build`."""
         program, graphs = self._program(store.config, recipe, store, on_weight, scales)
         program.write(folder / graphs[0].file)
         return graphs
@@ -167,8 +171,9 @@ class XnnpackTarget:
             add_decoder(program, name, signature, weights, recipe.shapes.cache_len)
         return program, [BuiltGraph(PROGRAM_FILE, name, signature) for name, signature in signatures.items()]
 
+    @override
     def debug(self, bundle: Bundle, *, static: bool = False) -> list[DebugProgram]:
-        """See `Target.debug`; of several methods, the one for most tokens or with the full cache."""
+        """Of several methods, the one for most tokens or with the full cache."""
         from helium_edge.targets.xnnpack.debug import XnnpackDebug
 
         del static  # all of its graphs are
@@ -185,36 +190,36 @@ class XnnpackTarget:
             programs.append(XnnpackDebug(bundle.path(graph.file), graph.method, config, phase, width, scales))
         return programs
 
-    def arithmetic(self, recipe: Recipe, plan: Sequence[PlannedWeight]) -> Arithmetic:  # noqa: ARG002
-        """See `Target.arithmetic`."""
+    @override
+    def arithmetic(self, recipe: Recipe, plan: Sequence[PlannedWeight]) -> Arithmetic:
         rules = {weight.name: PerToken() for weight in plan[1:] if weight.scheme is not None}
         return Arithmetic("int8 per token (XNNPACK qd8)", rules)
 
+    @override
     def check_can_run(self) -> None:
-        """See `Target.check_can_run`."""
         require_executorch("running an ExecuTorch bundle")
 
+    @override
     def load_runtime(self) -> None:
-        """See `Target.load_runtime`."""
         load_runtime("running an ExecuTorch bundle")
 
+    @override
     def open_decoder(self, bundle: Bundle, *, threads: int, static: bool) -> CachedRunner:
-        """See `Target.open_decoder`."""
         del static  # all of its graphs are
         from helium_edge.runtime.executorch_runner import ExecutorchRunner
 
         path, prefill, decode = program_methods(bundle)
         return ExecutorchRunner(path, bundle.manifest.decoder_spec(), decode, prefill=prefill, threads=threads)
 
+    @override
     def open_head(self, bundle: Bundle, graph: GraphEntry, *, threads: int) -> HeadRunner:
-        """See `Target.open_head`."""
         from helium_edge.runtime.executorch_head import ExecutorchHead
 
         path, method = head_method(bundle, graph)
         return ExecutorchHead(path, method, bundle.manifest.head_signature(), threads=threads)
 
+    @override
     def summarize(self, bundle: Bundle) -> list[MethodSummary]:
-        """See `Target.summarize`."""
         from helium_edge.runtime.xnnpack_program import read_xnnpack
 
         found = []
@@ -224,8 +229,8 @@ class XnnpackTarget:
             found.append(MethodSummary(method.name, BACKEND, method.delegates, inside, method.operators))
         return found
 
+    @override
     def read_back(self, bundle: Bundle) -> Artifact:
-        """See `Target.read_back`."""
         from helium_edge.targets.xnnpack.readback import XnnpackArtifact
 
         graphs = bundle.manifest.graphs

@@ -40,6 +40,15 @@ def test_a_piped_table_has_80_columns_no_escapes_and_no_trailing_blanks(capsys: 
     assert lines[-1].endswith(" 22")
 
 
+@pytest.mark.parametrize("columns", [30, 50])
+def test_a_narrow_table_breaks_no_figure(capsys: Capture, monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    names = ["language", "tokens", "kld", "decided", "PPL"]
+    _console.table(names, [("de", "1,520", "0.0371\u00b10.0006", "99.7\u00b10.1%", "\u00d71.01")], right=names[1:])
+    words = capsys.readouterr().out.replace(":", "").split()
+    assert {"1,520", "0.0371\u00b10.0006", "99.7\u00b10.1%", "\u00d71.01", *names[1:]} <= set(words)
+
+
 def test_columns_widens_a_piped_table(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     show_table()

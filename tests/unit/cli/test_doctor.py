@@ -63,7 +63,7 @@ def test_a_missing_extra_comes_with_the_command_that_installs_it(
     monkeypatch.setattr(importlib.metadata, "version", version)
     code, out, _ = cli("doctor")
     assert code == 0
-    assert "to have transformers: pip install 'helium-edge[reference]'" in out
+    assert "to have transformers: pip install '.[reference]'  # in a clone of helium-edge" in out
     entry = next(e for e in json.loads(cli("doctor", "--json")[1])["packages"] if e["name"] == "transformers")
     assert (entry["version"], entry["status"]) == (None, "missing")
 
