@@ -254,7 +254,7 @@ def test_other_major_versions_are_refused_before_anything_else(version: Any, say
 def test_a_newer_major_version_says_to_update() -> None:
     with pytest.raises(BundleError) as caught:
         parse(document() | {"schema_version": "2.0"})
-    assert "upgrade" in caught.value.hint
+    assert "git pull" in caught.value.hint
 
 
 @pytest.mark.parametrize(

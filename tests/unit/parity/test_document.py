@@ -72,7 +72,7 @@ def test_the_models_refuse_all_that_the_schema_refuses(place: tuple[Any, ...], v
 
 @pytest.mark.parametrize(
     ("version", "words", "remedy"),
-    [("3.0", "version 3.0", "upgrade"), ("1.0", "version 1.0", "again"), ("two", "version two", "again"),
+    [("3.0", "version 3.0", "git pull"), ("1.0", "version 1.0", "again"), ("two", "version two", "again"),
      (None, "version None", "again")],
 )  # fmt: skip
 def test_another_major_version_is_refused(version: object, words: str, remedy: str) -> None:
