@@ -67,7 +67,7 @@ def test_int4_is_refused_below_ios_18(target: CoremlTarget, config: ModelConfig)
 
 def test_missing_packages_are_named_before_any_work(config: ModelConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda *_: None)
-    with pytest.raises(MissingDependencyError, match=r"CoreML export .* coremltools, .*helium-edge\[coreml\]"):
+    with pytest.raises(MissingDependencyError, match=r"CoreML export .* coremltools, .*\.\[coreml\]"):
         CoremlTarget().check(config, recipe("coreml-fp16"))
 
 
