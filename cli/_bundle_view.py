@@ -58,7 +58,7 @@ def _show_model(manifest: Manifest) -> None:
             ("model", f"{model.architecture}, {count(model.parameters)} parameters"),
             ("layers", f"{model.layers}, hidden {model.hidden_size}, MLP {model.intermediate_size}"),
             ("attention", f"{model.heads} heads of {model.head_dim}, {model.kv_heads} key-value heads"),
-            *_head_fields(manifest),
+            *_task_fields(manifest),
             (
                 "tokens",
                 f"vocabulary {model.vocab_size:,}, end {', '.join(map(str, manifest.tokens.eos)) or 'none'}",
@@ -67,13 +67,11 @@ def _show_model(manifest: Manifest) -> None:
     )
 
 
-def _head_fields(manifest: Manifest) -> list[tuple[str, str]]:
-    head = manifest.head
-    if head is None:
+def _task_fields(manifest: Manifest) -> list[tuple[str, str]]:
+    if manifest.task.has_cache:
         return []
-    kind = head.kind.replace("_", " ")
-    labels = f": {', '.join(head.labels)}" if head.labels else ""
-    return [("returns", f"{kind}{labels}"), ("text", f"at most {manifest.prefill_len} tokens")]
+    labels = f": {', '.join(manifest.labels)}" if manifest.labels else ""
+    return [("returns", f"{manifest.task.words}{labels}"), ("text", f"at most {manifest.prefill_len} tokens")]
 
 
 def _show_quantization(manifest: Manifest) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from helium_edge.errors import ParityError, UsageError
+from helium_edge.tasks import LANGUAGE_MODEL, SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION
 
 from . import _console, _parity_view, _views
 from ._format import duration, size
@@ -19,6 +20,13 @@ from ._overrides import override
 if TYPE_CHECKING:
     from helium_edge.bundle import Manifest
     from helium_edge.exporting import ExportPlan, ExportResult
+
+_RUNS_TEXT = {
+    LANGUAGE_MODEL: "generate",
+    SEQUENCE_CLASSIFICATION: "classify",
+    TOKEN_CLASSIFICATION: "classify",
+}
+"""The command that runs a bundle, by task; none shows what an encoder returns."""
 
 EPILOG = """\b
 Examples:
@@ -188,25 +196,22 @@ def _with_owner(checkpoint: str) -> str:
 
 
 def _next_step(manifest: Manifest, folder: Path) -> None:
-    if manifest.head is None:
-        _console.next_step("generate", folder, manifest.golden.prompt if manifest.golden else "Edge AI")
-    elif manifest.head.labels:
-        _console.next_step("classify", folder, "Edge AI")
-    else:
-        _console.next_step("inspect", folder)
+    command = _RUNS_TEXT.get(manifest.task)
+    prompt = manifest.golden.prompt if manifest.golden else "Edge AI"
+    _console.next_step(*((command, folder, prompt) if command else ("inspect", folder)))
 
 
 def _show_failure(error: ParityError) -> None:
     """Show the report of a comparison that missed its gates."""
     from helium_edge.parity import ParityReport
-    from helium_edge.parity.heads import HeadReport
+    from helium_edge.parity.text_report import TextReport
 
-    from ._head_view import show_head_parity
+    from ._text_view import show_text_parity
 
     if isinstance(error.report, ParityReport):
         _parity_view.show_parity(error.report.to_json(), stderr=True)
-    elif isinstance(error.report, HeadReport):
-        show_head_parity(error.report, stderr=True)
+    elif isinstance(error.report, TextReport):
+        show_text_parity(error.report, stderr=True)
 
 
 def _document(result: ExportResult) -> dict[str, Any]:
@@ -229,13 +234,13 @@ def _document(result: ExportResult) -> dict[str, Any]:
 def _show(result: ExportResult, folder: Path, *, ran: bool) -> None:
     from helium_edge.parity import ParityReport
 
-    from ._head_view import show_head_parity
+    from ._text_view import show_text_parity
 
     if isinstance(result.parity, ParityReport):
         _parity_view.show_parity(result.parity.to_json())
         _console.line("")
     elif result.parity is not None:
-        show_head_parity(result.parity)
+        show_text_parity(result.parity)
         _console.line("")
     files = len(result.manifest.files) + 1
     _console.fields(

@@ -25,7 +25,7 @@ from ._options import (
 from ._parity_outputs import Outputs
 
 if TYPE_CHECKING:
-    from helium_edge.parity.heads import HeadReport
+    from helium_edge.parity.text_report import TextReport
 
 EPILOG = """\b
 Examples:
@@ -98,7 +98,7 @@ def parity(
     were asked for are written then too. docs/parity.md explains what is found.
     """
     from helium_edge.parity.check import check
-    from helium_edge.parity.heads import HeadReport
+    from helium_edge.parity.text_report import TextReport
     from helium_edge.texts import TextSource
 
     outputs = Outputs(html, junit, markdown, baseline, update_baseline)
@@ -117,8 +117,8 @@ def parity(
             unverified=unverified,
             progress=progress,
         )
-    if isinstance(report, HeadReport):
-        _finish_head(bundle, report, as_json=as_json)
+    if isinstance(report, TextReport):
+        _finish_text(bundle, report, as_json=as_json)
         return
     report = outputs.compare(report, before)
     document = report.to_json()
@@ -136,12 +136,12 @@ def parity(
     _console.next_step("generate", bundle, "Edge AI")
 
 
-def _finish_head(bundle: Path, report: HeadReport, *, as_json: bool) -> None:
+def _finish_text(bundle: Path, report: TextReport, *, as_json: bool) -> None:
     """Show the comparison of a classifier or encoder; it has no levels and no files of its own."""
-    from ._head_view import show_head_parity
+    from ._text_view import show_text_parity
 
     if not as_json:
-        show_head_parity(report)
+        show_text_parity(report)
     if report.failures:
         raise ParityError(
             f"{bundle}: {'; '.join(report.failures)}",

@@ -11,8 +11,8 @@ from helium_edge.checkpoint import ReadOptions
 from helium_edge.errors import UsageError
 from helium_edge.exporting import ExportRequest, ExportResult, export_all
 from helium_edge.parity.check import check as check_bundle
-from helium_edge.parity.heads import HeadReport
 from helium_edge.parity.report import ParityReport
+from helium_edge.parity.text_report import TextReport
 from helium_edge.progress import SILENT, Progress
 from helium_edge.recipe import Recipe, load_recipe
 from helium_edge.texts import TextSource
@@ -115,7 +115,7 @@ def check(  # noqa: PLR0913 - keywords with defaults
     store: StrPath | None = None,
     layers: bool = False,
     progress: Progress = SILENT,
-) -> ParityReport | HeadReport:
+) -> ParityReport | TextReport:
     """Compare a bundle with the checkpoint that it was exported from; needs the extra `reference`.
 
     Args:

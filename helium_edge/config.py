@@ -16,10 +16,11 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from helium_edge.documents import DocumentError, parse_json, read_document, shorten
 from helium_edge.errors import ConfigError, did_you_mean, too_many_files
+from helium_edge.tasks import TASKS, Task
 
 MAX_CONFIG_BYTES = 1 << 20
 """A config.json is a few hundred bytes; anything above this is not one."""
@@ -30,18 +31,10 @@ MAX_DIMENSION = 1 << 24
 MAX_LABELS = 1 << 12
 """Labels of a classifier; more of them are no labels."""
 
-Head = Literal["language_model", "hidden_states", "sequence_classification", "token_classification"]
-"""What a model returns: logits of the next token, hidden states, logits of a text, or logits of each token."""
-
-_HEADS: Mapping[str, Head] = {
-    "ForCausalLM": "language_model",
-    "Model": "hidden_states",
-    "ForSequenceClassification": "sequence_classification",
-    "ForTokenClassification": "token_classification",
-}
+_BY_SUFFIX = {task.suffix: task for task in TASKS.values()}
 
 ARCHITECTURES = {
-    model_type: tuple(f"{prefix}{suffix}" for suffix in _HEADS)
+    model_type: tuple(f"{prefix}{suffix}" for suffix in _BY_SUFFIX)
     for model_type, prefix in (("helium", "Helium"), ("llama", "Llama"))
 }
 """Classes that can be exported, by `model_type`; the first is the one meant where config.json names none."""
@@ -152,9 +145,9 @@ class ModelConfig:
     """What was taken otherwise than it is written, a line each."""
 
     @property
-    def head(self) -> Head:
-        """What the model returns."""
-        return _HEADS[self.architecture.removeprefix("Helium").removeprefix("Llama")]
+    def task(self) -> Task:
+        """What the model is for."""
+        return _BY_SUFFIX[self.architecture.removeprefix("Helium").removeprefix("Llama")]
 
     @property
     def rope_interleaved(self) -> bool:
@@ -177,7 +170,7 @@ class ModelConfig:
         h, kv, i = self.hidden_size, self.kv_size, self.intermediate_size
         attention = 2 * h * h + 2 * h * kv + (h + 2 * kv if self.attention_bias else 0) + h * self.o_bias
         mlp = 3 * h * i + (2 * i + h if self.mlp_bias else 0)
-        has_lm_head = self.head == "language_model" and not self.tie_word_embeddings
+        has_lm_head = self.task.has_cache and not self.tie_word_embeddings
         embeddings = self.vocab_size * h * (2 if has_lm_head else 1)
         score = len(self.labels) * (h + self.score_bias)
         return self.num_hidden_layers * (attention + mlp + 2 * h) + h + embeddings + score

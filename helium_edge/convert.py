@@ -75,7 +75,7 @@ def convert(
         require_reference()
     progress.stage("read checkpoint")
     checkpoint = open_checkpoint(source, revision=revision)
-    if measure and checkpoint.config.head != "language_model":
+    if measure and not checkpoint.config.task.has_cache:
         raise UsageError(
             f"{checkpoint.source}: {checkpoint.config.architecture} has no perplexity", hint="add --no-measure"
         )

@@ -7,20 +7,28 @@ it.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from helium_edge.bundle import Bundle, open_bundle
 from helium_edge.errors import UsageError
-from helium_edge.head_models import Classifier, Encoder, Label, LabelledToken
 from helium_edge.language_model import LanguageModel, Sampling, Score
 from helium_edge.loaded_model import Model, Text
 from helium_edge.runtime.text_generation import Generation
-from helium_edge.targets.loading import open_head, open_runner
+from helium_edge.targets.loading import open_runner, open_text_runner
+from helium_edge.tasks import ENCODER, SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION, Task
+from helium_edge.text_models import Classifier, Encoder, Label, LabelledToken
 
 __all__ = [
     "Classifier", "Encoder", "Generation", "Label", "LabelledToken", "LanguageModel", "Model", "Sampling", "Score",
-    "Text", "classifier", "head_model", "language_model", "load", "open_model",
+    "Text", "classifier", "language_model", "load", "open_model", "text_model",
 ]  # fmt: skip
+
+_TEXT_MODELS: Mapping[Task, type[Classifier | Encoder]] = {
+    ENCODER: Encoder,
+    SEQUENCE_CLASSIFICATION: Classifier,
+    TOKEN_CLASSIFICATION: Classifier,
+}
 
 AnyModel = LanguageModel | Classifier | Encoder
 
@@ -46,9 +54,9 @@ def load(
 
 def open_model(bundle: Bundle, *, threads: int = 0, static: bool = False) -> AnyModel:
     """Load a bundle that is opened already; it may be one that is still being written. See `load`."""
-    if bundle.manifest.head is None:
+    if bundle.manifest.task.has_cache:
         return language_model(bundle, threads=threads, static=static)
-    return head_model(bundle, threads=threads)
+    return text_model(bundle, threads=threads)
 
 
 def language_model(bundle: Bundle, *, threads: int = 0, static: bool = False) -> LanguageModel:
@@ -61,15 +69,14 @@ def language_model(bundle: Bundle, *, threads: int = 0, static: bool = False) ->
     return LanguageModel(bundle, open_runner(bundle, threads=threads, static=static))
 
 
-def head_model(bundle: Bundle, *, threads: int = 0) -> Classifier | Encoder:
+def text_model(bundle: Bundle, *, threads: int = 0) -> Classifier | Encoder:
     """Load a bundle of a classifier or encoder.
 
     Raises:
         BundleError: It is one of a language model, or as of `load`.
     """
-    runner = open_head(bundle, threads=threads)
-    labels = bundle.manifest.head.labels if bundle.manifest.head is not None else ()
-    return Classifier(bundle, runner) if labels else Encoder(bundle, runner)
+    runner = open_text_runner(bundle, threads=threads)
+    return _TEXT_MODELS[bundle.manifest.task](bundle, runner)
 
 
 def classifier(bundle: Bundle, *, threads: int = 0) -> Classifier:
@@ -79,7 +86,7 @@ def classifier(bundle: Bundle, *, threads: int = 0) -> Classifier:
         BundleError: It is one of a language model, or as of `load`.
         UsageError: It is one of an encoder, which has no labels.
     """
-    model = head_model(bundle, threads=threads)
+    model = text_model(bundle, threads=threads)
     if isinstance(model, Classifier):
         return model
     raise UsageError(

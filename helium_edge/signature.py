@@ -12,11 +12,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from helium_edge.config import Head, ModelConfig
+from helium_edge.config import ModelConfig
+from helium_edge.tasks import Task
 
 Phase = Literal["prefill", "decode", "any"]
 CLASSIFY: Literal["classify"] = "classify"
-"""Phase of the one graph of a head, and the name of its method."""
+"""Phase of the one graph of a model that takes whole texts, and the name of its method."""
 CacheUpdate = Literal["in_place", "append"]
 LogitsMode = Literal["last", "all"]
 Role = Literal[
@@ -29,7 +30,6 @@ PAST_LENGTH = "past_length"
 LAST_INDEX = "last_index"
 ATTENTION_MASK = "attention_mask"
 LOGITS = "logits"
-LAST_HIDDEN_STATE = "last_hidden_state"
 SYMBOLIC_TOKENS = "T"
 """Name of the symbolic token dimension in graphs of phase `any`."""
 SYMBOLIC_TOTAL = "total"
@@ -167,11 +167,11 @@ class GraphSignature:
 
 
 @dataclass(frozen=True)
-class HeadSignature:
-    """Input and output of the graph of a head: one pass over a static number of tokens, without a cache.
+class TextSignature:
+    """Input and output of the graph of a classifier or encoder: one pass over a static number of tokens, no cache.
 
     Args:
-        head: What it returns.
+        task: What it returns.
         tokens: T.
         vocab_size: V.
         hidden_size: C.
@@ -179,7 +179,7 @@ class HeadSignature:
         pad_token_id: Id of padding, which the graph of a sequence classifier looks for.
     """
 
-    head: Head
+    task: Task
     tokens: int
     vocab_size: int
     hidden_size: int
@@ -201,17 +201,14 @@ class HeadSignature:
 
     def outputs(self) -> tuple[TensorSpec, ...]:
         """(1, L) logits of the text, (1, T, L) logits of the tokens, or (1, T, C) hidden states."""
-        if self.head == "hidden_states":
-            shape = (1, self.tokens, self.hidden_size)
-            return (TensorSpec(LAST_HIDDEN_STATE, "hidden_states", "float32", shape),)
-        rows = (self.tokens,) if self.head == "token_classification" else ()
-        return (TensorSpec(LOGITS, "logits", "float32", (1, *rows, self.labels)),)
+        shape = self.task.returned_shape(self.tokens, self.labels or self.hidden_size)
+        return (TensorSpec(self.task.output, self.task.role, "float32", shape),)
 
 
-def head_signature(config: ModelConfig, tokens: int) -> HeadSignature:
+def text_signature(config: ModelConfig, tokens: int) -> TextSignature:
     """The signature of a classifier or encoder, for texts of `tokens` tokens."""
-    return HeadSignature(
-        config.head, tokens, config.vocab_size, config.hidden_size, len(config.labels), config.pad_token_id
+    return TextSignature(
+        config.task, tokens, config.vocab_size, config.hidden_size, len(config.labels), config.pad_token_id
     )
 
 

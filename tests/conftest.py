@@ -36,7 +36,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Options for more than a sample; docs/hostile_input.md has the commands of the long runs."""
     parser.getgroup("heads").addoption(
-        "--all-heads", action="store_true", help="every head, target and scheme on helium-tiny (docs/parity.md)"
+        "--all-tasks", action="store_true", help="every head, target and scheme on helium-tiny (docs/parity.md)"
     )
     group = parser.getgroup("hostile input")
     group.addoption("--hostile-inputs", type=int, default=60, metavar="N", help="mutated inputs, over all kinds")

@@ -23,8 +23,8 @@ from helium_edge.bench.cases import first_positions
 from helium_edge.bundle import Bundle, open_bundle
 from helium_edge.errors import BundleError, HeliumEdgeError, UsageError
 from helium_edge.generation import LanguageModel, open_model
-from helium_edge.runtime.heads import HeadRunner
 from helium_edge.runtime.runner import SeekableRunner
+from helium_edge.runtime.text_runner import TextRunner
 from helium_edge.targets.loading import target_of
 
 _TILE = 1 << 20
@@ -36,7 +36,7 @@ class Worker:
     def __init__(self) -> None:
         self._bundle: Bundle | None = None
         self._runner: SeekableRunner | None = None
-        self._head: HeadRunner | None = None
+        self._text: TextRunner | None = None
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         """Run a request: its `op` names a method, the rest are its arguments."""
@@ -60,7 +60,7 @@ class Worker:
                 raise UsageError(f"{bundle}: bundles for {opened.manifest.target.name} cannot be timed")
             self._runner = model.runner
         else:
-            self._head = model.runner
+            self._text = model.runner
         elapsed = time.perf_counter_ns() - start
         self._bundle = opened
         gc.collect()
@@ -119,11 +119,11 @@ class Worker:
 
     def do_classify(self, context: int, tokens: int) -> dict[str, Any]:
         """Time of one text."""
-        head = self._head
-        assert head is not None
-        ids = _ids(head.signature.vocab_size, tokens)
+        text = self._text
+        assert text is not None
+        ids = _ids(text.signature.vocab_size, tokens)
         start = time.perf_counter_ns()
-        output = head.run(ids)
+        output = text.run(ids)
         elapsed = time.perf_counter_ns() - start
         _check(output, context)
         return {"ns": elapsed, "position": 0}

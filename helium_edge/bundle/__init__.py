@@ -18,9 +18,9 @@ from helium_edge.bundle.sections import (
     CreatedBy,
     FileEntry,
     GenerationSection,
-    HeadSection,
     MemorySection,
     ModelSection,
+    OutputSection,
     QuantizationSection,
     SourceSection,
     TargetSection,
@@ -38,7 +38,7 @@ __all__ = [
     "read_checkpoint_card", "tokenizer_facts", "write_card", "write_companions", "write_genai_config",
     # the manifest
     "MANIFEST_NAME", "Manifest", "read_manifest", "CacheScalesSection", "CacheSection", "ChatSection", "CreatedBy",
-    "FileEntry", "GenerationSection", "GraphEntry", "HeadSection", "MemorySection", "ModelSection",
+    "FileEntry", "GenerationSection", "GraphEntry", "MemorySection", "ModelSection", "OutputSection",
     "QuantizationSection", "SourceSection", "TargetSection", "TokenizerSection", "TokensSection",
     # the golden trace
     "GoldenCheck", "GoldenTrace", "check_golden", "record_golden",

@@ -21,19 +21,36 @@ from helium_edge.bundle.manifest import Manifest
 from helium_edge.bundle.verify import GENAI_CONFIG, scan_folder
 from helium_edge.documents import parse_yaml, read_document
 from helium_edge.errors import CLONE
+from helium_edge.tasks import ENCODER, LANGUAGE_MODEL, SEQUENCE_CLASSIFICATION, TEXT_TASKS, TOKEN_CLASSIFICATION
 
 CARD = "README.md"
 TEMPLATE = "card.md.txt"
 
 _MAX_README_BYTES = 1 << 20
-_PIPELINES = {
-    "hidden_states": "feature-extraction",
-    "sequence_classification": "text-classification",
-    "token_classification": "token-classification",
-}
 _MAX_FRONT_MATTER = 1 << 14
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _WORD = re.compile(r"[\w.-]{1,64}")
+
+_LABELS = 'classify . "Hello"'
+_USE = {
+    LANGUAGE_MODEL: "generate . {prompt} --max-new-tokens 64",
+    SEQUENCE_CLASSIFICATION: _LABELS,
+    TOKEN_CLASSIFICATION: _LABELS,
+    ENCODER: "",
+}
+"""The command that runs a bundle, by task."""
+
+_STEPS = (
+    "read `helium-edge.json`, allocate the cache that `cache` describes, run the prompt through the graph of\n"
+    "phase `prefill` (or `any`) in chunks of at most {tokens} tokens, then the graph of phase "
+    "`decode` (or `any`)\nonce per token."
+)
+_ONCE = (
+    "read `helium-edge.json`, pad the ids of a text on the right with `tokens.pad` to {tokens},\n"
+    "and run the graph of phase `classify` once."
+)
+_LOOP = {LANGUAGE_MODEL: _STEPS, **dict.fromkeys(TEXT_TASKS, _ONCE)}
+"""How an app runs it, by task."""
 
 # Its tokenizer takes the file for BPE, by the class in tokenizer_config.json (0.18).
 _GENAI = """
@@ -89,11 +106,11 @@ def render_card(manifest: Manifest, card: CheckpointCard, sizes: Mapping[str, in
         checkpoint=source.checkpoint,
         revision=f" at revision `{source.revision}`" if source.revision else "",
         version=manifest.created_by.version,
-        phases=f"{'graph' if manifest.head else 'graphs'} of phase {', '.join(phases)}",
+        phases=f"{'graphs' if manifest.task.has_cache else 'graph'} of phase {', '.join(phases)}",
         cache=_cache(manifest),
         install=f"`pip install .` {CLONE}",
         use=_use(manifest),
-        loop=_loop(manifest),
+        loop=_LOOP[manifest.task].format(tokens=manifest.prefill_len),
         runtime=manifest.runtime,
         recipe=manifest.quantization.recipe_name,
         summary=", ".join(
@@ -122,7 +139,7 @@ def _front_matter(manifest: Manifest, card: CheckpointCard, *, on_hub: bool) -> 
         "language": list(card.languages),
         "library_name": "helium-edge",
         "license": card.license,
-        "pipeline_tag": _PIPELINES[manifest.head.kind] if manifest.head else "text-generation",
+        "pipeline_tag": manifest.task.pipeline_tag,
         "tags": ["helium", "onnx" if manifest.target.name == "onnx" else manifest.target.name, "on-device"],
     }
     known = {name: value for name, value in data.items() if value}
@@ -136,24 +153,9 @@ def _cache(manifest: Manifest) -> str:
 
 
 def _use(manifest: Manifest) -> str:
-    if manifest.head is None:
-        prompt = shlex.quote(manifest.golden.prompt if manifest.golden else "Hello")
-        return f"\nhelium-edge generate . {prompt} --max-new-tokens 64"
-    return '\nhelium-edge classify . "Hello"' if manifest.head.labels else ""
-
-
-def _loop(manifest: Manifest) -> str:
-    """How an app runs it."""
-    if manifest.head is not None:
-        return (
-            "read `helium-edge.json`, pad the ids of a text on the right with `tokens.pad` to "
-            f"{manifest.prefill_len},\nand run the graph of phase `classify` once."
-        )
-    return (
-        "read `helium-edge.json`, allocate the cache that `cache` describes, run the prompt through the graph of\n"
-        f"phase `prefill` (or `any`) in chunks of at most {manifest.prefill_len} tokens, then the graph of phase "
-        "`decode` (or `any`)\nonce per token."
-    )
+    command = _USE[manifest.task]
+    prompt = shlex.quote(manifest.golden.prompt if manifest.golden else "Hello")
+    return f"\nhelium-edge {command.format(prompt=prompt)}" if command else ""
 
 
 def _table(rows: Mapping[str, int]) -> str:

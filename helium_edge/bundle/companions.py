@@ -114,7 +114,7 @@ def _silent_end(checkpoint: Checkpoint, merged: MergedTokenizer) -> list[str]:
     text = merged.named.get("eos_token")
     index = next((index for index, content in merged.added.items() if content == text), None)
     config = checkpoint.config
-    if index is None or config.head != "language_model" or index in config.eos_token_ids:
+    if index is None or not config.task.has_cache or index in config.eos_token_ids:
         return []
     ends = ", ".join(map(str, config.eos_token_ids)) or "none"
     line = (

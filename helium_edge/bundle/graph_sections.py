@@ -9,7 +9,7 @@ from pydantic import Field
 from helium_edge.bundle.sections import BundlePath, DtypeName, Section, Sha256
 from helium_edge.errors import BundleError
 from helium_edge.schemas import Count, Items, Size
-from helium_edge.signature import CacheSpec, CacheUpdate, GraphSignature, HeadSignature, Role, TensorSpec
+from helium_edge.signature import CacheSpec, CacheUpdate, GraphSignature, Role, TensorSpec, TextSignature
 
 if TYPE_CHECKING:
     from helium_edge.quant.kv_calibration import KvCalibration
@@ -61,7 +61,7 @@ class GraphEntry(Section):
 
     @classmethod
     def from_signature(
-        cls, file: str, signature: GraphSignature | HeadSignature, *, method: str | None = None
+        cls, file: str, signature: GraphSignature | TextSignature, *, method: str | None = None
     ) -> GraphEntry:
         """The entry of a graph."""
         return cls(
@@ -69,7 +69,7 @@ class GraphEntry(Section):
             method=method,
             phase=signature.phase,
             tokens=signature.tokens,
-            cache_len=None if isinstance(signature, HeadSignature) else signature.cache.cache_len,
+            cache_len=None if isinstance(signature, TextSignature) else signature.cache.cache_len,
             inputs=tuple(TensorEntry.from_spec(spec) for spec in signature.inputs()),
             outputs=tuple(TensorEntry.from_spec(spec) for spec in signature.outputs()),
         )

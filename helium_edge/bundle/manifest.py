@@ -24,9 +24,9 @@ from helium_edge.bundle.sections import (
     CreatedBy,
     FileEntry,
     GenerationSection,
-    HeadSection,
     MemorySection,
     ModelSection,
+    OutputSection,
     QuantizationSection,
     Section,
     SourceSection,
@@ -37,7 +37,8 @@ from helium_edge.bundle.sections import (
 from helium_edge.documents import DocumentError, parse_json, read_document
 from helium_edge.errors import UPGRADE, BundleError
 from helium_edge.schemas import Items, Size, first_problem, shorten
-from helium_edge.signature import DecoderSpec, HeadSignature, LogitsMode
+from helium_edge.signature import DecoderSpec, LogitsMode, TextSignature
+from helium_edge.tasks import LANGUAGE_MODEL, TASKS, Task
 
 MANIFEST_NAME = "helium-edge.json"
 SCHEMA_NAME = "helium-edge/bundle"
@@ -68,7 +69,7 @@ class Manifest(Section):
     tokens: TokensSection
     tokenizer: TokenizerSection
     quantization: QuantizationSection
-    head: HeadSection | None = None
+    output: OutputSection | None = Field(default=None, alias="head")
     """What the model returns when it is a classifier or encoder; null for language models."""
     graphs: Items[GraphEntry] = Field(min_length=1)
     cache: CacheSection | None
@@ -91,6 +92,16 @@ class Manifest(Section):
     files: Items[FileEntry] = ()
     """Every file but this one, sorted by path."""
 
+    @property
+    def task(self) -> Task:
+        """What the model is for."""
+        return LANGUAGE_MODEL if self.output is None else TASKS[self.output.kind]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of a classifier's labels; other models have none."""
+        return () if self.output is None else self.output.labels
+
     def to_json(self) -> str:
         """The one spelling of this manifest, with its checksum; see `seal`."""
         return sealed_json(self.model_dump(mode="json", by_alias=True))
@@ -108,23 +119,23 @@ class Manifest(Section):
         widths = {graph.tokens for graph in self.graphs if graph.phase == "prefill" and graph.tokens is not None}
         return sorted(widths) or [self.prefill_len]
 
-    def head_signature(self) -> HeadSignature:
+    def text_signature(self) -> TextSignature:
         """Input and output of the graph of a classifier or encoder.
 
         Raises:
             BundleError: It is one.
         """
-        if self.head is None:
+        if self.task.has_cache:
             raise BundleError(
                 f"{self.name}: {self.model.architecture} has no labels, it generates text",
                 hint="`helium-edge generate` runs it",
             )
-        return HeadSignature(
-            self.head.kind,
+        return TextSignature(
+            self.task,
             self.prefill_len,
             self.model.vocab_size,
             self.model.hidden_size,
-            len(self.head.labels),
+            len(self.labels),
             self.tokens.pad,
         )
 
@@ -236,7 +247,7 @@ def _contradictions(manifest: Manifest) -> Iterator[str]:
     widest = manifest.prefill_widths()[-1]
     if widest != manifest.prefill_len:
         yield f"prefill_len = {manifest.prefill_len}, but the prefill graphs take up to {widest} tokens"
-    if (manifest.cache is None) != (manifest.head is not None):
+    if (manifest.cache is not None) != manifest.task.has_cache:
         yield "a bundle has either a cache or a head"
     if manifest.cache is not None and manifest.cache_len not in manifest.cache.shape:
         yield f"cache_len = {manifest.cache_len} does not fit cache.shape = {list(manifest.cache.shape)}"

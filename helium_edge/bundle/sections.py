@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Annotated, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Literal, Protocol, cast
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
@@ -18,6 +18,7 @@ from helium_edge.config import ModelConfig
 from helium_edge.errors import UPGRADE, BundleError
 from helium_edge.recipe import Recipe
 from helium_edge.schemas import Count, Items, Size, first_problem
+from helium_edge.tasks import TextTaskName
 
 if TYPE_CHECKING:
     from helium_edge.checkpoint.generation_file import GenerationFile
@@ -128,10 +129,10 @@ class ModelSection(Section):
         )
 
 
-class HeadSection(Section):
+class OutputSection(Section):
     """What a classifier or encoder returns."""
 
-    kind: Literal["hidden_states", "sequence_classification", "token_classification"]
+    kind: TextTaskName
     labels: Items[str]
     """Name of each logit, in order; empty for hidden states."""
     problem_type: str | None
@@ -139,11 +140,13 @@ class HeadSection(Section):
     null, a softmax, or a sigmoid where there is one label."""
 
     @classmethod
-    def from_config(cls, config: ModelConfig) -> HeadSection | None:
+    def from_config(cls, config: ModelConfig) -> OutputSection | None:
         """The section of a model; None for a language model."""
-        if config.head == "language_model":
+        if config.task.has_cache:
             return None
-        return cls(kind=config.head, labels=config.labels, problem_type=config.problem_type)
+        return cls(
+            kind=cast("TextTaskName", config.task.name), labels=config.labels, problem_type=config.problem_type
+        )
 
 
 class TokensSection(Section):

@@ -277,7 +277,7 @@ def _check_known(file: str, names: list[str], tensors: Mapping[str, TensorInfo])
 def _check_tied(file: str, config: ModelConfig, names: list[str]) -> None:
     """Refuse an adapter of one of two tied weights: merged, the two are no longer one."""
     shared = [name for name in names if name in (EMBEDDING, HEAD)]
-    if shared and config.tie_word_embeddings and config.head == "language_model":
+    if shared and config.tie_word_embeddings and config.task.has_cache:
         raise CheckpointError(
             f"{file}: changes {shared[0]}, which config.json ties to the other end of the model",
             hint="merge it in peft and save the model with tie_word_embeddings = false",

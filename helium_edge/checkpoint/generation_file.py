@@ -53,7 +53,7 @@ class GenerationFile:
 
         Other models generate nothing, and are padded as config.json says.
         """
-        if config.head != "language_model":
+        if not config.task.has_cache:
             return config
         return dataclasses.replace(
             config,
@@ -87,7 +87,7 @@ def read_generation_file(path: Path | None, config: ModelConfig, config_path: Pa
     ids = {name: _ids(values, name, config.vocab_size) for name in TOKEN_IDS}
     bos, pad = (found[0] if (found := ids[name]) else None for name in ("bos_token_id", "pad_token_id"))
     stop = ids["eos_token_id"]
-    if config.head == "language_model":
+    if config.task.has_cache:
         _compare(values, "bos_token_id", config.bos_token_id, bos)
         _compare(values, "pad_token_id", config.pad_token_id, pad)
         _compare_stop(values, config, stop)

@@ -101,7 +101,7 @@ def canonical(config: ModelConfig, found: Mapping[str, TensorInfo]) -> NamedTens
         found: All tensors, unwrapped.
     """
     tensors = dict(_with_prefix(found))
-    tied = config.tie_word_embeddings and config.head == "language_model"
+    tied = config.tie_word_embeddings and config.task.has_cache
     if tied and EMBEDDING not in tensors and HEAD in tensors:  # the writer kept the other name of one storage
         tensors = {EMBEDDING: tensors.pop(HEAD), **tensors}
     modules = expected_modules(config)

@@ -34,6 +34,7 @@ from helium_edge.checkpoint.weight_map import EMBEDDING, HEAD, PREFIX, check_ten
 from helium_edge.config import ModelConfig
 from helium_edge.documents import DocumentError, first_line, parse_json, read_document, shorten
 from helium_edge.errors import CheckpointError, UsageError, too_many_files
+from helium_edge.tasks import ENCODER
 
 CONFIG_FILE = "config.json"
 SINGLE_FILE = "model.safetensors"
@@ -97,7 +98,7 @@ class Checkpoint:
     @property
     def is_renamed(self) -> bool:
         """Whether names of tensors in the files are others than every version of transformers finds by itself."""
-        bare = self.config.head == "hidden_states"  # of which both spellings are known
+        bare = self.config.task == ENCODER  # of which both spellings are known
         return any(
             info.name != name and not (bare and PREFIX + info.name == name) for name, info in self.tensors.items()
         )

@@ -36,8 +36,8 @@ class ExpectedTensor:
 
 def expected_modules(config: ModelConfig) -> frozenset[str]:
     """Modules outside the decoder that have weights: `lm_head` or `score`, also where it is tied."""
-    names = {"language_model": HEAD, "hidden_states": ""}.get(config.head, SCORE)
-    return frozenset({names.rpartition(".")[0]} - {""})
+    weight = config.task.weight
+    return frozenset() if weight is None else frozenset({weight.removesuffix(".weight")})
 
 
 def expected_tensors(config: ModelConfig) -> dict[str, ExpectedTensor]:
@@ -51,7 +51,7 @@ def expected_tensors(config: ModelConfig) -> dict[str, ExpectedTensor]:
     for index in range(config.num_hidden_layers):
         expected |= {f"model.layers.{index}.{part}": tensor for part, tensor in layer.items()}
     expected["model.norm.weight"] = _expect(hidden)
-    if config.head == "language_model" and not config.tie_word_embeddings:
+    if config.task.has_cache and not config.tie_word_embeddings:
         expected[HEAD] = _expect(vocab, hidden)
     if config.labels:
         labels = (len(config.labels), "num_labels")
@@ -82,7 +82,7 @@ def check_tensors(config: ModelConfig, found: Mapping[str, TensorInfo], *, where
         )
     expected = expected_tensors(config)
     allowed = dict(expected)
-    if config.head == "language_model" and config.tie_word_embeddings:
+    if config.task.has_cache and config.tie_word_embeddings:
         allowed[HEAD] = expected[EMBEDDING]
     missing = [name for name in expected if name not in found]
     if missing:

@@ -11,10 +11,10 @@ from helium_edge.bundle import (
     CacheSection,
     CreatedBy,
     GraphEntry,
-    HeadSection,
     Manifest,
     MemorySection,
     ModelSection,
+    OutputSection,
     QuantizationSection,
     SourceSection,
     TargetSection,
@@ -95,16 +95,14 @@ def describe(
         graphs=tuple(
             GraphEntry.from_signature(graph.file, graph.signature, method=graph.method) for graph in graphs
         ),
-        head=HeadSection.from_config(config),
-        cache=CacheSection.from_spec(target.cache(config, recipe), scales)
-        if config.head == "language_model"
-        else None,
+        head=OutputSection.from_config(config),
+        cache=CacheSection.from_spec(target.cache(config, recipe), scales) if config.task.has_cache else None,
         logits=recipe.logits,
         prefill_len=recipe.shapes.prefill_len,
         cache_len=recipe.shapes.cache_len,
         generation=generation_defaults(checkpoint),
         chat=chat_section(checkpoint, Tokenizer(path, merged.content), tokens.eos)
-        if config.head == "language_model"
+        if config.task.has_cache
         else None,
         memory=MemorySection.estimate(
             weights_bytes=sum(report.nbytes for report in reports),

@@ -29,24 +29,33 @@ def fit(config: ModelConfig, recipe: Recipe) -> tuple[Recipe, Target]:
     """
     (name,) = recipe.targets.names()
     target = load_target(name)
-    lengths = {"cache_len": min(recipe.shapes.cache_len, config.max_position_embeddings)}
-    if config.head != "language_model":
-        tokens = min(recipe.shapes.prefill_len, config.max_position_embeddings)
-        lengths = {"prefill_len": tokens, "cache_len": tokens}
-    if config.head == "sequence_classification" and config.pad_token_id is None:
+    fitted = (_fit_decoder if config.task.has_cache else _fit_text)(config, recipe)
+    target.check(config, fitted)
+    return fitted, target
+
+
+def _fit_decoder(config: ModelConfig, recipe: Recipe) -> Recipe:
+    fitted = _reshaped(recipe, cache_len=min(recipe.shapes.cache_len, config.max_position_embeddings))
+    shapes = fitted.shapes
+    if shapes.prefill_len >= shapes.cache_len:
+        raise RecipeError(
+            f"recipe {recipe.name}: prefill_len {shapes.prefill_len} must be below the cache_len "
+            f"{shapes.cache_len} (capped at the model's context of {config.max_position_embeddings})"
+        )
+    return fitted
+
+
+def _fit_text(config: ModelConfig, recipe: Recipe) -> Recipe:
+    if config.task.pools and config.pad_token_id is None:
         raise ConfigError(
             f"config.json: {config.architecture} without pad_token_id cannot be exported: texts shorter than the "
             "graph are padded",
             hint="set pad_token_id to the id of the tokenizer's padding token",
         )
-    shapes = recipe.shapes.model_copy(update=lengths)
-    fitted = recipe.model_copy(update={"shapes": shapes})
-    if config.head != "language_model":
-        fitted = fitted.model_copy(update={"kv_cache": "float32"})  # there is no cache
-    elif shapes.prefill_len >= shapes.cache_len:
-        raise RecipeError(
-            f"recipe {recipe.name}: prefill_len {shapes.prefill_len} must be below the cache_len "
-            f"{shapes.cache_len} (capped at the model's context of {config.max_position_embeddings})"
-        )
-    target.check(config, fitted)
-    return fitted, target
+    tokens = min(recipe.shapes.prefill_len, config.max_position_embeddings)
+    fitted = _reshaped(recipe, prefill_len=tokens, cache_len=tokens)
+    return fitted.model_copy(update={"kv_cache": "float32"})  # there is no cache
+
+
+def _reshaped(recipe: Recipe, **lengths: int) -> Recipe:
+    return recipe.model_copy(update={"shapes": recipe.shapes.model_copy(update=lengths)})

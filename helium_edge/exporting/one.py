@@ -27,7 +27,7 @@ from helium_edge.memory import PeakMemory, peak_rss_bytes
 from helium_edge.model.kv_cache import KvScales
 from helium_edge.model.weights import EMBEDDING
 from helium_edge.parity import ParityReport
-from helium_edge.parity.heads import HeadReport
+from helium_edge.parity.text_report import TextReport
 from helium_edge.progress import SILENT, Progress
 from helium_edge.quant import QuantizedStore, plan_weights
 from helium_edge.recipe import Recipe
@@ -81,7 +81,7 @@ class ExportResult:
 
     bundle: Path
     manifest: Manifest
-    parity: ParityReport | HeadReport | None
+    parity: ParityReport | TextReport | None
     seconds: float
     peak_rss_bytes: int
     peak_anonymous_bytes: int | None
@@ -118,7 +118,7 @@ def export_one(job: Job, store: Path, progress: Progress = SILENT) -> ExportResu
         writer.start_hashing()
         progress.stage("describe")
         manifest = describe(job.source, recipe, target, graphs, weights, section)
-        report: ParityReport | HeadReport | None = None
+        report: ParityReport | TextReport | None = None
         if request.run:
             original = checkpoint if request.compares else None
             built = Bundle(writer.folder, manifest)
@@ -163,7 +163,7 @@ def _calibrate(
     return calibrate_cache(weights, texts, folder, progress)
 
 
-def _parity_error(name: str, report: ParityReport | HeadReport) -> HeliumEdgeError:
+def _parity_error(name: str, report: ParityReport | TextReport) -> HeliumEdgeError:
     return ParityError(
         f"the exported graphs miss the gates of recipe {name}, nothing was published: "
         f"{'; '.join(report.failures)}",

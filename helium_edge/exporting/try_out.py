@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 from helium_edge.bundle import Bundle, Manifest, record_golden
 from helium_edge.checkpoint import Checkpoint
-from helium_edge.generation import head_model, language_model
+from helium_edge.generation import language_model, text_model
 from helium_edge.parity import ParityReport
-from helium_edge.parity.check import check_head, quick_check
-from helium_edge.parity.heads import HeadReport
+from helium_edge.parity.check import check_texts, quick_check
+from helium_edge.parity.text_report import TextReport
 from helium_edge.progress import Progress
 from helium_edge.quant import QuantizedStore
 from helium_edge.recipe import Recipe
+from helium_edge.tasks import LANGUAGE_MODEL, TEXT_TASKS, Task
 from helium_edge.texts import TextSource
 
 GOLDEN_PROMPT = "The device"
@@ -28,7 +31,7 @@ def try_out(
     recipe: Recipe,
     threads: int,
     progress: Progress,
-) -> tuple[Manifest, ParityReport | HeadReport | None]:
+) -> tuple[Manifest, ParityReport | TextReport | None]:
     """Run a bundle that is still being written, and compare it with its original if one is given.
 
     Args:
@@ -42,8 +45,7 @@ def try_out(
     Returns:
         The manifest, with the golden trace of a language model, and the report.
     """
-    run = _run_decoder if bundle.manifest.head is None else _run_head
-    return run(bundle, original, weights, recipe, threads, progress)
+    return _RUNS[bundle.manifest.task](bundle, original, weights, recipe, threads, progress)
 
 
 def _run_decoder(
@@ -66,21 +68,28 @@ def _run_decoder(
     return manifest, report
 
 
-def _run_head(
+def _run_text_model(
     bundle: Bundle,
     original: Checkpoint | None,
     weights: QuantizedStore,
     recipe: Recipe,
     threads: int,
     progress: Progress,
-) -> tuple[Manifest, HeadReport | None]:
+) -> tuple[Manifest, TextReport | None]:
     """Run a classifier or encoder: one text, or texts against the original if asked for."""
     if original is not None:
-        report = check_head(
+        report = check_texts(
             bundle, original, weights, recipe, progress, TextSource(tokens=QUICK_TOKENS), threads=threads
         )
         return bundle.manifest, report
     progress.stage("run")
-    model = head_model(bundle, threads=threads)
+    model = text_model(bundle, threads=threads)
     model.runner.run(model.ids(GOLDEN_PROMPT)[: model.max_tokens])
     return bundle.manifest, None
+
+
+_Run = Callable[
+    [Bundle, Checkpoint | None, QuantizedStore, Recipe, int, Progress],
+    tuple[Manifest, ParityReport | TextReport | None],
+]
+_RUNS: Mapping[Task, _Run] = {LANGUAGE_MODEL: _run_decoder, **dict.fromkeys(TEXT_TASKS, _run_text_model)}

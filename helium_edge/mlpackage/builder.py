@@ -18,7 +18,7 @@ from coremltools.proto import MIL_pb2
 
 from helium_edge.mlpackage.ios import BLOCKS, OPERATORS
 from helium_edge.mlpackage.weights_file import Blob, WeightsFile
-from helium_edge.signature import GraphSignature, HeadSignature, TensorSpec
+from helium_edge.signature import GraphSignature, TensorSpec, TextSignature
 
 _STORED_FROM = 10
 """Elements from which a float16 constant goes to the weights file, as coremltools decides it."""
@@ -47,7 +47,7 @@ class FunctionBuilder:
         ios: Deployment target, which decides the operator set.
     """
 
-    def __init__(self, signature: GraphSignature | HeadSignature, weights: WeightsFile, ios: int) -> None:
+    def __init__(self, signature: GraphSignature | TextSignature, weights: WeightsFile, ios: int) -> None:
         self.signature = signature
         self.ios = ios
         self.inputs = {spec.name: _declared(spec) for spec in signature.inputs()}

@@ -24,7 +24,7 @@ from helium_edge.mlpackage.builder import features
 from helium_edge.mlpackage.flattened_folder import folder_table
 from helium_edge.mlpackage.ios import SPECIFICATIONS
 from helium_edge.mlpackage.weights_file import WeightsFile
-from helium_edge.signature import GraphSignature, HeadSignature
+from helium_edge.signature import GraphSignature, TextSignature
 
 _MAIN = "main"
 """Name of the function of a package that has one."""
@@ -38,7 +38,7 @@ _ROOT = "model.mlmodel"
 class Function:
     """A function of a package: `message` is the protobuf message that a `FunctionBuilder` gives."""
 
-    signature: GraphSignature | HeadSignature
+    signature: GraphSignature | TextSignature
     message: Any
 
 

@@ -13,10 +13,10 @@ from helium_edge.checkpoint import Checkpoint
 from helium_edge.config import ModelConfig
 from helium_edge.errors import CheckpointError
 from helium_edge.model.rope import reorder_interleaved_rows
+from helium_edge.tasks import LM_HEAD
 
 EMBEDDING = "model.embed_tokens.weight"
-HEAD = "lm_head.weight"
-SCORE = "score.weight"
+HEAD = LM_HEAD
 FINAL_NORM = "model.norm.weight"
 
 
@@ -27,9 +27,7 @@ def layer_name(layer: int, part: str) -> str:
 
 def head_name(config: ModelConfig) -> str | None:
     """Name of the weight that turns hidden states into logits; None where hidden states are what is returned."""
-    if config.head == "language_model":
-        return HEAD
-    return SCORE if config.labels else None
+    return config.task.weight
 
 
 def matrix_names(config: ModelConfig) -> list[str]:

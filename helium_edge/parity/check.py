@@ -11,17 +11,17 @@ from typing import Literal
 from helium_edge.bundle import Bundle, open_bundle
 from helium_edge.checkpoint import Checkpoint
 from helium_edge.errors import UsageError
-from helium_edge.generation import LanguageModel, head_model, language_model
+from helium_edge.generation import LanguageModel, language_model, text_model
 from helium_edge.parity import facts
 from helium_edge.parity.greedy import first_words
-from helium_edge.parity.head_graph import SHORT_TEXTS, compare_graph
-from helium_edge.parity.heads import HeadReport, ReferenceHead, compare_heads, text_lengths
 from helium_edge.parity.logits_store import cache_folder
 from helium_edge.parity.oracle_optimum import require_optimum
 from helium_edge.parity.original import original_of
 from helium_edge.parity.reference import require_reference
 from helium_edge.parity.report import ParityReport
 from helium_edge.parity.session import Session
+from helium_edge.parity.text_graph import SHORT_TEXTS, compare_graph
+from helium_edge.parity.text_report import ReferenceTextModel, TextReport, compare_texts, text_lengths
 from helium_edge.progress import SILENT, Progress
 from helium_edge.quant import QuantizedStore
 from helium_edge.recipe import Recipe
@@ -48,7 +48,7 @@ def check(  # noqa: PLR0913 - an argument per option of the command
     oracle: OracleName | None = None,
     decoders_only: bool = False,
     progress: Progress = SILENT,
-) -> ParityReport | HeadReport:
+) -> ParityReport | TextReport:
     """Compare a bundle with the checkpoint that it was exported from: all levels, and the cache contract.
 
     Args:
@@ -79,7 +79,8 @@ def check(  # noqa: PLR0913 - an argument per option of the command
         require_optimum()
     progress.stage("read bundle")
     bundle = open_bundle(bundle_path, unverified=unverified)
-    if bundle.manifest.head is not None and (decoders_only or layers or oracle is not None):
+    has_cache = bundle.manifest.task.has_cache
+    if not has_cache and (decoders_only or layers or oracle is not None):
         raise UsageError(
             f"{bundle_path}: {bundle.manifest.model.architecture} is no language model; pages, test results, "
             "tables, baselines, --layers and --oracle are of language models",
@@ -89,8 +90,8 @@ def check(  # noqa: PLR0913 - an argument per option of the command
     recipe = bundle.manifest.quantization.to_recipe()
     with tempfile.TemporaryDirectory(prefix="helium-edge-") as scratch:
         weights = QuantizedStore(original, recipe.quantization, store or Path(scratch))
-        if bundle.manifest.head is not None:
-            return check_head(bundle, original, weights, recipe, progress, text, threads=threads)
+        if not has_cache:
+            return check_texts(bundle, original, weights, recipe, progress, text, threads=threads)
         model = language_model(bundle, threads=threads, static=static)
         windows = text.windows(model.tokenizer, min(FULL_WINDOW, model.cache_len))
         session = Session(bundle, model.runner, original, weights, recipe, progress, static)
@@ -109,7 +110,7 @@ def check(  # noqa: PLR0913 - an argument per option of the command
         )
 
 
-def check_head(
+def check_texts(
     bundle: Bundle,
     original: Checkpoint,
     weights: QuantizedStore,
@@ -118,7 +119,7 @@ def check_head(
     text: TextSource,
     *,
     threads: int = 0,
-) -> HeadReport:
+) -> TextReport:
     """Compare the bundle of a classifier or encoder with our torch classifier, and with its original.
 
     Args:
@@ -132,7 +133,7 @@ def check_head(
     """
     manifest = bundle.manifest
     progress.stage("run")
-    model = head_model(bundle, threads=threads)
+    model = text_model(bundle, threads=threads)
     runner = model.runner
     length = min(FULL_WINDOW, max(MIN_WINDOW_LEN, manifest.prefill_len))
     texts = text_lengths(text.windows(model.tokenizer, length), manifest.prefill_len)
@@ -142,9 +143,9 @@ def check_head(
         runner, weights, load_target(manifest.target.name).arithmetic(recipe, weights.plan), texts, progress
     )
     progress.stage("load original")
-    reference = ReferenceHead(original, manifest.prefill_len)
+    reference = ReferenceTextModel(original, manifest.prefill_len)
     progress.stage("compare with original", len(texts), "texts")
-    report = compare_heads(runner, reference, texts, recipe.gates, progress)
+    report = compare_texts(runner, reference, texts, recipe.gates, progress)
     return dataclasses.replace(report, graph=graph)
 
 

@@ -25,9 +25,9 @@ from helium_edge.signature import (
     PAST_LENGTH,
     DecoderSpec,
     GraphSignature,
-    HeadSignature,
     Phase,
     TensorSpec,
+    TextSignature,
 )
 
 _PHASES: tuple[Phase, ...] = ("prefill", "decode")
@@ -141,7 +141,7 @@ class InterpretedMethod:
     """
 
     def __init__(
-        self, method: CoremlMethod, signature: GraphSignature | HeadSignature, pool: dict[str, Array]
+        self, method: CoremlMethod, signature: GraphSignature | TextSignature, pool: dict[str, Array]
     ) -> None:
         self._method = method
         _check_types(method.name, "inputs", method.inputs, signature.inputs())

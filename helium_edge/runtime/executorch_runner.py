@@ -27,7 +27,7 @@ from helium_edge.runtime.executorch_library import load_runtime, open_program
 from helium_edge.runtime.executorch_options import set_weight_cache
 from helium_edge.runtime.quiet import quiet
 from helium_edge.runtime.runner import Logits, check_seek, check_tokens
-from helium_edge.signature import DecoderSpec, GraphSignature, HeadSignature, Phase
+from helium_edge.signature import DecoderSpec, GraphSignature, Phase, TextSignature
 
 Array = npt.NDArray[Any]
 
@@ -194,7 +194,7 @@ class _Method:
         return arrays[0], arrays[1:]
 
 
-def check_shapes(meta: Any, signature: GraphSignature | HeadSignature) -> None:
+def check_shapes(meta: Any, signature: GraphSignature | TextSignature) -> None:
     """Compare a method with its signature: a wrong buffer would be read past its end.
 
     Raises:

@@ -13,14 +13,14 @@ from helium_edge.model.kv_cache import KvScales
 from helium_edge.quant import PlannedWeight, QuantizedStore
 from helium_edge.quant.activations import Arithmetic
 from helium_edge.recipe import Recipe
-from helium_edge.runtime.heads import HeadRunner
 from helium_edge.runtime.runner import CachedRunner
-from helium_edge.signature import CacheSpec, GraphSignature, HeadSignature
+from helium_edge.runtime.text_runner import TextRunner
+from helium_edge.signature import CacheSpec, GraphSignature, TextSignature
 from helium_edge.targets.artifact import Artifact
 from helium_edge.targets.debug import DebugProgram
 from helium_edge.targets.summary import MethodSummary
 
-HEAD_STEM = "classifier"
+TEXT_STEM = "classifier"
 """Name of the one file with a graph of the bundle of a classifier or encoder, without its suffix."""
 
 
@@ -30,7 +30,7 @@ class BuiltGraph:
 
     file: str
     method: str | None
-    signature: GraphSignature | HeadSignature
+    signature: GraphSignature | TextSignature
 
 
 class Target(Protocol):
@@ -143,8 +143,8 @@ class Target(Protocol):
         """Load the graphs of a language model; see `helium_edge.targets.loading.open_runner`."""
         ...
 
-    def open_head(self, bundle: Bundle, graph: GraphEntry, *, threads: int) -> HeadRunner:
-        """Load the one graph of a classifier or an encoder; see `helium_edge.targets.loading.open_head`."""
+    def open_text_runner(self, bundle: Bundle, graph: GraphEntry, *, threads: int) -> TextRunner:
+        """Load the one graph of a classifier or an encoder; see `helium_edge.targets.loading.open_text_runner`."""
         ...
 
     def summarize(self, bundle: Bundle) -> list[MethodSummary]:

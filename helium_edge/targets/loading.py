@@ -7,8 +7,8 @@ from pathlib import Path
 from helium_edge.bundle import Bundle, GraphEntry
 from helium_edge.errors import UPGRADE, BundleError
 from helium_edge.registry import TARGETS
-from helium_edge.runtime.heads import HeadRunner
 from helium_edge.runtime.runner import CachedRunner
+from helium_edge.runtime.text_runner import TextRunner
 from helium_edge.runtime.versions import check_runtime
 from helium_edge.signature import CLASSIFY
 from helium_edge.targets import load_target
@@ -34,7 +34,7 @@ def open_runner(bundle: Bundle, *, threads: int = 0, static: bool = False) -> Ca
     return target_of(bundle).open_decoder(bundle, threads=threads, static=static)
 
 
-def open_head(bundle: Bundle, *, threads: int = 0) -> HeadRunner:
+def open_text_runner(bundle: Bundle, *, threads: int = 0) -> TextRunner:
     """Load the one graph of a classifier or an encoder.
 
     Args:
@@ -45,13 +45,13 @@ def open_head(bundle: Bundle, *, threads: int = 0) -> HeadRunner:
         BundleError: It holds a language model, no target of this version serves it, or the graph is damaged.
     """
     manifest = bundle.manifest
-    signature = manifest.head_signature()
+    signature = manifest.text_signature()
     graph = next((graph for graph in manifest.graphs if graph.phase == CLASSIFY), None)
     if graph is None:
         raise BundleError(f"{bundle.folder.name}: has no graph of phase {CLASSIFY}")
     if (graph.input_specs(), graph.output_specs()) != (signature.inputs(), signature.outputs()):
-        raise BundleError(f"{bundle.folder.name}: inputs and outputs of {graph.file} do not fit its head")
-    return target_of(bundle).open_head(bundle, graph, threads=threads)
+        raise BundleError(f"{bundle.folder.name}: inputs and outputs of {graph.file} do not fit its task")
+    return target_of(bundle).open_text_runner(bundle, graph, threads=threads)
 
 
 def target_of(bundle: Bundle) -> Target:
@@ -97,7 +97,7 @@ def program_methods(bundle: Bundle) -> tuple[Path, dict[int, str], dict[int, str
     return bundle.folder / files.pop(), prefill, decode
 
 
-def head_method(bundle: Bundle, graph: GraphEntry) -> tuple[Path, str]:
+def text_method(bundle: Bundle, graph: GraphEntry) -> tuple[Path, str]:
     """The program of an ExecuTorch bundle, and its one method.
 
     Raises:

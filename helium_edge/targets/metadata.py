@@ -15,7 +15,7 @@ CONTRACT_VERSION = 1
 """Version of the inputs, outputs and cache rules of the methods."""
 
 
-def head_metadata(config: ModelConfig, tokens: int) -> dict[str, bool | int | list[int]]:
+def text_metadata(config: ModelConfig, tokens: int) -> dict[str, bool | int | list[int]]:
     """Constants by method name of a classifier or encoder, for texts of `tokens` tokens."""
     constants: dict[str, bool | int | list[int]] = {
         "get_vocab_size": config.vocab_size,

@@ -23,13 +23,13 @@ import torch.nn.functional as F  # noqa: N812 - the field's spelling
 from torch import Tensor
 
 from helium_edge.model.decoder import DecoderStack, causal_mask
-from helium_edge.model.head import last_token
 from helium_edge.model.parts import stacked_bias
 from helium_edge.model.rope import rope_tables
+from helium_edge.model.text_model import last_token
 from helium_edge.model.weights import EMBEDDING
 from helium_edge.quant import QuantizedStore, QuantizedWeight
 from helium_edge.runtime.quiet import quiet
-from helium_edge.signature import GraphSignature, HeadSignature
+from helium_edge.signature import GraphSignature, TextSignature
 
 MASKED = -3e4
 DTYPES = {"int64": torch.int64, "float16": torch.float16}
@@ -162,10 +162,10 @@ class LoweredMethod(torch.nn.Module):
         return self.stack.logits(x)[None].to(torch.float32), *new
 
 
-class LoweredHead(torch.nn.Module):
+class LoweredText(torch.nn.Module):
     """The one method of a model that is no language model."""
 
-    def __init__(self, stack: DecoderStack, signature: HeadSignature) -> None:
+    def __init__(self, stack: DecoderStack, signature: TextSignature) -> None:
         super().__init__()
         config, tokens = stack.config, signature.tokens
         self.signature = signature
@@ -178,7 +178,7 @@ class LoweredHead(torch.nn.Module):
 
     def forward(self, input_ids: Tensor) -> Tensor:
         x = self.stack.encode(input_ids.view(-1), (self.cos, self.sin), self.causal)
-        if self.signature.head == "sequence_classification":
+        if self.signature.task.pools:
             last = last_token(input_ids, self.positions, self.signature.pad_token_id)
             return self.stack.logits(x.index_select(0, last)).to(torch.float32)
         return self.stack.logits(x)[None].to(torch.float32)
@@ -199,7 +199,7 @@ def lower(store: QuantizedStore, signatures: dict[str, Any], ios: int, path: Pat
         stack = DecoderStack(store.config, HalfParts(store))
         exported = {}
         for name, signature in sorted(signatures.items()):
-            module = LoweredHead if isinstance(signature, HeadSignature) else LoweredMethod
+            module = LoweredText if isinstance(signature, TextSignature) else LoweredMethod
             inputs = tuple(
                 torch.zeros([int(dim) for dim in spec.shape], dtype=DTYPES[spec.dtype])
                 for spec in signature.inputs()

@@ -24,16 +24,16 @@ from torch import Tensor
 
 from helium_edge.config import ModelConfig
 from helium_edge.model.decoder import MASKED, DecoderStack, causal_mask
-from helium_edge.model.head import last_token
 from helium_edge.model.kv_cache import KvScales, Side
 from helium_edge.model.parts import CodedRows, DenseParts, Embedding, Linear, Parts, stacked_bias
 from helium_edge.model.rope import rope_tables
+from helium_edge.model.text_model import last_token
 from helium_edge.model.weights import EMBEDDING
 from helium_edge.quant import QuantizedStore, QuantizedWeight
 from helium_edge.quant.packing import embedding_4bit_weight
 from helium_edge.runtime.executorch_library import load_modules
 from helium_edge.runtime.quiet import quiet
-from helium_edge.signature import GraphSignature, HeadSignature
+from helium_edge.signature import GraphSignature, TextSignature
 
 
 def build_stack(config: ModelConfig, parts: Parts) -> DecoderStack:
@@ -46,7 +46,7 @@ def gelu_tanh(x: Tensor) -> Tensor:
     return 0.5 * x * (1.0 + torch.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x * x * x)))
 
 
-class HeadModule(torch.nn.Module):
+class TextModule(torch.nn.Module):
     """The one method of a model that is no language model.
 
     Args:
@@ -59,7 +59,7 @@ class HeadModule(torch.nn.Module):
     causal: Tensor
     positions: Tensor
 
-    def __init__(self, stack: DecoderStack, signature: HeadSignature) -> None:
+    def __init__(self, stack: DecoderStack, signature: TextSignature) -> None:
         super().__init__()
         config, tokens = stack.config, signature.tokens
         self.signature = signature
@@ -73,7 +73,7 @@ class HeadModule(torch.nn.Module):
     def forward(self, input_ids: Tensor) -> Tensor:
         """(1, T) int64 -> (1, L), (1, T, L) or (1, T, C)."""
         x = self.stack.encode(input_ids.view(-1), (self.cos, self.sin), self.causal)
-        if self.signature.head != "sequence_classification":
+        if not self.signature.task.pools:
             rows = self.stack.logits(x)
             return rows.view(1, *rows.shape)
         last = last_token(input_ids, self.positions, self.signature.pad_token_id)
@@ -360,7 +360,7 @@ def load_exporter() -> None:
     )
 
 
-def lower(methods: Mapping[str, HeadModule | MethodModule], path: Path) -> None:
+def lower(methods: Mapping[str, TextModule | MethodModule], path: Path) -> None:
     """Lower modules by ExecuTorch's public road and write the program."""
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import EdgeCompileConfig, ExecutorchBackendConfig, to_edge_transform_and_lower

@@ -13,7 +13,7 @@ from helium_edge import Classifier, Encoder, LanguageModel, export, load
 from helium_edge.errors import BundleError, CacheFullError, UsageError
 from helium_edge.generation import Label
 from tests.helpers.exports import small_recipe
-from tests.helpers.heads import head_recipe, make_head
+from tests.helpers.text_models import make_text_model, text_recipe
 
 ROOT = Path(__file__).parents[2]
 
@@ -143,13 +143,13 @@ def test_a_folder_that_is_no_bundle(tmp_path: Path) -> None:
         load(tmp_path)
 
 
-def head_bundle(folder: Path, architecture: str) -> Path:
-    source = make_head(folder / "checkpoint", architecture)
-    return export(source, recipe=head_recipe("onnx-fp32"), out=folder / "bundle", parity=False).bundle
+def text_bundle(folder: Path, architecture: str) -> Path:
+    source = make_text_model(folder / "checkpoint", architecture)
+    return export(source, recipe=text_recipe("onnx-fp32"), out=folder / "bundle", parity=False).bundle
 
 
 def test_a_classifier_of_texts(tmp_path: Path) -> None:
-    model = load(head_bundle(tmp_path, "HeliumForSequenceClassification"), threads=1)
+    model = load(text_bundle(tmp_path, "HeliumForSequenceClassification"), threads=1)
     assert isinstance(model, Classifier)
     assert model.labels == ("calm", "warm", "hot")
     logits = model.runner.run([1, 5, 7])
@@ -162,7 +162,7 @@ def test_a_classifier_of_texts(tmp_path: Path) -> None:
 
 
 def test_a_classifier_of_tokens(tmp_path: Path) -> None:
-    model = load(head_bundle(tmp_path, "HeliumForTokenClassification"), threads=1)
+    model = load(text_bundle(tmp_path, "HeliumForTokenClassification"), threads=1)
     assert isinstance(model, Classifier)
     tokens = model.classify_tokens([1, 5, 7])
     assert [token.id for token in tokens] == [1, 5, 7]
@@ -172,7 +172,7 @@ def test_a_classifier_of_tokens(tmp_path: Path) -> None:
 
 
 def test_an_encoder(tmp_path: Path) -> None:
-    model = load(head_bundle(tmp_path, "HeliumModel"), threads=1)
+    model = load(text_bundle(tmp_path, "HeliumModel"), threads=1)
     assert isinstance(model, Encoder)
     states = model.hidden_states([1, 5, 7])
     assert states.shape == (3, model.manifest.model.hidden_size)

@@ -27,7 +27,7 @@ from helium_edge.targets.loading import open_runner
 from tests.helpers.bundles import CACHE_LEN, PREFILL_LEN, bundle_recipe, export_bundle
 from tests.helpers.checkpoints import make_checkpoint
 from tests.helpers.exports import random_tokens
-from tests.helpers.heads import make_head
+from tests.helpers.text_models import make_text_model
 
 QUICK = ("--repeats", "2", "--steps", "2", "--loads", "1", "--threads", "1")
 
@@ -110,10 +110,10 @@ def test_xnnpack_is_measured_with_its_shorter_caches(program: Path, capsys: pyte
 
 
 @pytest.mark.parametrize("target", ["onnx", "xnnpack"])
-def test_a_head_has_one_figure(target: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_classifier_has_one_figure(target: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     if target == "xnnpack" and importlib.util.find_spec("executorch") is None:
         pytest.skip("executorch is not installed")
-    source = make_head(tmp_path / "head", "HeliumForSequenceClassification")
+    source = make_text_model(tmp_path / "classifier", "HeliumForSequenceClassification")
     folder = export_bundle(source, bundle_recipe(f"{target}-int8"), tmp_path / "topics").folder
     assert run(["bench", str(folder), *QUICK, "--json"]) == 0
     data = document(capsys)

@@ -25,7 +25,7 @@ from helium_edge.targets.coreml.target import deployment_target
 from tests.helpers.checkpoints import make_checkpoint
 from tests.helpers.coreml import CACHE_LEN, PREFILL_LEN, coreml_recipe, export_coreml
 from tests.helpers.coreml_lowered import lower
-from tests.helpers.heads import export_head, head_recipe, id_rows, make_head
+from tests.helpers.text_models import export_text_model, id_rows, make_text_model, text_recipe
 
 pytestmark = pytest.mark.long
 
@@ -52,7 +52,7 @@ DECODERS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     ),
     "mixed": ("coreml-int4", {"rules": MIXED}, {}),
 }
-HEADS = {
+TEXT_CLASSES = {
     "HeliumModel": "coreml-fp16",
     "HeliumForSequenceClassification": "coreml-int8",
     "LlamaForTokenClassification": "coreml-int4",
@@ -119,10 +119,10 @@ def values(spec: Any, past: int, rng: np.random.Generator, vocab_size: int) -> n
     return rng.standard_normal(spec.shape).astype(np.float16)
 
 
-@pytest.mark.parametrize("architecture", HEADS)
+@pytest.mark.parametrize("architecture", TEXT_CLASSES)
 def test_heads(architecture: str, tmp_path: Path) -> None:
-    folder = make_head(tmp_path / "c", architecture, seed=8, std=0.1)
-    exported = export_head(folder, head_recipe(HEADS[architecture]), tmp_path / "o")
+    folder = make_text_model(tmp_path / "c", architecture, seed=8, std=0.1)
+    exported = export_text_model(folder, text_recipe(TEXT_CLASSES[architecture]), tmp_path / "o")
     path, ios = exported.folder / exported.graph.file, deployment_target(exported.recipe)
     ((ours, theirs, signature),) = programs(tmp_path, path, exported.store, [exported.graph], ios)
     assert_alike(ours, theirs)

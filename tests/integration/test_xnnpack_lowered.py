@@ -11,22 +11,22 @@ import numpy as np
 import pytest
 
 from helium_edge.checkpoint import open_checkpoint
-from helium_edge.signature import GraphSignature, HeadSignature
+from helium_edge.signature import GraphSignature, TextSignature
 from tests.helpers.checkpoints import make_checkpoint
 from tests.helpers.exports import random_tokens
-from tests.helpers.heads import HEADS, export_head, head_recipe, id_rows, make_head
+from tests.helpers.text_models import TEXT_CLASSES, export_text_model, id_rows, make_text_model, text_recipe
 
 if importlib.util.find_spec("executorch") is None:
     pytest.skip("executorch is not installed", allow_module_level=True)
 
-from helium_edge.runtime.executorch_head import ExecutorchHead
 from helium_edge.runtime.executorch_runner import ExecutorchRunner
+from helium_edge.runtime.executorch_text import ExecutorchTextRunner
 from helium_edge.runtime.xnnpack_program import read_xnnpack
 from tests.helpers.xnnpack import XnnpackExport, export_xnnpack, xnnpack_recipe
 from tests.helpers.xnnpack_lowered import (
-    HeadModule,
     MethodModule,
     StoreParts,
+    TextModule,
     build_stack,
     load_exporter,
     lower,
@@ -101,16 +101,16 @@ def test_the_nodes_are_accounted_for(pair: tuple[XnnpackExport, Path]) -> None:
         assert Counter(method.operators) == Counter(theirs[name].operators)
 
 
-@pytest.mark.parametrize("name", [f"Helium{head}" for head in HEADS])
+@pytest.mark.parametrize("name", [f"Helium{suffix}" for suffix in TEXT_CLASSES])
 @pytest.mark.parametrize("recipe", ["xnnpack-fp32", "xnnpack-int4"])
 def test_heads_give_the_same_numbers(name: str, recipe: str, tmp_path: Path) -> None:
-    folder = make_head(tmp_path / "checkpoint", name, seed=6)
-    exported = export_head(folder, head_recipe(recipe), tmp_path / "out")
+    folder = make_text_model(tmp_path / "checkpoint", name, seed=6)
+    exported = export_text_model(folder, text_recipe(recipe), tmp_path / "out")
     signature = exported.signature
-    assert isinstance(signature, HeadSignature)
+    assert isinstance(signature, TextSignature)
     load_exporter()
     config = open_checkpoint(str(folder)).config
-    lower({"classify": HeadModule(build_stack(config, StoreParts(exported.store)), signature)}, tmp_path / "l.pte")
-    ours, theirs = exported.runner(), ExecutorchHead(tmp_path / "l.pte", "classify", signature)
+    lower({"classify": TextModule(build_stack(config, StoreParts(exported.store)), signature)}, tmp_path / "l.pte")
+    ours, theirs = exported.runner(), ExecutorchTextRunner(tmp_path / "l.pte", "classify", signature)
     for ids in id_rows().values():
         assert np.array_equal(ours.run(ids), theirs.run(ids))

@@ -21,8 +21,8 @@ from helium_edge.model.weights import vector_names
 from helium_edge.quant import PlannedWeight, QuantizedStore, QuantizedWeight
 from helium_edge.quant.activations import Arithmetic
 from helium_edge.recipe import Recipe
-from helium_edge.runtime.heads import HeadRunner
 from helium_edge.runtime.runner import CachedRunner, Logits, check_tokens
+from helium_edge.runtime.text_runner import TextRunner
 from helium_edge.signature import CacheSpec, GraphSignature, cache_spec
 from helium_edge.targets.artifact import Artifact, StoredCodes, WeightDifference
 from helium_edge.targets.base import BuiltGraph
@@ -44,7 +44,7 @@ class ToyTarget:
     runs_on_android = False
 
     def check(self, config: ModelConfig, recipe: Recipe) -> None:
-        if config.head != "language_model" or recipe.kv_cache != "float32":
+        if not config.task.has_cache or recipe.kv_cache != "float32":
             raise RecipeError(f"recipe {recipe.name}: target toy takes language models with a float32 cache")
 
     def min_runtime(self, config: ModelConfig, recipe: Recipe) -> str | None:
@@ -105,7 +105,7 @@ class ToyTarget:
     def open_decoder(self, bundle: Bundle, *, threads: int, static: bool) -> CachedRunner:
         return ToyRunner(ToyArtifact(bundle), bundle.manifest.cache_len)
 
-    def open_head(self, bundle: Bundle, graph: GraphEntry, *, threads: int) -> HeadRunner:
+    def open_text_runner(self, bundle: Bundle, graph: GraphEntry, *, threads: int) -> TextRunner:
         raise BundleError(f"{bundle.folder.name}: target toy has no classifiers")
 
     def summarize(self, bundle: Bundle) -> list[MethodSummary]:

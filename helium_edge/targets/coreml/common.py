@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from helium_edge.mlpackage.builder import FunctionBuilder, Value
 from helium_edge.mlpackage.weights_file import Blob
-from helium_edge.signature import INPUT_IDS, HeadSignature
+from helium_edge.signature import INPUT_IDS, TextSignature
 
 Table = npt.NDArray[Any]
 """A constant: small ones stand in the program, others in the weights file."""
@@ -68,8 +68,8 @@ def gather(b: FunctionBuilder, table: Value | Table, rows: Value, count: int) ->
     return b.op("gather", shape, x=table, indices=rows, axis=0, batch_dims=0, validate_indices=False)
 
 
-def last_token(b: FunctionBuilder, x: Value, signature: HeadSignature) -> Value:
-    """The row of the token that stands for the text, (T, C) -> (1, C); see `model.head.last_token`."""
+def last_token(b: FunctionBuilder, x: Value, signature: TextSignature) -> Value:
+    """The row of the token that stands for the text, (T, C) -> (1, C); see `model.text_model.last_token`."""
     tokens, shape = signature.tokens, (1, signature.tokens)
     if signature.pad_token_id is None:
         return slice_axis(b, x, 0, tokens - 1, tokens)

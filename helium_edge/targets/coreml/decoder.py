@@ -29,7 +29,7 @@ from helium_edge.signature import (
     LOGITS,
     PAST_LENGTH,
     GraphSignature,
-    HeadSignature,
+    TextSignature,
     new_name,
     past_name,
 )
@@ -55,7 +55,7 @@ Rope = tuple[Value | Table, Value | Table]
 def build_function(
     config: ModelConfig,
     model: PackedModel,
-    signature: GraphSignature | HeadSignature,
+    signature: GraphSignature | TextSignature,
     weights: WeightsFile,
     ios: int,
 ) -> Any:
@@ -64,7 +64,7 @@ def build_function(
     Args:
         config: The model.
         model: Its packed weights.
-        signature: Inputs, outputs and static shapes; that of a model that is no language model has no cache.
+        signature: Inputs, outputs and static shapes; that of a classifier or encoder has no cache.
         weights: The file of the weights, where tables of the function go too.
         ios: Deployment target.
 
@@ -72,8 +72,8 @@ def build_function(
         The function, a protobuf message.
     """
     b = FunctionBuilder(signature, weights, ios)
-    if isinstance(signature, HeadSignature):
-        _head(b, config, model, signature)
+    if isinstance(signature, TextSignature):
+        _text(b, config, model, signature)
     else:
         _decoder(b, config, model, signature)
     return b.build()
@@ -98,13 +98,13 @@ def _decoder(b: FunctionBuilder, config: ModelConfig, model: PackedModel, signat
     b.op("expand_dims", (1, *logits.shape), output=LOGITS, x=logits, axes=[0])
 
 
-def _head(b: FunctionBuilder, config: ModelConfig, model: PackedModel, signature: HeadSignature) -> None:
+def _text(b: FunctionBuilder, config: ModelConfig, model: PackedModel, signature: TextSignature) -> None:
     """One pass over a whole text."""
     cos, sin = _rope_tables(config, signature.tokens)
     x = _layers(b, config, model, (cos, sin), None)
     b.scope("head")
     (output,) = signature.outputs()
-    of_text = signature.head == "sequence_classification"
+    of_text = signature.task.pools
     x = rms_norm(b, last_token(b, x, signature) if of_text else x, model.norm, config.rms_norm_eps)
     if model.head:
         x = _linear(b, x, model.head, output.name if of_text else None)

@@ -16,7 +16,7 @@ from helium_edge.mlpackage.weights_file import WeightsFile
 from helium_edge.pte.builder import Data, Metadata, NamedData, ProgramBuilder
 from helium_edge.quant import QuantizedStore
 from helium_edge.runtime.coreml_program import BACKEND, REFERENCE
-from helium_edge.signature import GraphSignature, HeadSignature
+from helium_edge.signature import GraphSignature, TextSignature
 from helium_edge.targets.coreml.decoder import build_function
 from helium_edge.targets.coreml.packed import Packer
 
@@ -25,7 +25,7 @@ _DTYPES = {"int64": torch.int64, "float16": torch.float16, "float32": torch.floa
 
 def write_program(
     store: QuantizedStore,
-    signatures: Sequence[GraphSignature | HeadSignature],
+    signatures: Sequence[GraphSignature | TextSignature],
     facts: Mapping[str, Metadata],
     ios: int,
     path: Path,
@@ -72,7 +72,7 @@ def write_program(
 
 
 def _add_method(
-    program: ProgramBuilder, signature: GraphSignature | HeadSignature, ios: int, make: Callable[[], Data]
+    program: ProgramBuilder, signature: GraphSignature | TextSignature, ios: int, make: Callable[[], Data]
 ) -> None:
     """A method that hands everything to one delegate."""
     method = program.method(signature.phase)

@@ -22,20 +22,20 @@ from helium_edge.quant import PlannedWeight, QuantizedStore
 from helium_edge.quant.activations import Arithmetic
 from helium_edge.recipe import Recipe
 from helium_edge.runtime.coreml_program import BACKEND, read_coreml, require_coremltools
-from helium_edge.runtime.heads import HeadRunner
 from helium_edge.runtime.quiet import quiet
 from helium_edge.runtime.runner import CachedRunner
-from helium_edge.signature import CacheSpec, GraphSignature, HeadSignature, Phase, cache_spec, head_signature
+from helium_edge.runtime.text_runner import TextRunner
+from helium_edge.signature import CacheSpec, GraphSignature, Phase, TextSignature, cache_spec, text_signature
 from helium_edge.targets.artifact import Artifact
-from helium_edge.targets.base import HEAD_STEM, BuiltGraph, Target
+from helium_edge.targets.base import TEXT_STEM, BuiltGraph, Target
 from helium_edge.targets.coreml.options import CoremlOptions
 from helium_edge.targets.debug import DebugProgram
-from helium_edge.targets.loading import head_method, program_methods
-from helium_edge.targets.metadata import head_metadata, metadata_methods
+from helium_edge.targets.loading import program_methods, text_method
+from helium_edge.targets.metadata import metadata_methods, text_metadata
 from helium_edge.targets.summary import MethodSummary
 
 PROGRAM_FILE = "decoder.pte"
-HEAD_FILE = f"{HEAD_STEM}.pte"
+TEXT_FILE = f"{TEXT_STEM}.pte"
 
 
 _PHASES: tuple[Phase, ...] = ("prefill", "decode")
@@ -85,7 +85,7 @@ class CoremlTarget(Target):
 
     @override
     def plan(self, config: ModelConfig, recipe: Recipe, weights: list[PlannedWeight]) -> list[tuple[str, int]]:
-        is_decoder = config.head == "language_model"
+        is_decoder = config.task.has_cache
         methods = len(_PHASES) if is_decoder else 1
         copies = 1 if deployment_target(recipe) >= SHARING else methods
         slots, tokens = recipe.shapes.cache_len, recipe.shapes.prefill_len
@@ -94,7 +94,7 @@ class CoremlTarget(Target):
         tables = 2 * (config.head_dim + 4) * slots + 2 * group * tokens**2
         graphs = methods * (_GRAPH_BYTES_PER_LAYER * config.num_hidden_layers + _GRAPH_BYTES)
         stored = sum(_stored_bytes(weight) for weight in weights)
-        return [(PROGRAM_FILE if is_decoder else HEAD_FILE, copies * (stored + tables) + graphs)]
+        return [(PROGRAM_FILE if is_decoder else TEXT_FILE, copies * (stored + tables) + graphs)]
 
     @override
     def memory(self, config: ModelConfig, recipe: Recipe, weights: list[PlannedWeight]) -> dict[str, int]:
@@ -104,7 +104,7 @@ class CoremlTarget(Target):
             2 * config.hidden_size + 2 * config.kv_size, 3 * config.intermediate_size
         )
         stored = sum(_stored_bytes(weight) for weight in weights)
-        if config.head != "language_model":
+        if not config.task.has_cache:
             scores = config.num_attention_heads * rows
             return {"weights": stored, "cache": 0, "activations": 2 * rows * (width + 2 * scores)}
         scores = config.num_attention_heads * (recipe.shapes.cache_len + rows)
@@ -139,10 +139,10 @@ class CoremlTarget(Target):
             from helium_edge.targets.coreml.export import write_program
 
         ios, shapes = deployment_target(recipe), recipe.shapes
-        signatures: list[GraphSignature | HeadSignature]
-        if store.config.head != "language_model":
-            file, signatures = HEAD_FILE, [head_signature(store.config, shapes.prefill_len)]
-            facts = head_metadata(store.config, shapes.prefill_len)
+        signatures: list[GraphSignature | TextSignature]
+        if not store.config.task.has_cache:
+            file, signatures = TEXT_FILE, [text_signature(store.config, shapes.prefill_len)]
+            facts = text_metadata(store.config, shapes.prefill_len)
         else:
             file, cache = PROGRAM_FILE, self.cache(store.config, recipe)
             signatures = [
@@ -180,11 +180,11 @@ class CoremlTarget(Target):
         return CoremlRunner(program_methods(bundle)[0], bundle.manifest.decoder_spec())
 
     @override
-    def open_head(self, bundle: Bundle, graph: GraphEntry, *, threads: int) -> HeadRunner:
+    def open_text_runner(self, bundle: Bundle, graph: GraphEntry, *, threads: int) -> TextRunner:
         del threads
-        from helium_edge.runtime.coreml_head import CoremlHead
+        from helium_edge.runtime.coreml_text import CoremlTextRunner
 
-        return CoremlHead(*head_method(bundle, graph), bundle.manifest.head_signature())
+        return CoremlTextRunner(*text_method(bundle, graph), bundle.manifest.text_signature())
 
     @override
     def summarize(self, bundle: Bundle) -> list[MethodSummary]:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 import helium_edge
-from helium_edge.signature import Dim, GraphSignature, HeadSignature, TensorSpec
+from helium_edge.signature import Dim, GraphSignature, TensorSpec, TextSignature
 
 OPSET = 23
 """RMSNormalization and RotaryEmbedding are of this opset; onnx's own default would lock older runtimes out."""
@@ -31,7 +31,7 @@ class GraphBuilder:
         signature: Declares the inputs; the outputs are checked against it at the end.
     """
 
-    def __init__(self, signature: GraphSignature | HeadSignature) -> None:
+    def __init__(self, signature: GraphSignature | TextSignature) -> None:
         self.signature = signature
         self.inputs = {spec.name: _value(spec) for spec in signature.inputs()}
         self._outputs: dict[str, ir.Value] = {}

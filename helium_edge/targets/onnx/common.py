@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from helium_edge.config import ModelConfig
-from helium_edge.signature import INPUT_IDS, LAST_INDEX, Dim, GraphSignature, HeadSignature
+from helium_edge.signature import INPUT_IDS, LAST_INDEX, Dim, GraphSignature, TextSignature
 from helium_edge.targets.onnx.builder import GraphBuilder
 from helium_edge.targets.onnx.packed import PackedMatrix
 
@@ -60,8 +60,8 @@ def select_last(b: GraphBuilder, signature: GraphSignature, x: ir.Value, width: 
     return b.op("Gather", [x, index], (1, 1, width), attributes={"axis": 1})
 
 
-def last_token(b: GraphBuilder, signature: HeadSignature) -> ir.Value:
-    """Index of the last token that is no padding, (1,) int64; 0 where all are. See `model.head.last_token`."""
+def last_token(b: GraphBuilder, signature: TextSignature) -> ir.Value:
+    """Index of the last token that is no padding, (1,) int64; 0 where all are. See `text_model.last_token`."""
     if signature.pad_token_id is None:
         return b.ints(-1)
     shape, int64 = (1, signature.tokens), ir.DataType.INT64

@@ -18,7 +18,7 @@ from helium_edge.signature import (
     ATTENTION_MASK,
     INPUT_IDS,
     PAST_LENGTH,
-    HeadSignature,
+    TextSignature,
     past_name,
     present_name,
 )
@@ -52,7 +52,7 @@ class ContribDialect:
     def _lengths(self) -> tuple[ir.Value, ir.Value]:
         """GroupQueryAttention's two lengths: (1,) past + T - 1, and the scalar past + T."""
         b = self._builder
-        if isinstance(b.signature, HeadSignature):
+        if isinstance(b.signature, TextSignature):
             count = b.signature.tokens
             seqlens = b.constant("seqlens", np.array([count - 1], np.int32))
             return seqlens, b.constant("total", np.array(count, np.int32))
@@ -124,7 +124,7 @@ class ContribDialect:
             # Rows were reordered when they were read; WebGPU and onnxruntime-genai take nothing else.
             "rotary_interleaved": 0,
         }
-        has_cache = not isinstance(b.signature, HeadSignature)
+        has_cache = not isinstance(b.signature, TextSignature)
         cache, kind = self._present_shape(), F32
         if self._model.kv_scales:
             kind = ir.DataType.INT8
@@ -144,7 +144,7 @@ class ContribDialect:
     def _present_shape(self) -> tuple[int, ...]:
         """Of a layer's keys; without a cache the kernel still returns those of the call, which nobody reads."""
         signature = self._builder.signature
-        if isinstance(signature, HeadSignature):
+        if isinstance(signature, TextSignature):
             return (1, self._config.num_key_value_heads, signature.tokens, self._config.head_dim)
         return signature.cache.shape
 

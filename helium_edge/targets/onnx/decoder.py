@@ -8,7 +8,7 @@ from typing import Protocol
 import onnx_ir as ir
 
 from helium_edge.config import ModelConfig
-from helium_edge.signature import INPUT_IDS, LOGITS, GraphSignature, HeadSignature
+from helium_edge.signature import INPUT_IDS, LOGITS, GraphSignature, TextSignature
 from helium_edge.targets.onnx.builder import GraphBuilder
 from helium_edge.targets.onnx.common import activation, last_token, rms_norm, row_dim, select_last
 from helium_edge.targets.onnx.contrib import ContribDialect
@@ -64,8 +64,8 @@ def build_decoder(
     return b.build(name)
 
 
-def build_head(
-    config: ModelConfig, model: PackedModel, signature: HeadSignature, options: OnnxOptions, name: str
+def build_text_graph(
+    config: ModelConfig, model: PackedModel, signature: TextSignature, options: OnnxOptions, name: str
 ) -> ir.Model:
     """Build the graph of a classifier or encoder; arguments as in `build_decoder`."""
     b = GraphBuilder(signature)
@@ -73,11 +73,11 @@ def build_head(
     x = _layers(b, dialect, config, model)
     b.scope("head")
     (output,) = signature.outputs()
-    if signature.head == "sequence_classification":
+    if signature.task.pools:
         x = b.op("Gather", [x, last_token(b, signature)], (1, 1, config.hidden_size), attributes={"axis": 1})
     if model.head is not None:
         x = dialect.linear(x, model.head)
-    if signature.head == "sequence_classification":
+    if signature.task.pools:
         x = b.op("Squeeze", [x, b.ints(1)], output.shape)
     b.output(output.name, x)
     return b.build(name)

@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from helium_edge.config import ModelConfig
-from helium_edge.signature import INPUT_IDS, PAST_LENGTH, Dim, GraphSignature, HeadSignature, new_name, past_name
+from helium_edge.signature import INPUT_IDS, PAST_LENGTH, Dim, GraphSignature, TextSignature, new_name, past_name
 from helium_edge.targets.onnx.builder import GraphBuilder
 from helium_edge.targets.onnx.common import add_bias, dense_linear, rms_norm, row_dim
 from helium_edge.targets.onnx.options import OnnxOptions
@@ -64,7 +64,7 @@ class PortableDialect:
     def _position_ids(self, offsets: ir.Value) -> ir.Value:
         """(1, T) int64: past_length + 0 .. T-1; without a cache there is no past."""
         b = self._builder
-        if isinstance(b.signature, HeadSignature):
+        if isinstance(b.signature, TextSignature):
             return b.constant("position_ids", np.arange(b.signature.tokens, dtype=np.int64)[None])
         past = b.op("Cast", [b.inputs[PAST_LENGTH]], (1,), dtype=I64, attributes={"to": I64})
         row = b.op("Add", [offsets, past], (self._tokens,), dtype=I64)
@@ -78,7 +78,7 @@ class PortableDialect:
     def _mask_past(self) -> ir.Value | None:
         """(S,): 0 for the slots that hold tokens, MASKED for the others; None without a cache."""
         b = self._builder
-        if isinstance(b.signature, HeadSignature):
+        if isinstance(b.signature, TextSignature):
             return None
         slots = b.signature.cache.cache_len
         index = b.constant("slots", np.arange(slots, dtype=np.int32))
@@ -166,7 +166,7 @@ class PortableDialect:
         rows = (kv_heads, tokens, dim)
         key = b.op("Squeeze", [self._rotate(self._heads(key, kv_heads), kv_heads), b.ints(0)], rows)
         value = b.op("Squeeze", [self._heads(value, kv_heads), b.ints(0)], rows)
-        if isinstance(b.signature, HeadSignature):
+        if isinstance(b.signature, TextSignature):
             out = self._attend_new(query, key, value)
         else:
             b.output(new_name(layer, "key"), key)

@@ -7,6 +7,7 @@ classifier or encoder becomes `classifier.onnx` alone.
 
 from __future__ import annotations
 
+import functools
 import platform
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,21 +22,22 @@ from helium_edge.config import ModelConfig
 from helium_edge.documents import first_line
 from helium_edge.errors import ConfigError, HeliumEdgeError, RecipeError
 from helium_edge.model.kv_cache import KvScales
-from helium_edge.model.weights import EMBEDDING, HEAD, SCORE
+from helium_edge.model.weights import EMBEDDING, HEAD
 from helium_edge.quant import PlannedWeight, QuantizedStore
 from helium_edge.quant.activations import ActivationRule, Arithmetic, PerBlock
 from helium_edge.recipe import Recipe
-from helium_edge.runtime.heads import HeadRunner
 from helium_edge.runtime.runner import CachedRunner
-from helium_edge.signature import CacheSpec, GraphSignature, HeadSignature, Phase, cache_spec, head_signature
+from helium_edge.runtime.text_runner import TextRunner
+from helium_edge.signature import CacheSpec, GraphSignature, Phase, TextSignature, cache_spec, text_signature
 from helium_edge.targets.artifact import Artifact
-from helium_edge.targets.base import HEAD_STEM, BuiltGraph, Target
+from helium_edge.targets.base import TEXT_STEM, BuiltGraph, Target
 from helium_edge.targets.debug import DebugProgram
-from helium_edge.targets.onnx.decoder import build_decoder, build_head
+from helium_edge.targets.onnx.decoder import build_decoder, build_text_graph
 from helium_edge.targets.onnx.options import OnnxOptions
 from helium_edge.targets.onnx.packed import PackedModel, Packer
 from helium_edge.targets.onnx.weights_file import ALIGNMENT, WEIGHTS_FILE, WeightsFile
 from helium_edge.targets.summary import MethodSummary
+from helium_edge.tasks import SCORE
 
 GRAPH_FILES: dict[Phase, str] = {
     "prefill": "prefill.onnx",
@@ -43,7 +45,7 @@ GRAPH_FILES: dict[Phase, str] = {
     "any": "decoder.onnx",
 }
 GENAI_FILE = "genai.onnx"
-HEAD_FILE = f"{HEAD_STEM}.onnx"
+TEXT_FILE = f"{TEXT_STEM}.onnx"
 
 # Measured: 11 to 13 kB per decoder layer, in either dialect, and little else.
 _GRAPH_BYTES_PER_LAYER = 13_000
@@ -92,9 +94,7 @@ class OnnxTarget(Target):
 
     @override
     def plan(self, config: ModelConfig, recipe: Recipe, weights: list[PlannedWeight]) -> list[tuple[str, int]]:
-        names = [*GRAPH_FILES.values(), *([GENAI_FILE] if _has_genai(recipe) else [])]
-        if config.head != "language_model":
-            names = [HEAD_FILE]
+        names = self._signatures(config, recipe)
         graph = _GRAPH_BYTES_PER_LAYER * config.num_hidden_layers
         padding = ALIGNMENT * 2 * len(weights)
         tables = 4 * config.head_dim * recipe.shapes.cache_len
@@ -112,7 +112,7 @@ class OnnxTarget(Target):
             2 * config.hidden_size + 2 * config.kv_size, 3 * config.intermediate_size
         )
         packed = sum(_packed_bytes(weight, _options(recipe)) for weight in weights)
-        if config.head != "language_model":
+        if not config.task.has_cache:
             scores = config.num_attention_heads * rows * rows
             return {"weights": packed, "cache": 0, "activations": 4 * (rows * width + scores)}
         head_rows = rows if recipe.logits == "all" else 1
@@ -140,22 +140,25 @@ class OnnxTarget(Target):
         options = _options(recipe)
         with WeightsFile(folder) as weights:
             model = Packer(store, weights, options, on_weight).pack(recipe.shapes.cache_len, scales)
-        if store.config.head != "language_model":
-            head = head_signature(store.config, recipe.shapes.prefill_len)
-            _save(store.config, model, head, options, folder / HEAD_FILE)
-            return [BuiltGraph(HEAD_FILE, None, head)]
-        cache = self.cache(store.config, recipe)
-        tokens: dict[Phase, int | None] = {"prefill": recipe.shapes.prefill_len, "decode": 1, "any": None}
-        built = []
-        for phase, file in GRAPH_FILES.items():
-            signature = GraphSignature(phase, tokens[phase], store.config.vocab_size, cache, recipe.logits)
+        signatures = self._signatures(store.config, recipe)
+        for file, signature in signatures.items():
             _save(store.config, model, signature, options, folder / file)
-            built.append(BuiltGraph(file, None, signature))
-        if _has_genai(recipe):
-            signature = GraphSignature("any", None, store.config.vocab_size, cache, recipe.logits, genai=True)
-            _save(store.config, model, signature, options, folder / GENAI_FILE)
-            write_genai_config(store.config, cache.cache_len, folder)
-        return built
+        if GENAI_FILE in signatures:
+            write_genai_config(store.config, recipe.shapes.cache_len, folder)
+        return [BuiltGraph(file, None, signature) for file, signature in signatures.items() if not signature.genai]
+
+    def _signatures(self, config: ModelConfig, recipe: Recipe) -> dict[str, GraphSignature | TextSignature]:
+        """Signature of each graph by file."""
+        if not config.task.has_cache:
+            return {TEXT_FILE: text_signature(config, recipe.shapes.prefill_len)}
+        graph = functools.partial(
+            GraphSignature, vocab_size=config.vocab_size, cache=self.cache(config, recipe), logits=recipe.logits
+        )
+        tokens: dict[Phase, int | None] = {"prefill": recipe.shapes.prefill_len, "decode": 1, "any": None}
+        found: dict[str, GraphSignature | TextSignature] = {
+            file: graph(phase, tokens[phase]) for phase, file in GRAPH_FILES.items()
+        }
+        return found | ({GENAI_FILE: graph("any", None, genai=True)} if _has_genai(recipe) else {})
 
     @override
     def debug(self, bundle: Bundle, *, static: bool = False) -> list[DebugProgram]:
@@ -211,10 +214,10 @@ class OnnxTarget(Target):
         return OnnxRunner(bundle.folder, files, spec, threads=threads, static=static)
 
     @override
-    def open_head(self, bundle: Bundle, graph: GraphEntry, *, threads: int) -> HeadRunner:
-        from helium_edge.runtime.onnx_head import OnnxHead
+    def open_text_runner(self, bundle: Bundle, graph: GraphEntry, *, threads: int) -> TextRunner:
+        from helium_edge.runtime.onnx_text import OnnxTextRunner
 
-        return OnnxHead(bundle.folder, graph.file, bundle.manifest.head_signature(), threads=threads)
+        return OnnxTextRunner(bundle.folder, graph.file, bundle.manifest.text_signature(), threads=threads)
 
     @override
     def summarize(self, bundle: Bundle) -> list[MethodSummary]:
@@ -264,13 +267,13 @@ def _has_genai(recipe: Recipe) -> bool:
 def _save(
     config: ModelConfig,
     model: PackedModel,
-    signature: GraphSignature | HeadSignature,
+    signature: GraphSignature | TextSignature,
     options: OnnxOptions,
     path: Path,
 ) -> None:
     """Write one graph and run the full checker on it, with the weights beside it."""
-    if isinstance(signature, HeadSignature):
-        graph = build_head(config, model, signature, options, path.stem)
+    if isinstance(signature, TextSignature):
+        graph = build_text_graph(config, model, signature, options, path.stem)
     else:
         graph = build_decoder(config, model, signature, options, path.stem)
     ir.save(graph, path)

@@ -14,7 +14,7 @@ import torch
 
 from helium_edge.pte.builder import MethodBuilder, ProgramBuilder
 from helium_edge.pte.xnnpack_schema import BACKEND
-from helium_edge.signature import GraphSignature, HeadSignature, TensorSpec
+from helium_edge.signature import GraphSignature, TensorSpec, TextSignature
 from helium_edge.targets.xnnpack.decoder import Decoder
 from helium_edge.targets.xnnpack.weights import Constant, Weights
 
@@ -68,16 +68,14 @@ def add_decoder(
     method.delegate(BACKEND, graph.finish, graph.arguments)
 
 
-def add_head(program: ProgramBuilder, name: str, signature: HeadSignature, weights: Weights) -> None:
+def add_text_method(program: ProgramBuilder, name: str, signature: TextSignature, weights: Weights) -> None:
     """Add the one method of a classifier or an encoder to a program; arguments as in `add_decoder`."""
     tokens, config = signature.tokens, weights.config
     method = program.method(name)
     (ids,) = (_input(method, spec) for spec in signature.inputs())
     prologue = _Prologue(method, weights, tokens)
     x = prologue.embed(ids)
-    chosen = (
-        last_token(prologue, ids, signature.pad_token_id) if signature.head == "sequence_classification" else None
-    )
+    chosen = last_token(prologue, ids, signature.pad_token_id) if signature.task.pools else None
 
     decoder = Decoder(method, weights, tokens)
     graph = decoder.graph
@@ -163,7 +161,7 @@ class _Prologue:
 
 
 def last_token(prologue: _Prologue, ids: int, pad: int | None) -> int:
-    """(1, 1, T) float32: 1 at the token that stands for the text, as in `model.head.last_token`."""
+    """(1, 1, T) float32: 1 at the token that stands for the text, as in `model.text_model.last_token`."""
     method, tokens = prologue.method, prologue.tokens
     if pad is None:
         last = torch.zeros(1, 1, tokens)

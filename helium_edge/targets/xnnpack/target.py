@@ -2,7 +2,7 @@
 
 One file, `decoder.pte`, with the methods `prefill` and `decode`, and more that the recipe asks for: `decode_{S}`
 for a shorter cache, since a static attention pays for every slot of its cache at every step, and `prefill_{T}` for
-fewer tokens, since a call pays for all of its tokens, whatever they are. A model that is no language model
+fewer tokens, since a call pays for all of its tokens, whatever they are. A classifier or encoder
 becomes `classifier.pte` with the method `classify`.
 """
 
@@ -30,21 +30,21 @@ from helium_edge.quant import PlannedWeight, QuantizedStore, QuantizedWeight
 from helium_edge.quant.activations import Arithmetic, PerToken
 from helium_edge.recipe import Recipe
 from helium_edge.runtime.executorch_library import load_runtime, require_executorch
-from helium_edge.runtime.heads import HeadRunner
 from helium_edge.runtime.runner import CachedRunner
-from helium_edge.signature import CLASSIFY, CacheSpec, GraphSignature, cache_spec, head_signature
+from helium_edge.runtime.text_runner import TextRunner
+from helium_edge.signature import CLASSIFY, CacheSpec, GraphSignature, cache_spec, text_signature
 from helium_edge.targets.artifact import Artifact
-from helium_edge.targets.base import HEAD_STEM, BuiltGraph, Target
+from helium_edge.targets.base import TEXT_STEM, BuiltGraph, Target
 from helium_edge.targets.debug import DebugProgram
-from helium_edge.targets.loading import head_method, program_methods
-from helium_edge.targets.metadata import head_metadata, metadata_methods
+from helium_edge.targets.loading import program_methods, text_method
+from helium_edge.targets.metadata import metadata_methods, text_metadata
 from helium_edge.targets.summary import MethodSummary
-from helium_edge.targets.xnnpack.method import add_decoder, add_head
+from helium_edge.targets.xnnpack.method import add_decoder, add_text_method
 from helium_edge.targets.xnnpack.options import XnnpackOptions
 from helium_edge.targets.xnnpack.weights import Weights, WeightStore, stored_bytes
 
 PROGRAM_FILE = "decoder.pte"
-HEAD_FILE = f"{HEAD_STEM}.pte"
+TEXT_FILE = f"{TEXT_STEM}.pte"
 
 # Measured on 2 and 24 layers: the graph of a layer in one method, in memory while the program is written.
 _GRAPH_BYTES_PER_LAYER = 128 << 10
@@ -96,7 +96,7 @@ class XnnpackTarget(Target):
     def plan(self, config: ModelConfig, recipe: Recipe, weights: list[PlannedWeight]) -> list[tuple[str, int]]:
         """The size is that of the program, made without its data."""
         scales = None
-        if config.head == "language_model" and recipe.kv_cache == "int8":
+        if recipe.kv_cache == "int8":
             ones = torch.ones(config.num_key_value_heads, config.head_dim)
             scales = KvScales((ones,) * config.num_hidden_layers, (ones,) * config.num_hidden_layers)
         program, graphs = self._program(config, recipe, _PlannedStore(weights), lambda _: None, scales)
@@ -111,7 +111,7 @@ class XnnpackTarget(Target):
         )
         # The embedding is read from the mapped file.
         stored = sum(sum(stored_bytes(weight)) for weight in weights if weight.name != EMBEDDING)
-        if config.head != "language_model":
+        if not config.task.has_cache:
             scores = 2 * config.num_attention_heads * rows * rows
             return {"weights": stored, "cache": 0, "activations": 4 * (rows * width + scores)}
         # Scores and their softmax, and the past keys transposed for the product.
@@ -131,10 +131,8 @@ class XnnpackTarget(Target):
     @override
     def build_memory(self, config: ModelConfig, recipe: Recipe, weights: list[PlannedWeight]) -> int:
         """The graphs of all methods."""
-        methods = len(prefill_buckets(recipe)) + len(cache_buckets(recipe))
-        return (
-            (methods if config.head == "language_model" else 1) * config.num_hidden_layers * _GRAPH_BYTES_PER_LAYER
-        )
+        methods = len(prefill_buckets(recipe)) + len(cache_buckets(recipe)) if config.task.has_cache else 1
+        return methods * config.num_hidden_layers * _GRAPH_BYTES_PER_LAYER
 
     @override
     def build(
@@ -160,11 +158,11 @@ class XnnpackTarget(Target):
         """The program, described, and its graphs; its data is made when it is written."""
         program = ProgramBuilder()
         weights = Weights(config, store, program, on_weight, scales)
-        if config.head != "language_model":
-            head = head_signature(config, recipe.shapes.prefill_len)
-            program.metadata(head_metadata(config, head.tokens))
-            add_head(program, CLASSIFY, head, weights)
-            return program, [BuiltGraph(HEAD_FILE, CLASSIFY, head)]
+        if not config.task.has_cache:
+            text = text_signature(config, recipe.shapes.prefill_len)
+            program.metadata(text_metadata(config, text.tokens))
+            add_text_method(program, CLASSIFY, text, weights)
+            return program, [BuiltGraph(TEXT_FILE, CLASSIFY, text)]
         signatures = self._signatures(config, recipe)
         program.metadata(metadata_methods(config, recipe, cache_buckets(recipe), prefill_buckets(recipe)))
         for name, signature in signatures.items():
@@ -212,11 +210,11 @@ class XnnpackTarget(Target):
         return ExecutorchRunner(path, bundle.manifest.decoder_spec(), decode, prefill=prefill, threads=threads)
 
     @override
-    def open_head(self, bundle: Bundle, graph: GraphEntry, *, threads: int) -> HeadRunner:
-        from helium_edge.runtime.executorch_head import ExecutorchHead
+    def open_text_runner(self, bundle: Bundle, graph: GraphEntry, *, threads: int) -> TextRunner:
+        from helium_edge.runtime.executorch_text import ExecutorchTextRunner
 
-        path, method = head_method(bundle, graph)
-        return ExecutorchHead(path, method, bundle.manifest.head_signature(), threads=threads)
+        path, method = text_method(bundle, graph)
+        return ExecutorchTextRunner(path, method, bundle.manifest.text_signature(), threads=threads)
 
     @override
     def summarize(self, bundle: Bundle) -> list[MethodSummary]:

@@ -70,13 +70,13 @@ def test_what_does_not_fit_is_refused(manifest: Manifest, settings: dict[str, An
         plan_cases([manifest], Settings(**settings))
 
 
-def test_a_decoder_is_not_compared_with_a_head(manifest: Manifest) -> None:
-    head = manifest.model_copy(update={"cache": None})
+def test_a_decoder_is_not_compared_with_a_classifier(manifest: Manifest) -> None:
+    text = manifest.model_copy(update={"cache": None})
     with pytest.raises(UsageError, match="nothing to compare"):
-        plan_cases([manifest, head], Settings())
-    assert plan_cases([head], Settings()) == [Case("classify", 0, head.prefill_len)]
+        plan_cases([manifest, text], Settings())
+    assert plan_cases([text], Settings()) == [Case("classify", 0, text.prefill_len)]
     with pytest.raises(UsageError, match="no context"):
-        plan_cases([head], Settings(contexts=(0,)))
+        plan_cases([text], Settings(contexts=(0,)))
 
 
 def test_a_step_reads_the_weights_and_the_rows_that_are_there(manifest: Manifest) -> None:

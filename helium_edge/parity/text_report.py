@@ -1,7 +1,7 @@
 """Parity of classifiers and encoders: what the graph gives against our torch (L1) and the original (L3).
 
 At L3 each text is run through the exported graph as an app does, padded on the right, and through the original as
-it is: the padding must change nothing. L1 is `head_graph.py`.
+it is: the padding must change nothing. L1 is `text_graph.py`.
 
 Shapes: L labels, C hidden_size.
 """
@@ -17,15 +17,16 @@ import numpy as np
 import torch
 from typing_extensions import override
 
-from helium_edge.parity.head_graph import HeadGraph
 from helium_edge.parity.reference import load_reference
 from helium_edge.parity.report import QUESTIONS
+from helium_edge.parity.text_graph import TextGraph
 from helium_edge.parity.verdict import GateResult
 from helium_edge.progress import SILENT, Progress
 from helium_edge.recipe import Gates
-from helium_edge.runtime.heads import Array, HeadRunner, padded
+from helium_edge.runtime.text_runner import Array, TextRunner, padded
 from helium_edge.schemas import plain, significant
-from helium_edge.signature import HeadSignature, head_signature
+from helium_edge.signature import TextSignature, text_signature
+from helium_edge.tasks import Task
 from helium_edge.texts import Window
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ SCHEMA = "helium-edge/head-parity"
 
 
 @dataclass
-class HeadFigures:
+class TextFigures:
     """What L3 measured over all texts.
 
     Attributes:
@@ -64,21 +65,21 @@ class HeadFigures:
 
 
 @dataclass(frozen=True)
-class HeadReport:
+class TextReport:
     """A finished comparison.
 
     Attributes:
-        head: What the model returns.
+        task: What the model returns.
         figures: What L3, the comparison with the original, measured.
         gates: Its gates and whether they hold.
         graph: L1, the comparison with our torch classifier of the same weights; None when it was not made.
         caveat: What the comparison did not run; empty when nothing.
     """
 
-    head: str
-    figures: HeadFigures
+    task: Task
+    figures: TextFigures
     gates: tuple[GateResult, ...]
-    graph: HeadGraph | None = None
+    graph: TextGraph | None = None
     caveat: str = ""
 
     @property
@@ -124,7 +125,7 @@ class HeadReport:
                 "graph_worst_error": significant(self.graph.worst_error, digits),
             }
         caveat = {"caveat": self.caveat} if self.caveat else {}
-        return {"level": "L3", "head": self.head, "passed": self.passed, **caveat, **levels, **figures}
+        return {"level": "L3", "head": self.task.name, "passed": self.passed, **caveat, **levels, **figures}
 
 
 def _gates(gates: Sequence[GateResult]) -> list[dict[str, Any]]:
@@ -135,8 +136,8 @@ def _gates(gates: Sequence[GateResult]) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-class ReferenceHead(HeadRunner):
-    """The original model on transformers, in float32, behind the `HeadRunner` protocol: texts without padding.
+class ReferenceTextModel(TextRunner):
+    """The original model on transformers, in float32, behind the `TextRunner` protocol: texts without padding.
 
     Args:
         checkpoint: The original.
@@ -148,10 +149,10 @@ class ReferenceHead(HeadRunner):
         ResourceError: Not enough memory for the float32 weights.
     """
 
-    signature: HeadSignature
+    signature: TextSignature
 
     def __init__(self, checkpoint: Checkpoint, tokens: int) -> None:
-        self.signature = head_signature(checkpoint.config, tokens)
+        self.signature = text_signature(checkpoint.config, tokens)
         self._model = load_reference(checkpoint)
 
     @override
@@ -160,8 +161,7 @@ class ReferenceHead(HeadRunner):
         """The ids are given as they are, without an attention mask."""
         padded(self.signature, ids)  # refuses what the graphs refuse
         output = self._model(torch.tensor([list(ids)], dtype=torch.int64), use_cache=False)
-        found = output.last_hidden_state if self.signature.head == "hidden_states" else output.logits
-        rows: Array = found[0].numpy()
+        rows: Array = output[self.signature.task.output][0].numpy()
         return rows
 
 
@@ -174,13 +174,13 @@ def text_lengths(windows: Sequence[Window], tokens: int) -> list[tuple[int, ...]
     return texts
 
 
-def compare_heads(
-    candidate: HeadRunner,
-    reference: HeadRunner,
+def compare_texts(
+    candidate: TextRunner,
+    reference: TextRunner,
     texts: Sequence[Sequence[int]],
     gates: Gates,
     progress: Progress = SILENT,
-) -> HeadReport:
+) -> TextReport:
     """L3: run both over all texts and judge the difference.
 
     Args:
@@ -200,39 +200,48 @@ def compare_heads(
     figures = _measure(np.concatenate(found), np.concatenate(expected), reference.signature, gates.near_tie)
     figures.texts = len(texts)
     caveat = str(getattr(candidate, "caveat", ""))
-    return HeadReport(reference.signature.head, figures, _judge(gates, figures), caveat=caveat)
+    return TextReport(reference.signature.task, figures, _judge(gates, figures), caveat=caveat)
 
 
-def _measure(found: Array, expected: Array, signature: HeadSignature, near_tie: float) -> HeadFigures:
+def _measure(found: Array, expected: Array, signature: TextSignature, near_tie: float) -> TextFigures:
     """Figures of (R, L) logits or (R, C) hidden states."""
     difference = found.astype(np.float64) - expected
     rms = math.sqrt(float(np.mean(np.square(expected, dtype=np.float64)))) or 1.0
     largest = float(np.abs(difference).max())
-    figures = HeadFigures(
+    figures = TextFigures(
         rows=len(found),
         nonfinite=int((~np.isfinite(found)).sum()),
         max_error=largest,
         rms_error=math.sqrt(float(np.mean(difference**2))) / rms,
         max_logit_error=largest / rms,
     )
-    if signature.head == "hidden_states":
-        norms = np.linalg.norm(found, axis=1) * np.linalg.norm(expected, axis=1)
-        figures.cosine = float(np.mean((found * expected).sum(axis=1) / np.where(norms > 0, norms, 1.0)))
-        return figures
+    measure = _compare_labels if signature.task.has_labels else _compare_directions
+    measure(figures, found, expected, near_tie * rms)
+    return figures
+
+
+def _compare_directions(figures: TextFigures, found: Array, expected: Array, near_tie: float) -> None:
+    """Of hidden states."""
+    del near_tie
+    norms = np.linalg.norm(found, axis=1) * np.linalg.norm(expected, axis=1)
+    figures.cosine = float(np.mean((found * expected).sum(axis=1) / np.where(norms > 0, norms, 1.0)))
+
+
+def _compare_labels(figures: TextFigures, found: Array, expected: Array, near_tie: float) -> None:
+    """Of logits; `near_tie` is the distance below which the reference is undecided."""
     best = expected.argmax(axis=1)
     agree = found.argmax(axis=1) == best
     if expected.shape[1] > 1:
         ordered = np.sort(expected, axis=1)
-        undecided = ordered[:, -1] - ordered[:, -2] < near_tie * rms
+        undecided = ordered[:, -1] - ordered[:, -2] < near_tie
     else:
         undecided = np.zeros(len(expected), bool)
     figures.label_agreement = float(agree.mean())
     figures.ambiguous = int((~agree & undecided).sum())
     figures.label_agreement_decided = float((agree | undecided).mean())
-    return figures
 
 
-def _judge(gates: Gates, figures: HeadFigures) -> tuple[GateResult, ...]:
+def _judge(gates: Gates, figures: TextFigures) -> tuple[GateResult, ...]:
     results = [
         GateResult("nonfinite", figures.nonfinite, 0, "max"),
         GateResult("max_logit_error", figures.max_logit_error, gates.max_logit_error, "max"),

@@ -1,4 +1,4 @@
-"""ExecuTorch behind the `HeadRunner` protocol."""
+"""ExecuTorch behind the `TextRunner` protocol."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing_extensions import override
 from helium_edge.documents import first_line
 from helium_edge.errors import BundleError
 from helium_edge.runtime.executorch_runner import check_shapes, load_methods
-from helium_edge.runtime.heads import Array, HeadRunner, padded, real_rows
-from helium_edge.signature import HeadSignature
+from helium_edge.runtime.text_runner import Array, TextRunner, padded, real_rows
+from helium_edge.signature import TextSignature
 
 
-class ExecutorchHead(HeadRunner):
+class ExecutorchTextRunner(TextRunner):
     """Runs the one method of a program.
 
     Args:
@@ -30,7 +30,7 @@ class ExecutorchHead(HeadRunner):
         UsageError: Another number of threads while another runner is alive.
     """
 
-    def __init__(self, path: Path, method: str, signature: HeadSignature, *, threads: int = 0) -> None:
+    def __init__(self, path: Path, method: str, signature: TextSignature, *, threads: int = 0) -> None:
         self.signature = signature
         self._method = load_methods(path, [method], threads, self)[method]
         check_shapes(self._method.metadata, signature)

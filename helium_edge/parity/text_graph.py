@@ -18,22 +18,22 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from helium_edge.model.head import HeliumHead
+from helium_edge.model.text_model import TextModel
 from helium_edge.parity.emulation import EmulatedParts, Ledger
 from helium_edge.parity.verdict import NOISE, GateResult, GraphLimits, graph_limits
 from helium_edge.parity.yardstick import has_few_ties
 from helium_edge.progress import SILENT, Progress
 from helium_edge.quant import QuantizedStore
 from helium_edge.quant.activations import Arithmetic
-from helium_edge.runtime.heads import Array, HeadRunner
-from helium_edge.runtime.torch_head import TorchHead
+from helium_edge.runtime.text_runner import Array, TextRunner
+from helium_edge.runtime.torch_text import TorchTextRunner
 
 SHORT_TEXTS = 24
 """Of two tokens each."""
 
 
 @dataclass(frozen=True)
-class HeadGraph:
+class TextGraph:
     """What L1 found. Errors are rms(difference) of a row over the rms of all rows that were expected.
 
     Attributes:
@@ -69,18 +69,18 @@ def short_texts(texts: Sequence[Sequence[int]], tokens: int) -> list[tuple[int, 
     return found
 
 
-def yardstick(store: QuantizedStore, arithmetic: Arithmetic, tokens: int) -> TorchHead:
+def yardstick(store: QuantizedStore, arithmetic: Arithmetic, tokens: int) -> TorchTextRunner:
     """Our torch classifier with the weights that were exported, 4 bytes a parameter, for texts of `tokens`."""
-    return TorchHead(HeliumHead(store.config, store, EmulatedParts(store, arithmetic, Ledger())), tokens)
+    return TorchTextRunner(TextModel(store.config, store, EmulatedParts(store, arithmetic, Ledger())), tokens)
 
 
 def compare_graph(
-    candidate: HeadRunner,
+    candidate: TextRunner,
     store: QuantizedStore,
     arithmetic: Arithmetic,
     texts: Sequence[Sequence[int]],
     progress: Progress = SILENT,
-) -> HeadGraph:
+) -> TextGraph:
     """Run the graph and the yardstick over texts, and over short ones made of them, and judge the difference.
 
     Args:
@@ -102,16 +102,16 @@ def compare_graph(
     every = np.concatenate(errors)
     nonfinite = sum(int((~np.isfinite(found)).sum()) for found, _ in pairs)
     median, worst = float(np.median(last)), float(every.max())
-    limits = head_limits(arithmetic, store)
+    limits = text_limits(arithmetic, store)
     gates = (
         GateResult("nonfinite", nonfinite, 0, "max"),
         GateResult("median_error", median, limits.median, "max"),
         GateResult("worst_error", worst, limits.worst, "max"),
     )
-    return HeadGraph(arithmetic.name, len(pairs), len(every), nonfinite, median, worst, gates)
+    return TextGraph(arithmetic.name, len(pairs), len(every), nonfinite, median, worst, gates)
 
 
-def head_limits(arithmetic: Arithmetic, store: QuantizedStore) -> GraphLimits:
+def text_limits(arithmetic: Arithmetic, store: QuantizedStore) -> GraphLimits:
     """As for decoders, but the worst row may have met several roundings, since no cache keeps them out."""
     layers = store.config.num_hidden_layers
     limits = graph_limits(arithmetic, layers, traced=False)
@@ -120,7 +120,7 @@ def head_limits(arithmetic: Arithmetic, store: QuantizedStore) -> GraphLimits:
     return limits
 
 
-def _rows(runner: HeadRunner, ids: Sequence[int]) -> Array:
+def _rows(runner: TextRunner, ids: Sequence[int]) -> Array:
     """(R, L) logits or (R, C) hidden states."""
     width = int(runner.signature.outputs()[0].shape[-1])
     return np.asarray(runner.run(ids).reshape(-1, width))

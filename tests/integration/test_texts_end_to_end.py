@@ -12,7 +12,7 @@ import pytest
 from helium_edge.cli.main import run
 
 from helium_edge.bundle import open_bundle, verify_bundle
-from tests.helpers.heads import make_head, tiny_head
+from tests.helpers.text_models import make_text_model, tiny_text_model
 
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -37,7 +37,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def checkpoint(root: Path) -> Path:
     """helium-tiny as a classifier of languages."""
-    return tiny_head(root / "languages", "HeliumForSequenceClassification")
+    return tiny_text_model(root / "languages", "HeliumForSequenceClassification")
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +50,8 @@ def bundle(checkpoint: Path, root: Path) -> Path:
 def test_the_bundle_says_what_it_is(bundle: Path) -> None:
     manifest = open_bundle(bundle).manifest
     assert verify_bundle(bundle)
-    assert manifest.head is not None
-    assert (manifest.head.kind, manifest.head.labels) == (
+    assert manifest.output is not None
+    assert (manifest.output.kind, manifest.output.labels) == (
         "sequence_classification", ("en", "fr", "de", "it", "pt", "es"),
     )  # fmt: skip
     assert manifest.cache is None
@@ -114,7 +114,7 @@ def test_what_a_classifier_cannot_do(bundle: Path, root: Path, cli: Cli) -> None
 def test_files_of_decoders_are_refused_before_anything_is_run(
     options: tuple[str, ...], bundle: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("helium_edge.parity.check.check_head", lambda *_, **__: pytest.fail("it was run"))
+    monkeypatch.setattr("helium_edge.parity.check.check_texts", lambda *_, **__: pytest.fail("it was run"))
     monkeypatch.chdir(tmp_path)
     code, _, err = cli("parity", bundle, "--checkpoint", "not needed yet", *options)
     assert code == 2
@@ -133,7 +133,7 @@ def test_files_of_decoders_are_refused_before_anything_is_run(
 def test_scores_are_as_the_problem_says(
     changes: dict[str, Any], score: Callable[[float], float], tmp_path: Path, cli: Cli
 ) -> None:
-    folder = make_head(tmp_path / "model", "HeliumForSequenceClassification", seed=6, **changes)
+    folder = make_text_model(tmp_path / "model", "HeliumForSequenceClassification", seed=6, **changes)
     options = ("--recipe", "onnx-fp32", "--prefill-len", "16", "--no-parity")
     assert cli("export", folder, *options, "-o", tmp_path / "b")[0] == 0
     code, out, _ = cli("classify", tmp_path / "b", "on air", "--json")
@@ -146,7 +146,7 @@ def test_scores_are_as_the_problem_says(
 
 def test_hidden_states_and_token_labels(root: Path, cli: Cli) -> None:
     """Random weights: `--no-parity`, because quantization changes what they say."""
-    tokens = make_head(root / "tokens", "LlamaForTokenClassification", seed=6)
+    tokens = make_text_model(root / "tokens", "LlamaForTokenClassification", seed=6)
     options = ("--recipe", "onnx-int8", "--prefill-len", "16", "--no-parity")
     assert cli("export", tokens, *options, "-o", root / "t")[0] == 0
     code, out, _ = cli("classify", root / "t", "on air", "--json")
@@ -157,7 +157,7 @@ def test_hidden_states_and_token_labels(root: Path, cli: Cli) -> None:
     code, out, _ = cli("classify", root / "t", "on air")
     assert (code, out.splitlines()[0].split()) == (0, ["token", "label", "score"])
 
-    model = make_head(root / "model", "HeliumModel", seed=6)
+    model = make_text_model(root / "model", "HeliumModel", seed=6)
     code, out, _ = cli("export", model, "--recipe", "onnx-fp32", "-o", root / "m", "--prefill-len", "16", "--json")
     assert code == 0
     assert json.loads(out)["parity"]["max_logit_error"] < 1e-4
@@ -167,7 +167,7 @@ def test_hidden_states_and_token_labels(root: Path, cli: Cli) -> None:
 
 
 def test_a_classifier_without_padding_is_refused(root: Path, cli: Cli) -> None:
-    folder = make_head(root / "nopad", "LlamaForSequenceClassification", pad_token_id=None)
+    folder = make_text_model(root / "nopad", "LlamaForSequenceClassification", pad_token_id=None)
     code, _, err = cli("export", folder, "--recipe", "onnx-int8", "-o", root / "none")
     assert code == 3
     assert "pad_token_id" in err
@@ -177,7 +177,7 @@ def test_a_classifier_without_padding_is_refused(root: Path, cli: Cli) -> None:
 def test_a_coreml_bundle(root: Path, cli: Cli) -> None:
     """Published, verified and classified by interpreting its program, which every report says."""
     pytest.importorskip("coremltools")
-    tokens = make_head(root / "coreml tokens", "HeliumForTokenClassification", seed=6)
+    tokens = make_text_model(root / "coreml tokens", "HeliumForTokenClassification", seed=6)
     options = ("--recipe", "coreml-fp16", "--prefill-len", "16", "--json")
     code, out, _ = cli("export", tokens, *options, "-o", root / "c")
     assert code == 0

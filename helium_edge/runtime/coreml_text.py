@@ -1,4 +1,4 @@
-"""CoreML heads behind the `HeadRunner` protocol, evaluated by our own interpreter; see `coreml_runner.py`."""
+"""CoreML classifiers and encoders behind the `TextRunner` protocol, by our interpreter; see `coreml_runner.py`."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing_extensions import override
 
 from helium_edge.runtime.coreml_program import read_coreml
 from helium_edge.runtime.coreml_runner import CoremlRunner, InterpretedMethod, find_method
-from helium_edge.runtime.heads import Array, HeadRunner, padded, real_rows
-from helium_edge.signature import HeadSignature
+from helium_edge.runtime.text_runner import Array, TextRunner, padded, real_rows
+from helium_edge.signature import TextSignature
 
 
-class CoremlHead(HeadRunner):
+class CoremlTextRunner(TextRunner):
     """Evaluates the one method of a `.pte`.
 
     Args:
@@ -33,7 +33,7 @@ class CoremlHead(HeadRunner):
     evaluated_by = CoremlRunner.evaluated_by
     caveat = CoremlRunner.caveat
 
-    def __init__(self, path: Path, method: str, signature: HeadSignature) -> None:
+    def __init__(self, path: Path, method: str, signature: TextSignature) -> None:
         self.signature = signature
         self._method = InterpretedMethod(find_method(read_coreml(path), method, path), signature, {})
 

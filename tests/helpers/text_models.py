@@ -1,4 +1,4 @@
-"""Checkpoints with heads, their exports without a bundle around them, and the reference to compare with."""
+"""Checkpoints of classifiers and encoders, their exports without a bundle, and the reference to compare with."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ import transformers
 from safetensors.torch import load_file
 
 from helium_edge.checkpoint import Checkpoint, open_checkpoint
-from helium_edge.model.head import HeliumHead
+from helium_edge.model.text_model import TextModel
 from helium_edge.parity.emulation import EmulatedParts, Ledger
 from helium_edge.quant import QuantizedStore
 from helium_edge.recipe import Recipe, load_recipe
-from helium_edge.runtime.heads import Array, HeadRunner
 from helium_edge.runtime.quiet import quiet
+from helium_edge.runtime.text_runner import Array, TextRunner
 from helium_edge.runtime.tokenizer import Tokenizer
-from helium_edge.runtime.torch_head import TorchHead
-from helium_edge.signature import HeadSignature
+from helium_edge.runtime.torch_text import TorchTextRunner
+from helium_edge.signature import TextSignature
 from helium_edge.targets import load_target
 from helium_edge.targets.base import BuiltGraph
 from helium_edge.texts import LANGUAGES, evaluation_text
 from tests.helpers.checkpoints import make_checkpoint, write_weights
 
 TOKENS, PAD = 12, 3
-HEADS = ("Model", "ForSequenceClassification", "ForTokenClassification")
+TEXT_CLASSES = ("Model", "ForSequenceClassification", "ForTokenClassification")
 LABELS = {"id2label": {"0": "calm", "1": "warm", "2": "hot"}}
 
 
-def make_head(folder: Path, architecture: str, **changes: Any) -> Path:
+def make_text_model(folder: Path, architecture: str, **changes: Any) -> Path:
     """Write a random checkpoint of a class such as `LlamaForTokenClassification`, with three labels if any."""
     family = "llama" if architecture.startswith("Llama") else "helium"
     labels = LABELS if architecture.endswith("Classification") else {}
     return make_checkpoint(folder, architectures=[architecture], model_type=family, **(labels | changes))
 
 
-def head_recipe(name: str, **changes: Any) -> Recipe:
+def text_recipe(name: str, **changes: Any) -> Recipe:
     """A shipped recipe for texts of `TOKENS` tokens; `options` replaces those of its target."""
     data = load_recipe(name).model_dump(mode="json")
     data["shapes"] = {"prefill_len": TOKENS, "cache_len": TOKENS + 1}
@@ -50,7 +50,7 @@ def head_recipe(name: str, **changes: Any) -> Recipe:
 
 
 @dataclass
-class HeadExport:
+class TextExport:
     """A graph in a folder, and the store that it came from."""
 
     folder: Path
@@ -61,37 +61,37 @@ class HeadExport:
     planned_bytes: dict[str, int]
 
     @property
-    def signature(self) -> HeadSignature:
+    def signature(self) -> TextSignature:
         """Of the graph."""
-        assert isinstance(self.graph.signature, HeadSignature)
+        assert isinstance(self.graph.signature, TextSignature)
         return self.graph.signature
 
-    def runner(self) -> HeadRunner:
+    def runner(self) -> TextRunner:
         """The graph on its runtime."""
         if self.graph.file.endswith(".onnx"):
-            from helium_edge.runtime.onnx_head import OnnxHead
+            from helium_edge.runtime.onnx_text import OnnxTextRunner
 
-            return OnnxHead(self.folder, self.graph.file, self.signature, threads=1)
+            return OnnxTextRunner(self.folder, self.graph.file, self.signature, threads=1)
         if "coreml" in self.recipe.targets.names():
-            from helium_edge.runtime.coreml_head import CoremlHead
+            from helium_edge.runtime.coreml_text import CoremlTextRunner
 
-            return CoremlHead(self.folder / self.graph.file, str(self.graph.method), self.signature)
-        from helium_edge.runtime.executorch_head import ExecutorchHead
+            return CoremlTextRunner(self.folder / self.graph.file, str(self.graph.method), self.signature)
+        from helium_edge.runtime.executorch_text import ExecutorchTextRunner
 
-        return ExecutorchHead(self.folder / self.graph.file, str(self.graph.method), self.signature)
+        return ExecutorchTextRunner(self.folder / self.graph.file, str(self.graph.method), self.signature)
 
-    def torch_head(self, *, emulated: bool = False) -> TorchHead:
-        """Our torch head with the same dequantized weights, or also with activations rounded as kernels do."""
+    def torch_text(self, *, emulated: bool = False) -> TorchTextRunner:
+        """Our torch model with the same dequantized weights, or also with activations rounded as kernels do."""
         parts = None
         if emulated:
             (target,) = self.recipe.targets.names()
             arithmetic = load_target(target).arithmetic(self.recipe, self.store.plan)
             assert arithmetic.rounds
             parts = EmulatedParts(self.store, arithmetic, Ledger())
-        return TorchHead(HeliumHead(self.checkpoint.config, self.store, parts), TOKENS)
+        return TorchTextRunner(TextModel(self.checkpoint.config, self.store, parts), TOKENS)
 
 
-def export_head(source: Path | str, recipe: Recipe, folder: Path) -> HeadExport:
+def export_text_model(source: Path | str, recipe: Recipe, folder: Path) -> TextExport:
     """Quantize and build into `folder`."""
     checkpoint = open_checkpoint(str(source))
     folder.mkdir(parents=True)
@@ -101,7 +101,7 @@ def export_head(source: Path | str, recipe: Recipe, folder: Path) -> HeadExport:
     target.check(checkpoint.config, recipe)
     planned = dict(target.plan(checkpoint.config, recipe, store.plan))
     (graph,) = target.build(store, recipe, folder, lambda _: None)
-    return HeadExport(folder, checkpoint, recipe, store, graph, planned)
+    return TextExport(folder, checkpoint, recipe, store, graph, planned)
 
 
 def reference_outputs(folder: Path) -> dict[str, Array]:
@@ -138,7 +138,7 @@ def largest_error(found: Array, expected: Array) -> float:
     return float(np.abs(found.astype(np.float64) - expected).max()) / rms
 
 
-def tiny_head(folder: Path, architecture: str) -> Path:
+def tiny_text_model(folder: Path, architecture: str) -> Path:
     """Turn helium-tiny into a classifier of the language that a text, or each of its tokens, is in.
 
     The layers stay as they were trained; the classifier is a ridge regression on their hidden states over the

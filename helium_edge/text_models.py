@@ -10,8 +10,8 @@ import numpy as np
 from helium_edge.bundle import Bundle
 from helium_edge.errors import UsageError
 from helium_edge.loaded_model import Model, Text
-from helium_edge.runtime.heads import HeadRunner, scores
 from helium_edge.runtime.runner import Logits
+from helium_edge.runtime.text_runner import TextRunner, scores
 
 
 @dataclass(frozen=True)
@@ -38,15 +38,15 @@ class LabelledToken:
     labels: tuple[Label, ...] = field(default=())
 
 
-class _HeadModel(Model):
+class _TextModel(Model):
     """A model that takes a whole text at once."""
 
-    def __init__(self, bundle: Bundle, runner: HeadRunner) -> None:
+    def __init__(self, bundle: Bundle, runner: TextRunner) -> None:
         super().__init__(bundle)
-        self._runner: HeadRunner | None = runner
+        self._runner: TextRunner | None = runner
 
     @property
-    def runner(self) -> HeadRunner:
+    def runner(self) -> TextRunner:
         """The graph.
 
         Raises:
@@ -67,18 +67,18 @@ class _HeadModel(Model):
 
 
 @final
-class Classifier(_HeadModel):
+class Classifier(_TextModel):
     """A model that labels texts, or each token of a text."""
 
     @property
     def labels(self) -> tuple[str, ...]:
         """Names of the labels."""
-        return self.manifest.head.labels if self.manifest.head is not None else ()
+        return self.manifest.labels
 
     @property
     def labels_tokens(self) -> bool:
         """Whether each token has labels; otherwise the text has."""
-        return self.runner.signature.head == "token_classification"
+        return not self.manifest.task.pools
 
     def classify(self, text: Text) -> tuple[Label, ...]:
         """All labels of a text, best first.
@@ -106,14 +106,14 @@ class Classifier(_HeadModel):
         )
 
     def _ranked(self, logits: Logits) -> tuple[Label, ...]:
-        problem = self.manifest.head.problem_type if self.manifest.head is not None else None
+        problem = self.manifest.output.problem_type if self.manifest.output is not None else None
         found = scores(logits, problem)
         order = np.argsort(-logits, kind="stable")
         return tuple(Label(self.labels[at], float(found[at]), float(logits[at])) for at in order)
 
 
 @final
-class Encoder(_HeadModel):
+class Encoder(_TextModel):
     """A model that returns a vector for each token."""
 
     def hidden_states(self, text: Text) -> Logits:

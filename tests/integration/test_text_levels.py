@@ -1,6 +1,6 @@
-"""Levels L1 and L3 of heads: green for every head on every target with every scheme, red for planted faults.
+"""Levels L1 and L3 of classifiers and encoders: green on every target with every scheme, red for faults.
 
-A plain run takes each head and each scheme once on each target for helium-tiny, and holds L1. `--all-heads` takes
+A plain run takes each task and each scheme once on each target for helium-tiny, and holds L1. `--all-tasks` takes
 every combination, and holds L3 to the gates of the recipe, too. `-rP` shows what each combination measured.
 """
 
@@ -15,22 +15,22 @@ import numpy as np
 import pytest
 import torch
 
-from helium_edge.parity.head_graph import HeadGraph, compare_graph
-from helium_edge.parity.heads import HeadReport, ReferenceHead, compare_heads
+from helium_edge.parity.text_graph import TextGraph, compare_graph
+from helium_edge.parity.text_report import ReferenceTextModel, TextReport, compare_texts
 from helium_edge.quant import QuantizedStore, QuantizedWeight
 from helium_edge.runtime.quiet import quiet
 from helium_edge.runtime.tokenizer import Tokenizer
 from helium_edge.targets import load_target
 from helium_edge.targets.xnnpack.method import last_token
-from tests.helpers.heads import (
-    HEADS,
+from tests.helpers.text_models import (
+    TEXT_CLASSES,
     TOKENS,
-    HeadExport,
-    export_head,
-    head_recipe,
+    TextExport,
+    export_text_model,
     id_rows,
-    make_head,
-    tiny_head,
+    make_text_model,
+    text_recipe,
+    tiny_text_model,
 )
 
 if importlib.util.find_spec("executorch") is None or importlib.util.find_spec("coremltools") is None:
@@ -42,13 +42,13 @@ TARGETS = {
     "coreml": ("coreml-fp16", "coreml-int8", "coreml-int4"),
 }
 RECIPES = [recipe for recipes in TARGETS.values() for recipe in recipes]
-LATIN = [  # each head and each scheme once on each target
-    (head, recipes[(place + shift) % 3])
+LATIN = [  # each task and each scheme once on each target
+    (suffix, recipes[(place + shift) % 3])
     for shift, recipes in enumerate(TARGETS.values())
-    for place, head in enumerate(HEADS)
+    for place, suffix in enumerate(TEXT_CLASSES)
 ]
 
-ALL = [(head, recipe) for recipe in RECIPES for head in HEADS]
+ALL = [(suffix, recipe) for recipe in RECIPES for suffix in TEXT_CLASSES]
 
 _checkpoints: dict[str, Path] = {}
 
@@ -58,34 +58,34 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("levels")
 
 
-def checkpoint(root: Path, head: str, make: Callable[..., Path]) -> Path:
-    """A checkpoint of a head, written once."""
-    key = f"{make.__name__} {head}"
+def checkpoint(root: Path, suffix: str, make: Callable[..., Path]) -> Path:
+    """A checkpoint of a class, written once."""
+    key = f"{make.__name__} {suffix}"
     if key not in _checkpoints:
-        options = {"seed": 9} if make is make_head else {}
-        _checkpoints[key] = make(root / key.replace(" ", "-"), f"Helium{head}", **options)
+        options = {"seed": 9} if make is make_text_model else {}
+        _checkpoints[key] = make(root / key.replace(" ", "-"), f"Helium{suffix}", **options)
     return _checkpoints[key]
 
 
-def level1(exported: HeadExport, texts: Sequence[Sequence[int]]) -> HeadGraph:
+def level1(exported: TextExport, texts: Sequence[Sequence[int]]) -> TextGraph:
     (target,) = exported.recipe.targets.names()
     arithmetic = load_target(target).arithmetic(exported.recipe, exported.store.plan)
     return compare_graph(exported.runner(), exported.store, arithmetic, texts)
 
 
-def level3(exported: HeadExport, texts: Sequence[Sequence[int]]) -> HeadReport:
-    return compare_heads(
-        exported.runner(), ReferenceHead(exported.checkpoint, TOKENS), texts, exported.recipe.gates
+def level3(exported: TextExport, texts: Sequence[Sequence[int]]) -> TextReport:
+    return compare_texts(
+        exported.runner(), ReferenceTextModel(exported.checkpoint, TOKENS), texts, exported.recipe.gates
     )
 
 
-def tell(exported: HeadExport, graph: HeadGraph, report: HeadReport) -> None:
+def tell(exported: TextExport, graph: TextGraph, report: TextReport) -> None:
     """A line of the table in docs/parity.md."""
     figures = report.figures
-    head = exported.checkpoint.config.architecture.removeprefix("Helium")
+    suffix = exported.checkpoint.config.architecture.removeprefix("Helium")
     found = figures.cosine if figures.label_agreement is None else figures.label_agreement_decided
     print(  # noqa: T201 - shown by -rP
-        f"| {exported.recipe.name} | {head} | {graph.median_error:.1e} | {graph.worst_error:.1e} "
+        f"| {exported.recipe.name} | {suffix} | {graph.median_error:.1e} | {graph.worst_error:.1e} "
         f"| {figures.rms_error:.2g} | {found:.4f} | {'; '.join(report.failures) or 'holds'} |"
     )
 
@@ -96,20 +96,20 @@ def random_texts() -> list[list[int]]:
     return [*rng.integers(4, 160, (6, TOKENS)).tolist(), *id_rows().values()]
 
 
-def failures(found: HeadGraph) -> list[str]:
+def failures(found: TextGraph) -> list[str]:
     return [gate.failure for gate in found.gates if gate.failure is not None]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if metafunc.function is test_helium_tiny:
-        pairs = ALL if metafunc.config.getoption("--all-heads") else LATIN
-        metafunc.parametrize(("head", "recipe"), pairs)
+        pairs = ALL if metafunc.config.getoption("--all-tasks") else LATIN
+        metafunc.parametrize(("suffix", "recipe"), pairs)
 
 
-@pytest.mark.parametrize(("head", "recipe"), ALL)
-def test_random_checkpoints(head: str, recipe: str, root: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("suffix", "recipe"), ALL)
+def test_random_checkpoints(suffix: str, recipe: str, root: Path, tmp_path: Path) -> None:
     """Weights of std 0.3: the graph is right, and without quantization it is the original."""
-    exported = export_head(checkpoint(root, head, make_head), head_recipe(recipe), tmp_path / "out")
+    exported = export_text_model(checkpoint(root, suffix, make_text_model), text_recipe(recipe), tmp_path / "out")
     graph, report = level1(exported, random_texts()), level3(exported, random_texts())
     tell(exported, graph, report)
     assert failures(graph) == []
@@ -117,9 +117,9 @@ def test_random_checkpoints(head: str, recipe: str, root: Path, tmp_path: Path) 
     assert not recipe.endswith("fp32") or report.failures == []
 
 
-def test_helium_tiny(head: str, recipe: str, root: Path, tmp_path: Path, pytestconfig: pytest.Config) -> None:
-    folder = checkpoint(root, head, tiny_head)
-    exported = export_head(folder, head_recipe(recipe), tmp_path / "out")
+def test_helium_tiny(suffix: str, recipe: str, root: Path, tmp_path: Path, pytestconfig: pytest.Config) -> None:
+    folder = checkpoint(root, suffix, tiny_text_model)
+    exported = export_text_model(folder, text_recipe(recipe), tmp_path / "out")
     ids = Tokenizer(folder / "tokenizer.json").encode(
         "Le capteur mesure la température et envoie les données. " * 8
     )
@@ -128,7 +128,7 @@ def test_helium_tiny(head: str, recipe: str, root: Path, tmp_path: Path, pytestc
     graph, report = level1(exported, texts), level3(exported, texts)
     tell(exported, graph, report)
     assert failures(graph) == []
-    if pytestconfig.getoption("--all-heads"):
+    if pytestconfig.getoption("--all-tasks"):
         assert report.failures == []
 
 
@@ -152,8 +152,8 @@ def test_a_wrong_position_is_red(
     """The last token of the input in place of the last one that is no padding."""
     with quiet():  # coremltools warns where it is imported first
         monkeypatch.setattr(f"helium_edge.targets.{place}.last_token", last)
-    source = checkpoint(root, "ForSequenceClassification", make_head)
-    exported = export_head(source, head_recipe(recipe), tmp_path / "out")
+    source = checkpoint(root, "ForSequenceClassification", make_text_model)
+    exported = export_text_model(source, text_recipe(recipe), tmp_path / "out")
     found = level1(exported, random_texts())
     assert {line.split()[0] for line in failures(found)} == {"median_error", "worst_error"}
 
@@ -173,8 +173,8 @@ def test_one_scale_off_is_red(recipe: str, root: Path, tmp_path: Path, monkeypat
         assert scales[3, 1] != weight.scales[3, 1]
         return QuantizedWeight(weight.scheme, weight.codes, scales, weight.zero_points)
 
-    source = checkpoint(root, "ForTokenClassification", make_head)
+    source = checkpoint(root, "ForTokenClassification", make_text_model)
     with monkeypatch.context() as patch:
         patch.setattr(QuantizedStore, "get", get)
-        exported = export_head(source, head_recipe(recipe), tmp_path / "out")
+        exported = export_text_model(source, text_recipe(recipe), tmp_path / "out")
     assert [line.split()[0] for line in failures(level1(exported, random_texts()))] == ["median_error"]

@@ -1,4 +1,4 @@
-"""ONNX Runtime behind the `HeadRunner` protocol."""
+"""ONNX Runtime behind the `TextRunner` protocol."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing_extensions import override
 
 from helium_edge.documents import first_line
 from helium_edge.errors import BundleError
-from helium_edge.runtime.heads import Array, HeadRunner, padded, real_rows
 from helium_edge.runtime.onnx_runner import load_session
-from helium_edge.signature import CLASSIFY, INPUT_IDS, HeadSignature
+from helium_edge.runtime.text_runner import Array, TextRunner, padded, real_rows
+from helium_edge.signature import CLASSIFY, INPUT_IDS, TextSignature
 
 
-class OnnxHead(HeadRunner):
+class OnnxTextRunner(TextRunner):
     """Runs the one graph of a folder.
 
     Args:
@@ -27,7 +27,7 @@ class OnnxHead(HeadRunner):
         BundleError: The graph cannot be loaded.
     """
 
-    def __init__(self, folder: Path, file: str, signature: HeadSignature, *, threads: int = 0) -> None:
+    def __init__(self, folder: Path, file: str, signature: TextSignature, *, threads: int = 0) -> None:
         self.signature = signature
         self._session = load_session(folder, {CLASSIFY: file}, CLASSIFY, threads)
 

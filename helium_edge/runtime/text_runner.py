@@ -1,4 +1,4 @@
-"""`HeadRunner`: one way to run a classifier or encoder, whatever runs it; and scores out of logits."""
+"""`TextRunner`: one way to run a classifier or encoder, whatever runs it; and scores out of logits."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import numpy as np
 import numpy.typing as npt
 
 from helium_edge.errors import UsageError
-from helium_edge.signature import HeadSignature
+from helium_edge.signature import TextSignature
 
 Array = npt.NDArray[np.float32]
 
 
-class HeadRunner(Protocol):
+class TextRunner(Protocol):
     """A graph that takes a whole text.
 
     Attributes:
         signature: Its input and output.
     """
 
-    signature: HeadSignature
+    signature: TextSignature
 
     def run(self, ids: Sequence[int]) -> Array:
         """Run a text of at most T tokens; the rest of the input is padding.
@@ -36,7 +36,7 @@ class HeadRunner(Protocol):
         ...
 
 
-def padded(signature: HeadSignature, ids: Sequence[int]) -> npt.NDArray[np.int64]:
+def padded(signature: TextSignature, ids: Sequence[int]) -> npt.NDArray[np.int64]:
     """The input of a graph: the ids of a text, then padding, (1, T).
 
     Padding on the right changes nothing: no real token sees it, and the position that stands for a text is found
@@ -57,16 +57,16 @@ def padded(signature: HeadSignature, ids: Sequence[int]) -> npt.NDArray[np.int64
     if bad is not None:
         raise UsageError(f"token id {bad} is outside the vocabulary of {signature.vocab_size}")
     pad = signature.pad_token_id
-    if pad is None and len(ids) < signature.tokens and signature.head == "sequence_classification":
+    if pad is None and len(ids) < signature.tokens and signature.task.pools:
         raise UsageError(f"the model has no padding id: give exactly {signature.tokens} tokens")
     filled = np.full((1, signature.tokens), 0 if pad is None else pad, np.int64)
     filled[0, : len(ids)] = ids
     return filled
 
 
-def real_rows(signature: HeadSignature, output: Array, ids: Sequence[int]) -> Array:
+def real_rows(signature: TextSignature, output: Array, ids: Sequence[int]) -> Array:
     """What a graph returned without its batch and without the rows of padding, as a new array."""
-    rows: Array = output[0] if signature.head == "sequence_classification" else output[0, : len(ids)]
+    rows: Array = output[0] if signature.task.pools else output[0, : len(ids)]
     return rows.copy()
 
 

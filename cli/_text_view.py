@@ -9,14 +9,14 @@ from . import _console
 from ._format import figure
 
 if TYPE_CHECKING:
-    from helium_edge.parity.heads import HeadReport
+    from helium_edge.parity.text_report import TextReport
     from helium_edge.parity.verdict import GateResult
 
 
-def show_head_parity(report: HeadReport, *, stderr: bool = False) -> None:
+def show_text_parity(report: TextReport, *, stderr: bool = False) -> None:
     """Show a comparison: L1 with its gates, then the figures of L3 over all texts and its gates."""
     found = report.figures
-    kind = report.head.replace("_", " ")
+    kind = report.task.words
     if report.graph is not None:
         _console.title(f"Parity with torch (L1, {kind}, {report.graph.texts:,} texts)", stderr=stderr)
         pairs_l1 = [("rows", f"{report.graph.rows:,}"), ("activations", report.graph.arithmetic)]

@@ -16,7 +16,7 @@ from helium_edge.model.parts import DenseParts, Parts
 from helium_edge.model.rope import rope_tables
 
 
-class HeliumHead(torch.nn.Module):
+class TextModel(torch.nn.Module):
     """Hidden states, logits of the text, or logits of each token, as the config's class returns them.
 
     Args:
@@ -42,7 +42,7 @@ class HeliumHead(torch.nn.Module):
         config, tokens = self.config, input_ids.shape[1]
         rope = rope_tables(config.rope_theta, config.head_dim, tokens)
         x = self.stack.encode(input_ids[0], rope, causal_mask(config, tokens))
-        if config.head != "sequence_classification":
+        if not config.task.pools:
             return self.stack.logits(x)[None]
         return self.stack.logits(x[last_token(input_ids, torch.arange(tokens), config.pad_token_id)])
 
