@@ -11,6 +11,7 @@ import yaml
 from helium_edge.bundle import (
     GenerationSection,
     GraphEntry,
+    OutputSection,
     SourceSection,
     check_companions,
     generation_defaults,
@@ -268,6 +269,24 @@ def test_a_prompt_with_quotes_is_quoted_for_the_shell() -> None:
     golden = golden.model_copy(update={"prompt": 'it\'s "$HOME"'})
     text = render_card(make_manifest(golden=golden), CheckpointCard(), {})
     assert """helium-edge generate . 'it'"'"'s "$HOME"' --max""" in text
+
+
+@pytest.mark.parametrize(
+    ("task", "pipeline", "command"),
+    [
+        ("hidden_states", "feature-extraction", ""),
+        ("sequence_classification", "text-classification", 'helium-edge classify . "Hello"'),
+        ("token_classification", "token-classification", 'helium-edge classify . "Hello"'),
+    ],
+)
+def test_the_card_tells_how_each_task_is_run(task: Any, pipeline: str, command: str) -> None:
+    output = OutputSection(kind=task, labels=("a",) if command else (), problem_type=None)
+    text = render_card(make_manifest(head=output, cache=None, golden=None), CheckpointCard(), {})
+    assert f"pipeline_tag: {pipeline}\n" in text
+    assert "run the graph of phase `classify` once" in text
+    assert command in text
+    assert "generate ." not in text
+    assert "allocate the cache" in render_card(make_manifest(), CheckpointCard(), {})
 
 
 @pytest.mark.parametrize(
