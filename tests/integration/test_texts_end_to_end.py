@@ -31,7 +31,7 @@ def cli(capfd: pytest.CaptureFixture[str]) -> Cli:
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("heads")
+    return tmp_path_factory.mktemp("texts")
 
 
 @pytest.fixture(scope="module")
