@@ -34,7 +34,7 @@ PACKAGES = (
     ("transformers", "transformers", "reference", "parity with the original"),
     ("executorch", "executorch", "executorch", "target xnnpack"),
     ("coremltools", "coremltools", "coreml", "target coreml"),
-    ("jinja2", "jinja2", "report", "the HTML report"),
+    ("jinja2", "jinja2", None, "chat templates, the HTML report"),
     ("matplotlib", "matplotlib", "report", "its charts"),
     ("onnxruntime_genai", "onnxruntime-genai", "genai", "checking bundles for it"),
     ("optimum.onnxruntime", "optimum-onnx", "optimum", "optimum-cli export helium-edge"),

@@ -16,7 +16,8 @@ from typing import Any, TypedDict, final
 import numpy as np
 from typing_extensions import Unpack
 
-from helium_edge.bundle import Bundle, Conversations, GenerationSection, manifest_hash
+from helium_edge.bundle import Bundle, GenerationSection, manifest_hash
+from helium_edge.bundle.load_chat import Conversations
 from helium_edge.chat import check_messages
 from helium_edge.errors import UsageError
 from helium_edge.loaded_model import Model, Text

@@ -1,7 +1,7 @@
 """The bundle: manifest, atomic publishing, verification, golden trace and companion files."""
 
 from helium_edge.bundle.card import read_checkpoint_card, write_card
-from helium_edge.bundle.chat_section import ChatSection, chat_section
+from helium_edge.bundle.chat_section import ChatSection
 from helium_edge.bundle.companions import (
     Companions,
     check_companions,
@@ -12,7 +12,6 @@ from helium_edge.bundle.companions import (
 )
 from helium_edge.bundle.golden import GoldenCheck, GoldenTrace, check_golden, record_golden
 from helium_edge.bundle.graph_sections import CacheScalesSection, CacheSection, GraphEntry
-from helium_edge.bundle.load_chat import Conversations
 from helium_edge.bundle.manifest import MANIFEST_NAME, Manifest, read_manifest
 from helium_edge.bundle.sections import (
     CreatedBy,
@@ -32,9 +31,9 @@ from helium_edge.bundle.writer import BundleWriter, check_output
 
 __all__ = [
     # opening and checking
-    "Bundle", "Check", "Conversations", "manifest_hash", "open_bundle", "verify_bundle",
+    "Bundle", "Check", "manifest_hash", "open_bundle", "verify_bundle",
     # writing
-    "BundleWriter", "Companions", "chat_section", "check_companions", "check_output", "generation_defaults",
+    "BundleWriter", "Companions", "check_companions", "check_output", "generation_defaults",
     "read_checkpoint_card", "tokenizer_facts", "write_card", "write_companions", "write_genai_config",
     # the manifest
     "MANIFEST_NAME", "Manifest", "read_manifest", "CacheScalesSection", "CacheSection", "ChatSection", "CreatedBy",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import cast
 
-from helium_edge.bundle.chat_section import template_of_bundle
+from helium_edge.bundle.chat_template import template_of_bundle
 from helium_edge.bundle.verify import Bundle
 from helium_edge.chat import ChatForm, ChatTemplate, Message, Span
 from helium_edge.errors import BundleError

@@ -19,11 +19,11 @@ from helium_edge.bundle import (
     SourceSection,
     TargetSection,
     TokensSection,
-    chat_section,
     generation_defaults,
     read_checkpoint_card,
     tokenizer_facts,
 )
+from helium_edge.bundle.chat_template import chat_section
 from helium_edge.exporting.source import ExportSource
 from helium_edge.quant import QuantizedStore
 from helium_edge.recipe import Recipe
