@@ -93,6 +93,11 @@ def write_tokenizers(folder: Path) -> None:
             made_tokenizer(document, seed, fallback),
             [*fixed[:800], *texts.random_texts(1500, seed)],
         )
+    flagged = [*random_added_texts(700, seed=8), *fixed[:300]]
+    made["added"] = (with_added_tokens(document), flagged)
+    for name, options in BPE_KINDS.items():
+        content = with_added_tokens(bpe_tokenizer(**options))
+        made[name] = (content, [*fixed[:800], *texts.random_texts(1000, seed=9), *flagged])
     for name, (content, chosen) in made.items():
         path = folder / "tokenizers" / f"{name}.json"
         path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
@@ -123,11 +128,91 @@ def made_tokenizer(document: dict[str, Any], seed: int, byte_fallback: bool) -> 
     }
 
 
+BPE_KINDS: dict[str, dict[str, Any]] = {
+    "bpe": {"byte_fallback": True, "fuse_unk": True},
+    "bpe-first": {"metaspace": {"prepend_scheme": "first", "split": False}, "fuse_unk": False},
+    "bpe-always": {"metaspace": {"prepend_scheme": "always", "split": True}, "ignore_merges": True, "fuse_unk": True},
+    "bpe-never": {"metaspace": {"prepend_scheme": "never", "split": False}, "byte_fallback": True, "bytes_left_out": 40},
+}
+"""The SentencePiece BPE of public checkpoints, and the corners of it that none of those has together."""
+
+
+def bpe_tokenizer(
+    *,
+    byte_fallback: bool = False,
+    fuse_unk: bool = False,
+    ignore_merges: bool = False,
+    metaspace: dict[str, Any] | None = None,
+    bytes_left_out: int = 0,
+) -> dict[str, Any]:
+    """A BPE of 1,500 pieces, trained on the evaluation texts, of the pipelines that Llama, Mistral and Gemma have."""
+    specials = ["<unk>", "<s>", "</s>", "<pad>"]
+    byte_pieces = [f"<0x{value:02X}>" for value in range(256 - bytes_left_out)] if byte_fallback else []
+    library = tokenizers.Tokenizer(tokenizers.models.BPE(unk_token="<unk>"))
+    library.normalizer = tokenizers.normalizers.Replace(" ", "▁")
+    library.pre_tokenizer = tokenizers.pre_tokenizers.Split("▁", "merged_with_next")
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=1500, special_tokens=[*specials, *byte_pieces], show_progress=False
+    )
+    trained = [path.read_text(encoding="utf-8") for path in sorted((DATA / "eval-text").glob("*.txt"))]
+    library.train_from_iterator(trained, trainer)
+    library.post_processor = tokenizers.processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    document: dict[str, Any] = json.loads(library.to_str())
+    document["added_tokens"] = document["added_tokens"][: len(specials)]
+    document["model"] |= {"byte_fallback": byte_fallback, "fuse_unk": fuse_unk, "ignore_merges": ignore_merges}
+    replace = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
+    prepend = {"type": "Prepend", "prepend": "▁"}
+    document["normalizer"] = None if metaspace else {"type": "Sequence", "normalizers": [prepend, replace]}
+    document["pre_tokenizer"] = {"type": "Metaspace", "replacement": "▁", **metaspace} if metaspace else None
+    back = {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}
+    strip = {"type": "Strip", "content": " ", "start": 1, "stop": 0}
+    decoders = [back, {"type": "ByteFallback"}, {"type": "Fuse"}, strip]
+    document["decoder"] = {"type": "Sequence", "decoders": decoders}
+    return document
+
+
+ADDED_TOKENS: dict[str, dict[str, bool]] = {
+    "<|turn|>": {"special": True},
+    "<|end of turn|>": {"special": True, "lstrip": True},
+    "<tool>": {"rstrip": True},
+    "</tool>": {"lstrip": True, "rstrip": True},
+    "étàpe": {"normalized": True},
+    "[X] y": {"normalized": True},
+    "mötx": {"single_word": True},
+    "wörtq": {"single_word": True, "normalized": True},
+    "\n\t": {},
+}
+"""What fine-tunes add, with every flag that a tokenizer.json has for it."""
+
+
+def with_added_tokens(document: dict[str, Any]) -> dict[str, Any]:
+    """The tokenizer with tokens that stand behind its vocabulary."""
+    start = len(document["model"]["vocab"])
+    flags = {"special": False, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    added = [
+        {"id": start + index, "content": content, **flags, **own}
+        for index, (content, own) in enumerate(ADDED_TOKENS.items())
+    ]
+    return {**document, "added_tokens": [*document["added_tokens"], *added]}
+
+
+def random_added_texts(count: int, seed: int) -> list[str]:
+    """Texts of added tokens, blanks and words in any order."""
+    rng = random.Random(seed)
+    parts = [*ADDED_TOKENS, *ADDED_TOKENS, " ", "  ", "\n", "\t", "\u00a0", "\u0085", "\x1c", "▁", "<s>", "</s>", "a", "é", "👍",
+             "the", " Straße", "mötxs", "_", "1"]  # fmt: skip
+    return ["".join(rng.choices(parts, k=rng.randint(1, 12))) for _ in range(count)]
+
+
 def text_cases(path: Path, chosen: list[str]) -> Iterator[dict[str, Any]]:
     """Ids and the text that they decode to, by the Hugging Face library itself."""
     library = tokenizers.Tokenizer.from_file(str(path))
     library.no_padding()
     library.no_truncation()
+    for token in json.loads(path.read_text(encoding="utf-8"))["added_tokens"]:
+        # The library numbers them anew where they are pieces of the vocabulary as well.
+        if library.token_to_id(token["content"]) != token["id"]:
+            raise SystemExit(f"{path.name}: {token['content']!r} has another id in the library")
     for encoding, text in zip(library.encode_batch(chosen), chosen, strict=True):
         yield {
             "text": text,

@@ -4,6 +4,8 @@ private const val LARGEST = (1L shl 53) - 1
 
 /** A JSON object whose fields are read with their types; what does not fit is an error that names the field. */
 internal class JsonFields(private val fields: Map<String, Json>, private val path: String) {
+    val keys: Set<String> get() = fields.keys
+
     fun has(key: String): Boolean = fields[key] != null && fields[key] != Json.Null
 
     fun obj(key: String): JsonFields = of(require(key), where(key))

@@ -49,9 +49,10 @@ public class SpanEncoder(private val tokenizer: Tokenizer, texts: List<String>, 
                 at++
                 continue
             }
-            encodePlain(text.substring(done, at), ids)
+            val end = at + token.content.length
+            encodePlain(text.substring(done, if (token.stripLeft) maxOf(done, blanksBefore(text, at)) else at), ids)
             ids.add(token.id)
-            at += token.content.length
+            at = if (token.stripRight) blanksAfter(text, end) else end
             done = at
         }
         encodePlain(text.substring(done), ids)

@@ -8,7 +8,7 @@ import java.io.File
  * Not changed after construction, so that threads may share one.
  */
 public class Tokenizer private constructor(private val file: TokenizerFile) {
-    private val model = UnigramModel(file)
+    private val model: PieceModel = file.merges?.let { BpeModel(file, it) } ?: UnigramModel(file)
 
     /** Tokens that are found in the raw text, before anything else. */
     internal val addedTokens: List<AddedToken> get() = file.addedTokens
@@ -48,24 +48,44 @@ public class Tokenizer private constructor(private val file: TokenizerFile) {
      */
     internal fun encodeWithout(text: String, hidden: Set<Int>, tokens: List<AddedToken>, ids: IntList) {
         checkUnicode(text)
-        val firstCharacters = tokens.mapTo(HashSet()) { it.content[0] }
-        var start = 0
+        val (later, now) = tokens.partition { it.normalized }
+        val inNormalized = later.map { it to normalize(it.content) }.sortedByDescending { it.second.length }
+        cut(text, now.map { it to it.content }, ids) { start, end ->
+            val segment = normalize(text.substring(start, end))
+            cut(segment, inNormalized, ids) { from, to ->
+                encodeSegment(segment.substring(from, to), start == 0 && from == 0, hidden, ids)
+            }
+        }
+    }
+
+    /** Appends the ids of the tokens in a text, and hands what stands between them to [rest]; longer tokens come first. */
+    private inline fun cut(text: String, tokens: List<Pair<AddedToken, String>>, ids: IntList, rest: (Int, Int) -> Unit) {
+        val firstCharacters = tokens.mapTo(HashSet()) { it.second[0] }
+        var done = 0
         var at = 0
         while (at < text.length) {
-            val token = if (text[at] in firstCharacters) tokens.firstOrNull { text.startsWith(it.content, at) } else null
-            if (token == null) {
+            val match = if (text[at] in firstCharacters) tokens.firstOrNull { text.startsWith(it.second, at) } else null
+            if (match == null) {
                 at++
                 continue
             }
-            val end = at + token.content.length
+            val token = match.first
+            val end = at + match.second.length
             if (!token.singleWord || !touchesWord(text, at, end)) {
-                encodeSegment(text.substring(start, at), hidden, ids)
+                val start = if (token.stripLeft) maxOf(done, blanksBefore(text, at)) else at
+                if (done < start) rest(done, start)
                 ids.add(token.id)
-                start = end
+                done = if (token.stripRight) blanksAfter(text, end) else end
             }
+            // Not behind the blanks that were taken: they may spell a token, which the library then has as well.
             at = end
         }
-        encodeSegment(text.substring(start), hidden, ids)
+        if (done < text.length) rest(done, text.length)
+    }
+
+    private fun normalize(text: String): String {
+        val whole = if (file.prepending == Prepending.EACH) file.prepend + text else text
+        return file.replacements.fold(whole) { all, (from, to) -> all.replace(from, to) }
     }
 
     /** Text of token ids; special tokens and ids without a token have none. */
@@ -87,7 +107,8 @@ public class Tokenizer private constructor(private val file: TokenizerFile) {
     /** The piece of an id, or null for special tokens and ids without one. */
     internal fun visiblePiece(id: Int): String? {
         val token = addedById[id] ?: return file.pieces.getOrNull(id)
-        return if (token.special) null else token.content
+        if (token.special) return null
+        return if (token.normalized) normalize(token.content) else token.content
     }
 
     /** The byte that a piece stands for, or -1. */
@@ -102,12 +123,26 @@ public class Tokenizer private constructor(private val file: TokenizerFile) {
     internal fun textOf(piece: String): String =
         file.decoderReplacements.fold(piece) { text, (from, to) -> text.replace(from, to) }
 
-    private fun encodeSegment(segment: String, hidden: Set<Int>, ids: IntList) {
-        if (segment.isEmpty()) return
-        val text = file.replacements.fold(file.prepend + segment) { all, (from, to) -> all.replace(from, to) }
+    private fun encodeSegment(segment: String, first: Boolean, hidden: Set<Int>, ids: IntList) {
+        val prepends = when (file.prepending) {
+            Prepending.EACH -> false
+            Prepending.EACH_WITHOUT -> !segment.startsWith(file.prepend)
+            Prepending.FIRST_WITHOUT -> first && !segment.startsWith(file.prepend)
+        }
+        val text = if (prepends) file.prepend + segment else segment
         val cut = file.splitAt
         if (cut == null) {
             model.encode(text, ids, hidden)
+            return
+        }
+        if (file.splitsBefore) {
+            var start = 0
+            while (start < text.length) {
+                val next = text.indexOf(cut, start + 1)
+                val end = if (next < 0) text.length else next
+                model.encode(text.substring(start, end), ids, hidden)
+                start = end
+            }
             return
         }
         var start = 0
@@ -144,6 +179,22 @@ private fun checkUnicode(text: String) {
         at += Character.charCount(point)
     }
 }
+
+internal fun blanksBefore(text: String, end: Int): Int {
+    var at = end
+    while (at > 0 && isBlank(text[at - 1])) at--
+    return at
+}
+
+internal fun blanksAfter(text: String, start: Int): Int {
+    var at = start
+    while (at < text.length && isBlank(text[at])) at++
+    return at
+}
+
+/** Unicode's White_Space; that of Kotlin has four control characters more. */
+private fun isBlank(c: Char): Boolean =
+    c in '\t'..'\r' || c == '\u0085' || Character.isSpaceChar(c)
 
 private fun touchesWord(text: String, start: Int, end: Int): Boolean =
     (start > 0 && isWord(text.codePointBefore(start))) || (end < text.length && isWord(text.codePointAt(end)))

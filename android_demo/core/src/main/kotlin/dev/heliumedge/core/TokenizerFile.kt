@@ -4,24 +4,46 @@ import java.io.File
 
 private const val MAX_TOKENIZER_BYTES = 64L shl 20
 
+/** Ids without a piece that a small vocabulary may have. */
+private const val MAX_HOLES = 1 shl 16
+
 /** A token that is found in the raw text, before anything else. */
-internal class AddedToken(val id: Int, val content: String, val singleWord: Boolean, val special: Boolean)
+internal class AddedToken(
+    val id: Int,
+    val content: String,
+    val singleWord: Boolean,
+    val special: Boolean,
+    /** Whether it takes the blanks before it, and those after it. */
+    val stripLeft: Boolean,
+    val stripRight: Boolean,
+    /** Whether it is found in normalized text, in its own normalized form. */
+    val normalized: Boolean,
+)
+
+/** Which segments of a text get [TokenizerFile.prepend]. */
+internal enum class Prepending { EACH, EACH_WITHOUT, FIRST_WITHOUT }
 
 /**
- * The content of a `tokenizer.json` of the kind that every Helium has: Unigram with byte fallback, a text put in
- * front and blanks replaced, split at one string, and a decoder that undoes it.
+ * The content of a `tokenizer.json` of the SentencePiece kinds: Unigram or BPE with byte fallback, a text put in front
+ * and blanks replaced, split at one string, and a decoder that undoes it.
  */
 internal class TokenizerFile(
     val pieces: Array<String>,
+    /** Of Unigram; empty for BPE. */
     val scores: DoubleArray,
+    /** Of BPE; null for Unigram. */
+    val merges: BpeMerges?,
     val unknownId: Int?,
     val byteFallback: Boolean,
     val addedTokens: List<AddedToken>,
-    /** Put in front of each segment of text, before [replacements]. */
+    /** Put in front of segments of text, before [replacements] unless those that begin with it are left as they are. */
     val prepend: String,
+    val prepending: Prepending,
     val replacements: List<Pair<String, String>>,
     /** Strings at which normalized text is cut; they stay as pieces of their own. */
     val splitAt: String?,
+    /** Whether text is cut before each [splitAt], in place of around runs of it. */
+    val splitsBefore: Boolean,
     val idsBefore: IntArray,
     val idsAfter: IntArray,
     val decoderReplacements: List<Pair<String, String>>,
@@ -50,7 +72,31 @@ internal class TokenizerFile(
 private class TokenizerParser(private val root: JsonFields) {
     fun file(): TokenizerFile {
         val model = root.obj("model")
-        if (model.textOrNull("type") != "Unigram") model.fail("type", "= ${model.textOrNull("type")} is not implemented; allowed: Unigram")
+        val vocabulary = when (val type = model.textOrNull("type")) {
+            "Unigram" -> unigram(model)
+            "BPE" -> bpe(model)
+            else -> model.fail("type", "= $type is not implemented; allowed: Unigram, BPE")
+        }
+        val normalizer = normalizer()
+        val cutting = cutting()
+        if (cutting.prepend != null && normalizer.first.isNotEmpty()) root.fail("pre_tokenizer", "puts a text in front, as the normalizer does")
+        val template = template()
+        val decoder = decoder()
+        return TokenizerFile(
+            vocabulary.pieces, vocabulary.scores, vocabulary.merges, vocabulary.unknown,
+            byteFallback = model.has("byte_fallback") && model.flag("byte_fallback"),
+            addedTokens = if (root.has("added_tokens")) root.objects("added_tokens").map(::added) else emptyList(),
+            prepend = cutting.prepend ?: normalizer.first, prepending = cutting.prepending,
+            replacements = normalizer.second + cutting.replacements,
+            splitAt = cutting.splitAt, splitsBefore = cutting.splitsBefore,
+            idsBefore = template.first, idsAfter = template.second,
+            decoderReplacements = decoder.first, stripStart = decoder.second,
+        )
+    }
+
+    private class Vocabulary(val pieces: Array<String>, val scores: DoubleArray, val merges: BpeMerges?, val unknown: Int?)
+
+    private fun unigram(model: JsonFields): Vocabulary {
         val vocabulary = model.items("vocab")
         val pieces = Array(vocabulary.size) { "" }
         val scores = DoubleArray(vocabulary.size)
@@ -61,27 +107,47 @@ private class TokenizerParser(private val root: JsonFields) {
         }
         val unknown = model.intOrNull("unk_id")
         if (unknown != null && unknown >= pieces.size) model.fail("unk_id", "is outside the vocabulary")
-        val normalizer = normalizer()
-        val template = template()
-        val decoder = decoder()
-        return TokenizerFile(
-            pieces, scores, unknown,
-            byteFallback = model.has("byte_fallback") && model.flag("byte_fallback"),
-            addedTokens = if (root.has("added_tokens")) root.objects("added_tokens").map(::added) else emptyList(),
-            prepend = normalizer.first, replacements = normalizer.second,
-            splitAt = splitAt(),
-            idsBefore = template.first, idsAfter = template.second,
-            decoderReplacements = decoder.first, stripStart = decoder.second,
-        )
+        return Vocabulary(pieces, scores, null, unknown)
     }
 
-    private fun added(entry: JsonFields): AddedToken {
-        for (key in listOf("lstrip", "rstrip", "normalized")) {
-            if (entry.has(key) && entry.flag(key)) entry.fail(key, "= true is not implemented")
+    private fun bpe(model: JsonFields): Vocabulary {
+        for (key in listOf("dropout", "continuing_subword_prefix", "end_of_word_suffix")) {
+            if (model.has(key) && model.textOrNull(key) != "") model.fail(key, "is not implemented")
         }
+        val vocabulary = model.obj("vocab")
+        val ids = HashMap<String, Int>()
+        for (piece in vocabulary.keys) ids[piece] = vocabulary.int(piece)
+        val size = (ids.values.maxOrNull() ?: -1) + 1
+        // Ids without a piece read as nothing; far more of them than pieces are a damaged file.
+        if (size > MAX_HOLES + 2 * ids.size) model.fail("vocab", "has an id of ${size - 1} among ${ids.size} pieces")
+        val pieces = Array(size) { "" }
+        for ((piece, id) in ids) pieces[id] = piece
+        val merges = model.items("merges")
+        val table = BpeMerges(merges.size, fusesUnknown = model.flagOr("fuse_unk"), ignoredForWhole = model.flagOr("ignore_merges"))
+        merges.forEachIndexed { rank, entry ->
+            val pair = when (entry) {
+                is Json.Str -> entry.value.split(" ")
+                is Json.Arr -> entry.items.map { (it as? Json.Str)?.value }
+                else -> emptyList()
+            }
+            if (pair.size != 2) model.fail("merges[$rank]", "must be two pieces")
+            val (left, right, both) = listOf(pair[0], pair[1], "${pair[0]}${pair[1]}").map { ids[it] }
+            if (left == null || right == null || both == null) model.fail("merges[$rank]", "joins pieces that are not in the vocabulary")
+            table.add(left, right, rank, both)
+        }
+        val unknown = model.textOrNull("unk_token")
+        return Vocabulary(pieces, DoubleArray(0), table, unknown?.let { ids[it] ?: model.fail("unk_token", "is not in the vocabulary") })
+    }
+
+    private fun JsonFields.flagOr(key: String): Boolean = has(key) && flag(key)
+
+    private fun added(entry: JsonFields): AddedToken {
         val content = entry.text("content")
         if (content.isEmpty()) entry.fail("content", "is empty")
-        return AddedToken(entry.int("id"), content, entry.has("single_word") && entry.flag("single_word"), entry.flag("special"))
+        return AddedToken(
+            entry.int("id"), content, entry.flagOr("single_word"), entry.flag("special"),
+            entry.flagOr("lstrip"), entry.flagOr("rstrip"), entry.flagOr("normalized"),
+        )
     }
 
     /** Steps of a section that may be one step, a sequence of them, or null. */
@@ -103,13 +169,39 @@ private class TokenizerParser(private val root: JsonFields) {
         return prepend to replacements
     }
 
-    private fun splitAt(): String? {
+    private class Cutting(
+        val splitAt: String? = null,
+        val splitsBefore: Boolean = false,
+        val prepend: String? = null,
+        val prepending: Prepending = Prepending.EACH,
+        val replacements: List<Pair<String, String>> = emptyList(),
+    )
+
+    private fun cutting(): Cutting {
         val steps = steps("pre_tokenizer", "pretokenizers")
-        val step = steps.firstOrNull() ?: return null
-        if (steps.size > 1) step.fail("type", "is one of several; allowed: one Split")
-        if (step.text("type") != "Split") step.fail("type", "= ${step.text("type")} is not implemented; allowed: Split")
+        val step = steps.firstOrNull() ?: return Cutting()
+        if (steps.size > 1) step.fail("type", "is one of several; allowed: one Split or Metaspace")
+        when (val type = step.text("type")) {
+            "Metaspace" -> return metaspace(step)
+            "Split" -> Unit
+            else -> step.fail("type", "= $type is not implemented; allowed: Split, Metaspace")
+        }
         if (step.text("behavior") != "Contiguous" || step.flag("invert")) step.fail("behavior", "must be Contiguous, not inverted")
-        return step.pattern()
+        return Cutting(splitAt = step.pattern())
+    }
+
+    private fun metaspace(step: JsonFields): Cutting {
+        val mark = step.text("replacement")
+        val prepending = when (val scheme = step.textOrNull("prepend_scheme") ?: "always") {
+            "always" -> Prepending.EACH_WITHOUT
+            "first" -> Prepending.FIRST_WITHOUT
+            "never" -> null
+            else -> step.fail("prepend_scheme", "= $scheme is not implemented; allowed: always, first, never")
+        }
+        val splits = !step.has("split") || step.flag("split")
+        return Cutting(
+            if (splits) mark else null, splits, prepending?.let { mark }, prepending ?: Prepending.EACH, listOf(" " to mark),
+        )
     }
 
     private fun JsonFields.pattern(): String {

@@ -6,7 +6,7 @@ private const val UNKNOWN_PENALTY = 10.0
  * The most likely segmentation of a text into pieces (Kudo 2018, "Subword Regularization"), with the choices of the
  * Hugging Face library where several are equally likely, for unknown characters, and for their bytes.
  */
-internal class UnigramModel(private val file: TokenizerFile) {
+internal class UnigramModel(private val file: TokenizerFile) : PieceModel {
     private val trie = PieceTrie(file.pieces)
     private val unknownScore = (file.scores.minOrNull() ?: 0.0) - UNKNOWN_PENALTY
     private val byteIds = IntArray(256) { trie.find("<0x%02X>".format(it)) }
@@ -14,8 +14,7 @@ internal class UnigramModel(private val file: TokenizerFile) {
     /** Id of exactly this piece, or -1. */
     fun find(piece: String): Int = trie.find(piece)
 
-    /** Appends the ids of a text, which may be empty; [hidden] pieces are not used. */
-    fun encode(text: String, ids: IntList, hidden: Set<Int> = emptySet()) {
+    override fun encode(text: String, ids: IntList, hidden: Set<Int>) {
         if (text.isEmpty()) return
         val starts = IntArray(text.length + 1) { -1 }
         val pieces = IntArray(text.length + 1)

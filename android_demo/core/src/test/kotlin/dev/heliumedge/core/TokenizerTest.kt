@@ -7,14 +7,18 @@ import org.junit.Test
 import java.io.File
 
 class TokenizerTest {
+    private val leastTexts = mapOf(
+        "tiny" to 7000, "made3" to 2300, "made4" to 2300, "added" to 1000,
+        "bpe" to 2800, "bpe-first" to 2800, "bpe-always" to 2800, "bpe-never" to 2800,
+    )
     private val tiny = Tokenizer.open(Vectors.file("tokenizers/tiny.json"))
 
     @Test
     fun `ids and texts are those of the reference`() {
-        for (name in listOf("tiny", "made3", "made4")) {
+        for ((name, least) in leastTexts) {
             val tokenizer = Tokenizer.open(Vectors.file("tokenizers/$name.json"))
             val cases = Vectors.document("tokenizers/$name-cases.json").cases("texts")
-            assertTrue("$name: only ${cases.size} texts", cases.size >= if (name == "tiny") 7000 else 2300)
+            assertTrue("$name: only ${cases.size} texts", cases.size >= least)
             var right = 0
             for (case in cases) {
                 val ids = tokenizer.encode(case.text("text"))
@@ -28,7 +32,7 @@ class TokenizerTest {
 
     @Test
     fun `streams of any ids read as the reference reads them`() {
-        for (name in listOf("tiny", "made3", "made4")) {
+        for (name in leastTexts.keys) {
             val tokenizer = Tokenizer.open(Vectors.file("tokenizers/$name.json"))
             for (case in Vectors.document("tokenizers/$name-cases.json").cases("ids")) {
                 val ids = case.ints("ids").toIntArray()
@@ -58,18 +62,31 @@ class TokenizerTest {
     fun `a tokenizer of another kind is refused by name`() {
         val text = Vectors.file("tokenizers/tiny.json").readText()
         val broken = mapOf(
-            "\"Unigram\"" to "\"BPE\"",
+            "\"Unigram\"" to "\"WordLevel\"",
             "\"Prepend\"" to "\"NFKC\"",
             "\"Contiguous\"" to "\"Isolated\"",
             "\"Fuse\"" to "\"WordPiece\"",
             "\"TemplateProcessing\"" to "\"BertProcessing\"",
             "\"unk_id\": 0" to "\"unk_id\": 99999",
-            "\"lstrip\": false" to "\"lstrip\": true",
             "\"model\"" to "\"modell\"",
         )
         for ((from, to) in broken) {
             assertTrue(from, from in text)
             val error = assertFails<TokenizerException> { TokenizerFile.parse(text.replaceFirst(from, to), "tokenizer.json") }
+            assertTrue(error.message!!, error.message!!.startsWith("tokenizer.json: "))
+        }
+        val bpe = Vectors.file("tokenizers/bpe-first.json").readText()
+        val brokenBpe = mapOf(
+            "\"dropout\": null" to "\"dropout\": 0.1",
+            "\"unk_token\": \"<unk>\"" to "\"unk_token\": \"<none>\"",
+            "\"prepend_scheme\": \"first\"" to "\"prepend_scheme\": \"second\"",
+            "\"Metaspace\"" to "\"ByteLevel\"",
+            "\"</s>\": 2" to "\"</s>\": 2000000000",
+            "\"merges\": [" to "\"merges\": [[\"a\", \"no such piece\"], ",
+        )
+        for ((from, to) in brokenBpe) {
+            assertTrue(from, from in bpe)
+            val error = assertFails<TokenizerException> { TokenizerFile.parse(bpe.replaceFirst(from, to), "tokenizer.json") }
             assertTrue(error.message!!, error.message!!.startsWith("tokenizer.json: "))
         }
         assertFails<TokenizerException> { TokenizerFile.parse(text.dropLast(1), "tokenizer.json") }
