@@ -98,6 +98,9 @@ def write_tokenizers(folder: Path) -> None:
     for name, options in BPE_KINDS.items():
         content = with_added_tokens(bpe_tokenizer(**options))
         made[name] = (content, [*fixed[:800], *texts.random_texts(1000, seed=9), *flagged])
+    for name, parts in BYTE_LEVEL_KINDS.items():
+        content = with_added_tokens(byte_level_tokenizer(**parts))
+        made[name] = (content, [*fixed[:800], *texts.random_texts(1000, seed=10), *flagged])
     for name, (content, chosen) in made.items():
         path = folder / "tokenizers" / f"{name}.json"
         path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
@@ -131,8 +134,16 @@ def made_tokenizer(document: dict[str, Any], seed: int, byte_fallback: bool) -> 
 BPE_KINDS: dict[str, dict[str, Any]] = {
     "bpe": {"byte_fallback": True, "fuse_unk": True},
     "bpe-first": {"metaspace": {"prepend_scheme": "first", "split": False}, "fuse_unk": False},
-    "bpe-always": {"metaspace": {"prepend_scheme": "always", "split": True}, "ignore_merges": True, "fuse_unk": True},
-    "bpe-never": {"metaspace": {"prepend_scheme": "never", "split": False}, "byte_fallback": True, "bytes_left_out": 40},
+    "bpe-always": {
+        "metaspace": {"prepend_scheme": "always", "split": True},
+        "ignore_merges": True,
+        "fuse_unk": True,
+    },
+    "bpe-never": {
+        "metaspace": {"prepend_scheme": "never", "split": False},
+        "byte_fallback": True,
+        "bytes_left_out": 40,
+    },
 }
 """The SentencePiece BPE of public checkpoints, and the corners of it that none of those has together."""
 
@@ -145,7 +156,7 @@ def bpe_tokenizer(
     metaspace: dict[str, Any] | None = None,
     bytes_left_out: int = 0,
 ) -> dict[str, Any]:
-    """A BPE of 1,500 pieces, trained on the evaluation texts, of the pipelines that Llama, Mistral and Gemma have."""
+    """A BPE of 1,500 pieces, trained on the evaluation texts, of the pipelines of Llama, Mistral and Gemma."""
     specials = ["<unk>", "<s>", "</s>", "<pad>"]
     byte_pieces = [f"<0x{value:02X}>" for value in range(256 - bytes_left_out)] if byte_fallback else []
     library = tokenizers.Tokenizer(tokenizers.models.BPE(unk_token="<unk>"))
@@ -168,6 +179,61 @@ def bpe_tokenizer(
     strip = {"type": "Strip", "content": " ", "start": 1, "stop": 0}
     decoders = [back, {"type": "ByteFallback"}, {"type": "Fuse"}, strip]
     document["decoder"] = {"type": "Sequence", "decoders": decoders}
+    return document
+
+
+CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+"
+SIGNS = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+
+BYTE_LEVEL_KINDS: dict[str, dict[str, Any]] = {
+    "byte-level": {
+        "expression": rf"{CONTRACTIONS}|\p{{N}}{{1,3}}|{SIGNS}",
+        "template": True,
+        "ignore_merges": True,
+    },
+    "byte-level-gpt2": {"prefix_blank": True, "old_form": True},
+    "byte-level-qwen2": {"expression": rf"{CONTRACTIONS}|\p{{N}}|{SIGNS}", "composes": True},
+}
+"""Byte-level BPE as of Llama 3, as of GPT-2 with the blank in front that it may have, and as of Qwen 2."""
+
+
+def byte_level_tokenizer(
+    *,
+    expression: str | None = None,
+    template: bool = False,
+    ignore_merges: bool = False,
+    prefix_blank: bool = False,
+    old_form: bool = False,
+    composes: bool = False,
+) -> dict[str, Any]:
+    """A byte-level BPE of 1,500 pieces, trained on the evaluation texts."""
+    library = tokenizers.Tokenizer(tokenizers.models.BPE(ignore_merges=ignore_merges))
+    pre_tokenizers = tokenizers.pre_tokenizers
+    own = pre_tokenizers.ByteLevel(add_prefix_space=prefix_blank, use_regex=expression is None)
+    library.pre_tokenizer = own
+    if expression is not None:
+        split = pre_tokenizers.Split(tokenizers.Regex(expression), "isolated")
+        library.pre_tokenizer = pre_tokenizers.Sequence([split, own])
+    if composes:
+        library.normalizer = tokenizers.normalizers.NFC()
+    library.decoder = tokenizers.decoders.ByteLevel()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=1500,
+        special_tokens=["<s>", "</s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    trained = [path.read_text(encoding="utf-8") for path in sorted((DATA / "eval-text").glob("*.txt"))]
+    library.train_from_iterator(trained, trainer)
+    processors = tokenizers.processors
+    library.post_processor = processors.ByteLevel(trim_offsets=False)
+    if template:
+        start = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+        library.post_processor = processors.Sequence([library.post_processor, start])
+    document: dict[str, Any] = json.loads(library.to_str())
+    if old_form:
+        del document["model"]["type"]
+        document["model"]["merges"] = [" ".join(pair) for pair in document["model"]["merges"]]
     return document
 
 
@@ -199,8 +265,9 @@ def with_added_tokens(document: dict[str, Any]) -> dict[str, Any]:
 def random_added_texts(count: int, seed: int) -> list[str]:
     """Texts of added tokens, blanks and words in any order."""
     rng = random.Random(seed)
-    parts = [*ADDED_TOKENS, *ADDED_TOKENS, " ", "  ", "\n", "\t", "\u00a0", "\u0085", "\x1c", "▁", "<s>", "</s>", "a", "é", "👍",
-             "the", " Straße", "mötxs", "_", "1"]  # fmt: skip
+    blanks = [" ", "  ", "\n", "\t", "\u00a0", "\u0085", "\x1c", "▁"]
+    words = ["<s>", "</s>", "a", "é", "👍", "the", " Straße", "mötxs", "_", "1"]
+    parts = [*ADDED_TOKENS, *ADDED_TOKENS, *blanks, *words]
     return ["".join(rng.choices(parts, k=rng.randint(1, 12))) for _ in range(count)]
 
 

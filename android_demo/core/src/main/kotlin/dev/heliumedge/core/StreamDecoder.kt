@@ -9,12 +9,14 @@ private const val REPLACEMENT = "\uFFFD"
 /**
  * Turns ids that come one by one into text; what all calls return, joined, is the text of all ids.
  *
- * Text is held back during a run of byte tokens, because whether they are characters is known at its end. One thread
- * at a time; get one with [Tokenizer.stream].
+ * Text is held back during a run of byte tokens, because whether they are characters is known at its end; of a
+ * byte-level tokenizer only a character that is not whole yet is. One thread at a time; get one with
+ * [Tokenizer.stream].
  */
 public class StreamDecoder internal constructor(private val tokenizer: Tokenizer, private var blanksToStrip: Int) {
     private var bytes = ByteArray(16)
     private var count = 0
+    private val byteLevel = if (tokenizer.decodesBytes) Utf8Stream() else null
     private val utf8 = Charsets.UTF_8.newDecoder()
         .onMalformedInput(CodingErrorAction.REPORT)
         .onUnmappableCharacter(CodingErrorAction.REPORT)
@@ -22,6 +24,7 @@ public class StreamDecoder internal constructor(private val tokenizer: Tokenizer
     /** Adds one id and returns the text that is now complete, often none. */
     public fun push(id: Int): String {
         val piece = tokenizer.visiblePiece(id) ?: return ""
+        if (byteLevel != null) return byteLevel.push(ByteLevel.bytesOf(piece))
         val byte = tokenizer.byteOf(piece)
         if (byte < 0) return strip(endOfRun() + tokenizer.textOf(piece))
         if (count == bytes.size) bytes = bytes.copyOf(2 * count)
@@ -29,8 +32,8 @@ public class StreamDecoder internal constructor(private val tokenizer: Tokenizer
         return ""
     }
 
-    /** Returns the rest; bytes that are no whole characters read U+FFFD each. */
-    public fun finish(): String = strip(endOfRun())
+    /** Returns the rest; bytes that are no whole characters read U+FFFD. */
+    public fun finish(): String = byteLevel?.finish() ?: strip(endOfRun())
 
     private fun endOfRun(): String {
         if (count == 0) return ""

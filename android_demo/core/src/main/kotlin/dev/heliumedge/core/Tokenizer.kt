@@ -1,6 +1,7 @@
 package dev.heliumedge.core
 
 import java.io.File
+import java.text.Normalizer
 
 /**
  * Text to token ids and back, by the checkpoint's own `tokenizer.json`; ids are those of the Hugging Face library.
@@ -84,7 +85,8 @@ public class Tokenizer private constructor(private val file: TokenizerFile) {
     }
 
     private fun normalize(text: String): String {
-        val whole = if (file.prepending == Prepending.EACH) file.prepend + text else text
+        val composed = if (file.composes) Normalizer.normalize(text, Normalizer.Form.NFC) else text
+        val whole = if (file.prepending == Prepending.EACH) file.prepend + composed else composed
         return file.replacements.fold(whole) { all, (from, to) -> all.replace(from, to) }
     }
 
@@ -111,6 +113,9 @@ public class Tokenizer private constructor(private val file: TokenizerFile) {
         return if (token.normalized) normalize(token.content) else token.content
     }
 
+    /** Whether pieces are spelled in bytes, so that a character may begin in one and end in another. */
+    internal val decodesBytes: Boolean get() = file.decodesBytes
+
     /** The byte that a piece stands for, or -1. */
     internal fun byteOf(piece: String): Int {
         if (piece.length != 6 || !piece.startsWith("<0x") || piece[5] != '>') return -1
@@ -130,6 +135,10 @@ public class Tokenizer private constructor(private val file: TokenizerFile) {
             Prepending.FIRST_WITHOUT -> first && !segment.startsWith(file.prepend)
         }
         val text = if (prepends) file.prepend + segment else segment
+        if (file.byteLevel != null) {
+            file.byteLevel.cut(text) { model.encode(it, ids, hidden) }
+            return
+        }
         val cut = file.splitAt
         if (cut == null) {
             model.encode(text, ids, hidden)

@@ -24,8 +24,10 @@ internal class AddedToken(
 internal enum class Prepending { EACH, EACH_WITHOUT, FIRST_WITHOUT }
 
 /**
- * The content of a `tokenizer.json` of the SentencePiece kinds: Unigram or BPE with byte fallback, a text put in front
- * and blanks replaced, split at one string, and a decoder that undoes it.
+ * The content of a `tokenizer.json`.
+ *
+ * Of the SentencePiece kinds: Unigram or BPE with byte fallback, a text put in front and blanks replaced, split at one
+ * string, and a decoder that undoes it. Of the byte-level kind: BPE over the bytes of words that an expression finds.
  */
 internal class TokenizerFile(
     val pieces: Array<String>,
@@ -36,6 +38,8 @@ internal class TokenizerFile(
     val unknownId: Int?,
     val byteFallback: Boolean,
     val addedTokens: List<AddedToken>,
+    /** Whether text is brought to Unicode's form NFC, before anything is put in front or replaced. */
+    val composes: Boolean,
     /** Put in front of segments of text, before [replacements] unless those that begin with it are left as they are. */
     val prepend: String,
     val prepending: Prepending,
@@ -44,11 +48,15 @@ internal class TokenizerFile(
     val splitAt: String?,
     /** Whether text is cut before each [splitAt], in place of around runs of it. */
     val splitsBefore: Boolean,
+    /** Of the byte-level kind; [splitAt] is then null. */
+    val byteLevel: ByteLevelCutting?,
     val idsBefore: IntArray,
     val idsAfter: IntArray,
     val decoderReplacements: List<Pair<String, String>>,
     /** Blanks that are taken from the start of decoded text. */
     val stripStart: Int,
+    /** Whether the decoder reads pieces as the bytes that they spell. */
+    val decodesBytes: Boolean,
 ) {
     companion object {
         /** Reads a file; throws [TokenizerException] for what is damaged or not implemented, and names it. */
@@ -72,25 +80,30 @@ internal class TokenizerFile(
 private class TokenizerParser(private val root: JsonFields) {
     fun file(): TokenizerFile {
         val model = root.obj("model")
-        val vocabulary = when (val type = model.textOrNull("type")) {
+        // Files as old as that of GPT-2 do not name the type.
+        val vocabulary = when (val type = model.textOrNull("type") ?: "BPE".takeIf { model.has("merges") }) {
             "Unigram" -> unigram(model)
             "BPE" -> bpe(model)
             else -> model.fail("type", "= $type is not implemented; allowed: Unigram, BPE")
         }
         val normalizer = normalizer()
         val cutting = cutting()
-        if (cutting.prepend != null && normalizer.first.isNotEmpty()) root.fail("pre_tokenizer", "puts a text in front, as the normalizer does")
+        if (cutting.prepend != null && normalizer.prepend.isNotEmpty()) {
+            root.fail("pre_tokenizer", "puts a text in front, as the normalizer does")
+        }
         val template = template()
         val decoder = decoder()
         return TokenizerFile(
             vocabulary.pieces, vocabulary.scores, vocabulary.merges, vocabulary.unknown,
             byteFallback = model.has("byte_fallback") && model.flag("byte_fallback"),
             addedTokens = if (root.has("added_tokens")) root.objects("added_tokens").map(::added) else emptyList(),
-            prepend = cutting.prepend ?: normalizer.first, prepending = cutting.prepending,
-            replacements = normalizer.second + cutting.replacements,
-            splitAt = cutting.splitAt, splitsBefore = cutting.splitsBefore,
+            composes = normalizer.composes,
+            prepend = cutting.prepend ?: normalizer.prepend, prepending = cutting.prepending,
+            replacements = normalizer.replacements + cutting.replacements,
+            splitAt = cutting.splitAt, splitsBefore = cutting.splitsBefore, byteLevel = cutting.byteLevel,
             idsBefore = template.first, idsAfter = template.second,
             decoderReplacements = decoder.first, stripStart = decoder.second,
+            decodesBytes = decodesBytes(),
         )
     }
 
@@ -156,17 +169,25 @@ private class TokenizerParser(private val root: JsonFields) {
         return if (outer.text("type") == "Sequence") outer.objects(list) else listOf(outer)
     }
 
-    private fun normalizer(): Pair<String, List<Pair<String, String>>> {
+    private class Changes(val composes: Boolean, val prepend: String, val replacements: List<Pair<String, String>>)
+
+    private fun normalizer(): Changes {
+        var composes = false
         var prepend = ""
         val replacements = ArrayList<Pair<String, String>>()
         for (step in steps("normalizer", "normalizers")) {
+            val first = prepend.isEmpty() && replacements.isEmpty()
             when (val type = step.text("type")) {
-                "Prepend" -> if (prepend.isEmpty() && replacements.isEmpty()) prepend = step.text("prepend") else step.fail("type", "= Prepend is allowed once, first")
+                "NFC" -> if (first) composes = true else step.fail("type", "= NFC is allowed first")
+                "Prepend" -> {
+                    if (!first) step.fail("type", "= Prepend is allowed once, before any Replace")
+                    prepend = step.text("prepend")
+                }
                 "Replace" -> replacements.add(step.pattern() to step.text("content"))
-                else -> step.fail("type", "= $type is not implemented; allowed: Prepend, Replace")
+                else -> step.fail("type", "= $type is not implemented; allowed: NFC, Prepend, Replace")
             }
         }
-        return prepend to replacements
+        return Changes(composes, prepend, replacements)
     }
 
     private class Cutting(
@@ -175,19 +196,44 @@ private class TokenizerParser(private val root: JsonFields) {
         val prepend: String? = null,
         val prepending: Prepending = Prepending.EACH,
         val replacements: List<Pair<String, String>> = emptyList(),
+        val byteLevel: ByteLevelCutting? = null,
     )
 
     private fun cutting(): Cutting {
         val steps = steps("pre_tokenizer", "pretokenizers")
         val step = steps.firstOrNull() ?: return Cutting()
-        if (steps.size > 1) step.fail("type", "is one of several; allowed: one Split or Metaspace")
+        if (steps.last().text("type") == "ByteLevel") return Cutting(byteLevel = byteLevel(steps))
+        if (steps.size > 1) {
+            step.fail("type", "is one of several; allowed: one Split or Metaspace, or a Split and ByteLevel")
+        }
         when (val type = step.text("type")) {
             "Metaspace" -> return metaspace(step)
             "Split" -> Unit
-            else -> step.fail("type", "= $type is not implemented; allowed: Split, Metaspace")
+            else -> step.fail("type", "= $type is not implemented; allowed: Split, Metaspace, ByteLevel")
         }
         if (step.text("behavior") != "Contiguous" || step.flag("invert")) step.fail("behavior", "must be Contiguous, not inverted")
         return Cutting(splitAt = step.pattern())
+    }
+
+    private fun byteLevel(steps: List<JsonFields>): ByteLevelCutting {
+        if (steps.size > 2) steps[0].fail("type", "is one of ${steps.size}; allowed: one Split before ByteLevel")
+        val last = steps.last()
+        val ownExpression = !last.has("use_regex") || last.flag("use_regex")
+        return ByteLevelCutting(
+            if (steps.size == 2) expression(steps[0]) else null, last.flag("add_prefix_space"),
+            if (ownExpression) WordExpression.GPT_2 else null,
+        )
+    }
+
+    private fun expression(step: JsonFields): WordExpression {
+        val type = step.text("type")
+        if (type != "Split") step.fail("type", "= $type is not implemented before ByteLevel; allowed: Split")
+        if (step.text("behavior") != "Isolated" || step.flag("invert")) {
+            step.fail("behavior", "must be Isolated before ByteLevel, not inverted")
+        }
+        val source = step.obj("pattern").text("Regex")
+        return WordExpression.of(source)
+            ?: step.fail("pattern", "= $source is not implemented; allowed: those of GPT-2, Llama 3 and Qwen 2")
     }
 
     private fun metaspace(step: JsonFields): Cutting {
@@ -210,9 +256,13 @@ private class TokenizerParser(private val root: JsonFields) {
     }
 
     private fun template(): Pair<IntArray, IntArray> {
-        val processor = root.objOrNull("post_processor") ?: return IntArray(0) to IntArray(0)
-        if (processor.text("type") != "TemplateProcessing") {
-            processor.fail("type", "= ${processor.text("type")} is not implemented; allowed: TemplateProcessing")
+        // ByteLevel moves offsets alone.
+        val processors = steps("post_processor", "processors").filter { it.text("type") != "ByteLevel" }
+        val processor = processors.firstOrNull() ?: return IntArray(0) to IntArray(0)
+        if (processors.size > 1) processor.fail("type", "is one of several; allowed: one TemplateProcessing")
+        val type = processor.text("type")
+        if (type != "TemplateProcessing") {
+            processor.fail("type", "= $type is not implemented; allowed: TemplateProcessing, ByteLevel")
         }
         val known = processor.obj("special_tokens")
         val before = ArrayList<Int>()
@@ -230,13 +280,17 @@ private class TokenizerParser(private val root: JsonFields) {
         return before.toIntArray() to after.toIntArray()
     }
 
+    private fun decodesBytes(): Boolean = steps("decoder", "decoders").map { it.text("type") } == listOf("ByteLevel")
+
     private fun decoder(): Pair<List<Pair<String, String>>, Int> {
         val steps = steps("decoder", "decoders")
         val names = steps.map { it.text("type") }
+        if (decodesBytes()) return emptyList<Pair<String, String>>() to 0
         val replaced = steps.takeWhile { it.text("type") == "Replace" }
         val rest = names.drop(replaced.size)
         if (rest != listOf("ByteFallback", "Fuse", "Strip") && rest != listOf("ByteFallback", "Fuse")) {
-            root.fail("decoder", "= $names is not implemented; allowed: Replace, ByteFallback, Fuse, Strip")
+            val allowed = "Replace, ByteFallback, Fuse, Strip; or ByteLevel"
+            root.fail("decoder", "= $names is not implemented; allowed: $allowed")
         }
         val strip = steps.last().takeIf { it.text("type") == "Strip" }
         if (strip != null && (strip.text("content") != " " || strip.int("stop") != 0)) strip.fail("content", "must be a blank, at the start")

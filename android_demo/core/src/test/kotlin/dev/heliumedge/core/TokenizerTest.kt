@@ -10,6 +10,7 @@ class TokenizerTest {
     private val leastTexts = mapOf(
         "tiny" to 7000, "made3" to 2300, "made4" to 2300, "added" to 1000,
         "bpe" to 2800, "bpe-first" to 2800, "bpe-always" to 2800, "bpe-never" to 2800,
+        "byte-level" to 2700, "byte-level-gpt2" to 2700, "byte-level-qwen2" to 2700,
     )
     private val tiny = Tokenizer.open(Vectors.file("tokenizers/tiny.json"))
 
@@ -53,6 +54,16 @@ class TokenizerTest {
     }
 
     @Test
+    fun `a byte-level character is shown when it is whole`() {
+        val tokenizer = Tokenizer.open(Vectors.file("tokenizers/byte-level.json"))
+        val stream = tokenizer.stream(continuing = true)
+        val ids = tokenizer.encodeBare("𐌲x")
+        assertEquals("four bytes, x", 5, ids.size)
+        assertEquals(listOf("", "", "", "𐌲", "x"), ids.map { stream.push(it) })
+        assertEquals(listOf("", "", "", "\uFFFD"), ids.take(3).map { stream.push(it) } + stream.finish())
+    }
+
+    @Test
     fun `half a surrogate pair is refused with its place`() {
         val error = assertFails<InvalidRequestException> { tiny.encode("ab\uD83D") }
         assertTrue(error.message!!, "character 2" in error.message!!)
@@ -70,25 +81,27 @@ class TokenizerTest {
             "\"unk_id\": 0" to "\"unk_id\": 99999",
             "\"model\"" to "\"modell\"",
         )
-        for ((from, to) in broken) {
-            assertTrue(from, from in text)
-            val error = assertFails<TokenizerException> { TokenizerFile.parse(text.replaceFirst(from, to), "tokenizer.json") }
-            assertTrue(error.message!!, error.message!!.startsWith("tokenizer.json: "))
-        }
+        broken.forEach { (from, to) -> assertRefused(text, from, to) }
         val bpe = Vectors.file("tokenizers/bpe-first.json").readText()
         val brokenBpe = mapOf(
             "\"dropout\": null" to "\"dropout\": 0.1",
             "\"unk_token\": \"<unk>\"" to "\"unk_token\": \"<none>\"",
             "\"prepend_scheme\": \"first\"" to "\"prepend_scheme\": \"second\"",
-            "\"Metaspace\"" to "\"ByteLevel\"",
+            "\"Metaspace\"" to "\"Whitespace\"",
             "\"</s>\": 2" to "\"</s>\": 2000000000",
             "\"merges\": [" to "\"merges\": [[\"a\", \"no such piece\"], ",
         )
-        for ((from, to) in brokenBpe) {
-            assertTrue(from, from in bpe)
-            val error = assertFails<TokenizerException> { TokenizerFile.parse(bpe.replaceFirst(from, to), "tokenizer.json") }
-            assertTrue(error.message!!, error.message!!.startsWith("tokenizer.json: "))
-        }
+        brokenBpe.forEach { (from, to) -> assertRefused(bpe, from, to) }
+        val bytes = Vectors.file("tokenizers/byte-level.json").readText()
+        val brokenBytes = mapOf(
+            "{1,3}" to "{1,4}",
+            "\"Regex\": " to "\"String\": ",
+            "\"Isolated\"" to "\"Removed\"",
+            "\"invert\": false" to "\"invert\": true",
+            "\"Split\"" to "\"Digits\"",
+            "\"TemplateProcessing\"" to "\"RobertaProcessing\"",
+        )
+        brokenBytes.forEach { (from, to) -> assertRefused(bytes, from, to) }
         assertFails<TokenizerException> { TokenizerFile.parse(text.dropLast(1), "tokenizer.json") }
         assertFails<MissingFileException> { Tokenizer.open(File("no such file")) }
     }
@@ -97,6 +110,13 @@ class TokenizerTest {
     fun `text around words keeps special tokens apart`() {
         assertArrayEquals(tiny.encode("a"), intArrayOf(1) + tiny.encode("a").drop(1))
         assertEquals("x", tiny.decode(intArrayOf(1, *tiny.encode("x"), 2)))
+    }
+
+    private fun assertRefused(text: String, from: String, to: String) {
+        assertTrue(from, from in text)
+        val broken = text.replaceFirst(from, to)
+        val error = assertFails<TokenizerException> { TokenizerFile.parse(broken, "tokenizer.json") }
+        assertTrue(error.message!!, error.message!!.startsWith("tokenizer.json: "))
     }
 
     private fun StreamDecoder.all(ids: IntArray): String = buildString {
