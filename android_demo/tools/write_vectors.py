@@ -10,6 +10,7 @@ import json
 import math
 import random
 import sys
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -99,7 +100,9 @@ def write_tokenizers(folder: Path) -> None:
         content = with_added_tokens(bpe_tokenizer(**options))
         made[name] = (content, [*fixed[:800], *texts.random_texts(1000, seed=9), *flagged])
     for name, parts in BYTE_LEVEL_KINDS.items():
-        content = with_added_tokens(byte_level_tokenizer(**parts))
+        content = byte_level_tokenizer(**parts)
+        save(folder / "tokenizers" / f"{name}-pieces.json", list(piece_cases(content, fixed)))
+        content = with_added_tokens(content)
         made[name] = (content, [*fixed[:800], *texts.random_texts(1000, seed=10), *flagged])
     for name, (content, chosen) in made.items():
         path = folder / "tokenizers" / f"{name}.json"
@@ -286,6 +289,18 @@ def text_cases(path: Path, chosen: list[str]) -> Iterator[dict[str, Any]]:
             "ids": encoding.ids,
             "decoded": library.decode(encoding.ids, skip_special_tokens=True),
         }
+
+
+def piece_cases(document: dict[str, Any], fixed: list[str]) -> Iterator[dict[str, Any]]:
+    """What the pre-tokenizer makes of texts: ids show where a text is cut only if a merge would cross the cut."""
+    library = tokenizers.Tokenizer.from_str(json.dumps(document))
+    # Every assigned character, of the ideographs and the Korean syllables a few.
+    ranges = [range(0x3500), range(0x9F00, 0xAD00), range(0xD700, 0xD800), range(0xE000, 0x20100)]
+    points = [chr(point) for chosen in ranges for point in chosen]
+    points = [point for point in points if unicodedata.category(point) not in ("Cn", "Co")]
+    around = [f"a{point}1{point} {point}'{point}\n{point}" for point in points]
+    for text in [*fixed, *texts.random_texts(1000, seed=11), *around]:
+        yield {"text": text, "pieces": [piece for piece, _ in library.pre_tokenizer.pre_tokenize_str(text)]}
 
 
 def id_cases(path: Path) -> Iterator[dict[str, Any]]:

@@ -54,6 +54,25 @@ class TokenizerTest {
     }
 
     @Test
+    fun `byte-level pieces are those of the reference`() {
+        for (name in leastTexts.keys.filter { "byte-level" in it }) {
+            val cutting = TokenizerFile.read(Vectors.file("tokenizers/$name.json")).byteLevel!!
+            // The library knows characters of a younger Unicode than the JDK; to the JDK those have no category.
+            val (known, younger) = Vectors.cases("tokenizers/$name-pieces.json").partition { case ->
+                case.text("text").codePoints().allMatch(Character::isDefined)
+            }
+            assertTrue("$name: only ${known.size} texts", known.size >= 30_000)
+            val wrong = known.filter { case ->
+                val pieces = ArrayList<String>()
+                cutting.cut(case.text("text")) { pieces.add(it) }
+                pieces != case.texts("pieces")
+            }
+            assertEquals("$name: texts cut in another way", emptyList<String>(), wrong.map { it.text("text").escaped() })
+            println("tokenizer $name: pieces of ${known.size} texts equal, ${younger.size} left out")
+        }
+    }
+
+    @Test
     fun `a byte-level character is shown when it is whole`() {
         val tokenizer = Tokenizer.open(Vectors.file("tokenizers/byte-level.json"))
         val stream = tokenizer.stream(continuing = true)
