@@ -234,6 +234,9 @@ def byte_level_tokenizer(
         start = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
         library.post_processor = processors.Sequence([library.post_processor, start])
     document: dict[str, Any] = json.loads(library.to_str())
+    if ignore_merges:
+        # Otherwise every piece is what its merges give, and the flag changes nothing.
+        del document["model"]["merges"][::7]
     if old_form:
         del document["model"]["type"]
         document["model"]["merges"] = [" ".join(pair) for pair in document["model"]["merges"]]
