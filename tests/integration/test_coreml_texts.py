@@ -27,7 +27,7 @@ from tests.helpers.text_models import (
 )
 
 with quiet():
-    from helium_edge.targets.coreml.common import slice_axis
+    from helium_edge.mlpackage.operators import slice_axis
 
 TOLERANCE = 5e-3
 """rms(difference) / rms(expected) over all rows, at the checkpoints' std of 0.1: both as for the decoder. The

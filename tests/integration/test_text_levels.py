@@ -133,7 +133,7 @@ def test_helium_tiny(suffix: str, recipe: str, root: Path, tmp_path: Path, pytes
 
 
 def last_row(b: Any, x: Any, tokens: int) -> Any:
-    from helium_edge.targets.coreml.common import slice_axis
+    from helium_edge.mlpackage.operators import slice_axis
 
     return slice_axis(b, x, 0, tokens - 1, tokens)
 

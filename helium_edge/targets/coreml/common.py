@@ -1,4 +1,4 @@
-"""Operators that a function needs more than once; each appends to the builder where it is called.
+"""Parts of the model as MIL operators; each appends to the builder where it is called.
 
 Shapes: R rows, T tokens of this call, C hidden_size.
 """
@@ -6,18 +6,13 @@ Shapes: R rows, T tokens of this call, C hidden_size.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from helium_edge.mlpackage.builder import FunctionBuilder, Value
+from helium_edge.mlpackage.operators import Table, gather, slice_axis
 from helium_edge.mlpackage.weights_file import Blob
 from helium_edge.signature import INPUT_IDS, TextSignature
-
-Table = npt.NDArray[Any]
-"""A constant: small ones stand in the program, others in the weights file."""
 
 _SMALLEST_NORMAL = 2.0**-14
 
@@ -57,17 +52,6 @@ def rms_norm(b: FunctionBuilder, x: Value, gain: Blob, eps: float) -> Value:
     return mul(mul(y, inverse), b.stored(gain, "gain"))
 
 
-def gather(b: FunctionBuilder, table: Value | Table, rows: Value, count: int) -> Value:
-    """Some of `count` rows of a table, (R, ...).
-
-    Indices are of 16 bits where they fit, as coremltools writes them: Apple's Neural Engine knows no longer ones.
-    """
-    if count <= 1 << 16:
-        rows = b.op("cast", rows.shape, "uint16", x=rows, dtype="uint16")
-    shape = (rows.shape[0], *table.shape[1:])
-    return b.op("gather", shape, x=table, indices=rows, axis=0, batch_dims=0, validate_indices=False)
-
-
 def last_token(b: FunctionBuilder, x: Value, signature: TextSignature) -> Value:
     """The row of the token that stands for the text, (T, C) -> (1, C); see `model.text_model.last_token`."""
     tokens, shape = signature.tokens, (1, signature.tokens)
@@ -84,25 +68,3 @@ def activation(b: FunctionBuilder, x: Value, hidden_act: str) -> Value:
     """The MLP's activation."""
     op_type, options = _ACTIVATIONS[hidden_act]
     return b.op(op_type, x.shape, x=x, **options)
-
-
-def reshape(b: FunctionBuilder, x: Value, shape: tuple[int, ...]) -> Value:
-    """The same numbers in another shape."""
-    return x if x.shape == shape else b.op("reshape", shape, x.dtype, x=x, shape=list(shape))
-
-
-def slice_axis(b: FunctionBuilder, x: Value, axis: int, start: int, stop: int, output: str | None = None) -> Value:
-    """A part of one axis."""
-    begin, end = [0] * len(x.shape), list(x.shape)
-    begin[axis], end[axis] = start, stop
-    shape = tuple(stop - start if index == axis else size for index, size in enumerate(x.shape))
-    to_the_end = [index != axis or stop == size for index, size in enumerate(x.shape)]
-    return b.op("slice_by_index", shape, output=output, x=x, begin=begin, end=end, end_mask=to_the_end)
-
-
-def concat(b: FunctionBuilder, parts: Sequence[Value]) -> Value:
-    """Parts joined along the last axis."""
-    if len(parts) == 1:
-        return parts[0]
-    shape = (*parts[0].shape[:-1], sum(part.shape[-1] for part in parts))
-    return b.op("concat", shape, values=parts, axis=-1, interleave=False)

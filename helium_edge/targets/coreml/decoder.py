@@ -19,6 +19,7 @@ import torch
 
 from helium_edge.config import ModelConfig
 from helium_edge.mlpackage.builder import FunctionBuilder, Value
+from helium_edge.mlpackage.operators import Table, concat, gather, reshape, slice_axis
 from helium_edge.mlpackage.weights_file import WeightsFile
 from helium_edge.model.decoder import causal_mask
 from helium_edge.model.kv_cache import SIDES
@@ -33,16 +34,7 @@ from helium_edge.signature import (
     new_name,
     past_name,
 )
-from helium_edge.targets.coreml.common import (
-    Table,
-    activation,
-    concat,
-    gather,
-    last_token,
-    reshape,
-    rms_norm,
-    slice_axis,
-)
+from helium_edge.targets.coreml.common import activation, last_token, rms_norm
 from helium_edge.targets.coreml.packed import PackedMatrix, PackedModel
 
 MASKED = -3e4

@@ -18,8 +18,9 @@ from helium_edge.runtime.quiet import quiet
 
 with quiet():
     from helium_edge.mlpackage.builder import FunctionBuilder
+    from helium_edge.mlpackage.operators import concat, gather, slice_axis
     from helium_edge.mlpackage.weights_file import WeightsFile
-    from helium_edge.targets.coreml.common import activation, concat, gather, rms_norm, slice_axis
+    from helium_edge.targets.coreml.common import activation, rms_norm
     from tests.helpers.mil import load_function, spec, write_function
 
 EPS = 1e-8
