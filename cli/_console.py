@@ -11,9 +11,10 @@ import json
 import math
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,8 @@ _STYLES = {"ok": "green", "better": "green", "FAILED": "bold red", "WORSE": "bol
 
 REPORT_SECONDS = 10.0
 """Between two lines about one stage where there is no terminal."""
+WATCH_SECONDS = 1.0
+"""Between two looks at whether a line is due."""
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -181,10 +184,27 @@ def line_with_label(label: str, text: str, style: str) -> None:
 def progress() -> Iterator[StageProgress]:
     """Show stages of work on stderr: live on a terminal, a line each elsewhere."""
     target = console(stderr=True)
-    with _live_progress(target) if target.is_terminal else nullcontext() as live:
-        stages = StageProgress(live)
+    if target.is_terminal:
+        with _live_progress(target) as live:
+            stages = StageProgress(live)
+            yield stages
+            stages.finish()
+        return
+    stages, ended = StageProgress(None), threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(WATCH_SECONDS):
+            stages.report()
+
+    # A stage that counts nothing for minutes must not look as if it hung.
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
         yield stages
         stages.finish()
+    finally:
+        ended.set()
+        watcher.join()
 
 
 class StageProgress:
@@ -216,9 +236,18 @@ class StageProgress:
                 self._live.update(
                     task, advance=amount, amount=self._amount(), note=plain(note).removeprefix("model.")
                 )
-        elif self._done != self._total and time.monotonic() - self._reported >= REPORT_SECONDS:
-            self._reported = time.monotonic()
-            line(", ".join([f"{self._name}: {self._amount()}", *self._remaining(), _memory()]), stderr=True)
+        else:
+            self.report()
+
+    def report(self) -> None:
+        """Print a line about the stage if the last one is `REPORT_SECONDS` old."""
+        now, name = time.monotonic(), self._name
+        if not name or self._done == self._total or now - self._reported < REPORT_SECONDS:
+            return
+        self._reported = now
+        so_far = f"{duration(now - self._started)} so far"
+        amount = [self._amount(), *self._remaining()] if self._done else [so_far]
+        line(f"{name}: {', '.join([*amount, _memory()])}", stderr=True)
 
     def finish(self) -> None:
         """End the stage, if there is one."""

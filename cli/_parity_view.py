@@ -20,8 +20,7 @@ def show_parity(document: Document, *, stderr: bool = False) -> None:
     """Show a run: a line for each level, the languages, and whatever is not plainly in order."""
     subject, levels = document["subject"], document["levels"]
     named = [str(subject[key]) for key in ("recipe", "runtime") if subject.get(key)]
-    tokens = document["text"].get("tokens") or levels.get("L3", {}).get("tokens")
-    named += [f"{tokens:,} tokens"] if tokens else []
+    named += _sizes(document)
     verdict = "passed" if document["passed"] else "FAILED"
     what = f" of {subject['bundle']}" if subject.get("bundle") else ""
     of = f" ({', '.join(named)})" if named else ""
@@ -43,6 +42,15 @@ def show_parity(document: Document, *, stderr: bool = False) -> None:
     _console.line("", stderr=stderr)
     for line in _lines(document):
         _console.line(line, stderr=stderr)
+
+
+def _sizes(document: Document) -> list[str]:
+    """How much text was run, and at how many of its positions it was compared (docs/parity.md, Text)."""
+    run = document["text"].get("tokens")
+    compared = document["levels"].get("L3", {}).get("overall", {}).get("tokens")
+    if not run or not compared or run == compared:
+        return [f"{run or compared:,} tokens"] if run or compared else []
+    return [f"{run:,} tokens", f"compared at {compared:,}"]
 
 
 def _answer(name: str, level: Any) -> str:

@@ -28,11 +28,12 @@ if TYPE_CHECKING:
     from helium_edge.language_model import Sampling
 
 EPILOG = """\b
-In the conversation, /help lists the commands; Ctrl-C ends an answer, Ctrl-D the conversation.
-From a pipe each line is a turn, and only the answers go to stdout.
+In the conversation, /help lists the commands; Ctrl-C ends an answer, Ctrl-D
+the conversation. From a pipe each line is a turn, and only the answers go to
+stdout.
 \b
 Examples:
-  helium-edge chat my-chat --system "Answer in one sentence." --temperature 0.7
+  helium-edge chat my-chat --system "Answer in one sentence." --top-k 40
   echo "How warm is it?" | helium-edge chat my-chat
 """
 

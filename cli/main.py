@@ -32,6 +32,7 @@ from . import (
     push,
     recipes,
     report,
+    schema,
     verify,
 )
 from ._termination import Termination
@@ -84,6 +85,7 @@ push.register(app)
 inspect.register(app)
 verify.register(app)
 recipes.register(app)
+schema.register(app)
 doctor.register(app)
 
 
@@ -186,9 +188,8 @@ def _as_known(error: BaseException) -> HeliumEdgeError:
     if hasattr(error, "format_message") and hasattr(error, "exit_code"):
         context = getattr(error, "ctx", None)
         command = context.command_path if context is not None else "helium-edge"
-        return UsageError(
-            " ".join(error.format_message().split()), hint=f"`{command} --help` shows what is allowed"
-        )
+        message = " ".join(error.format_message().split()).replace(": Value error, ", ": ")  # pydantic's prefix
+        return UsageError(message, hint=f"`{command} --help` shows what is allowed")
     # torch has no class of its own for this.
     if isinstance(error, MemoryError) or "DefaultCPUAllocator: can't allocate" in str(error):
         return ResourceError("out of memory", hint="close other programs, or export with a smaller --cache-len")

@@ -1,6 +1,6 @@
 """The JSON document of a benchmark: the models that describe it.
 
-`BenchReport.to_json` writes it; docs/bench.md explains it. `bench.schema.json` is generated from the models
+`BenchReport.to_json` writes it; docs/bench.md explains it. the JSON Schema is made from the models
 (`bench.schema`). Of a later minor version unknown fields are allowed.
 """
 
@@ -14,7 +14,6 @@ from helium_edge.schemas import Count, Items, Number, Part, Size
 
 SCHEMA: Final = "helium-edge/bench"
 SCHEMA_VERSION = "1.0"
-SCHEMA_FILE = "bench.schema.json"
 
 
 class SampleFigures(Part):

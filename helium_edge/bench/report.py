@@ -136,7 +136,7 @@ class BenchReport:
         return max(self.bandwidth.values(), default=None)
 
     def to_json(self) -> dict[str, Any]:
-        """The document: see docs/bench.md and bench.schema.json."""
+        """The document: see docs/bench.md and `bench.document`."""
         best = self.best_bandwidth
         return BenchDocument(
             schema=SCHEMA,

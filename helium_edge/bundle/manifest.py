@@ -7,8 +7,6 @@ same bytes.
 
 from __future__ import annotations
 
-import functools
-import importlib.resources
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -43,7 +41,6 @@ from helium_edge.tasks import LANGUAGE_MODEL, TASKS, Task
 MANIFEST_NAME = "helium-edge.json"
 SCHEMA_NAME = "helium-edge/bundle"
 SCHEMA_VERSION = "1.4"
-SCHEMA_FILE = "schema.json"
 
 MAX_MANIFEST_BYTES = 1 << 20
 """A manifest of a hundred layers stays below; anything above this limit is not one."""
@@ -150,12 +147,6 @@ class Manifest(Section):
                 f"{self.name}: {self.model.architecture} generates no text", hint="`helium-edge classify` runs it"
             )
         return DecoderSpec(self.model.vocab_size, self.cache.to_spec(), self.prefill_len, self.logits)
-
-
-@functools.cache
-def schema_text() -> str:
-    """The JSON Schema of the manifest, as it ships with the package."""
-    return importlib.resources.files(__package__).joinpath(SCHEMA_FILE).read_text(encoding="utf-8")
 
 
 def read_manifest(path: Path, *, sealed: bool = False) -> Manifest:

@@ -1,6 +1,6 @@
 """The JSON document of a parity run: the models that describe it, and reading one back.
 
-`ParityReport.to_json` writes it; docs/parity.md explains it. `parity.schema.json` is generated from the models
+`ParityReport.to_json` writes it; docs/parity.md explains it. the JSON Schema is made from the models
 (`parity.schema`). Of a later minor version unknown fields are allowed.
 """
 
@@ -36,7 +36,6 @@ Document = dict[str, Any]
 
 SCHEMA: Final = "helium-edge/parity"
 SCHEMA_VERSION = "2.0"
-SCHEMA_FILE = "parity.schema.json"
 MAJOR = 2
 MAX_BYTES = 64 << 20
 

@@ -196,7 +196,7 @@ class ParityReport:
         return next((level for level in self.levels if level.level == name), None)
 
     def to_json(self) -> Document:
-        """The document: see docs/parity.md and parity.schema.json."""
+        """The document: see docs/parity.md and `parity.document`."""
         cost = self.cost
         return ParityDocument(
             schema=SCHEMA,

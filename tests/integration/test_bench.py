@@ -18,7 +18,7 @@ import pytest
 from helium_edge.cli.main import run
 
 from helium_edge.bench.engine import WorkerProcess
-from helium_edge.bench.schema import bench_schema
+from helium_edge.bench.schema import document_schema as bench_schema
 from helium_edge.bench.worker import Worker
 from helium_edge.bundle import open_bundle
 from helium_edge.errors import BundleError, CacheFullError, ResourceError

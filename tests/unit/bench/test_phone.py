@@ -17,7 +17,7 @@ from helium_edge import push as transfer
 from helium_edge.bench import phone as phone_module
 from helium_edge.bench.cases import Settings, plan_cases
 from helium_edge.bench.phone import intent
-from helium_edge.bench.schema import bench_schema
+from helium_edge.bench.schema import document_schema as bench_schema
 from helium_edge.bundle import read_manifest
 from tests.unit.bundle.bundles import write_bundle
 

@@ -1,14 +1,8 @@
 from __future__ import annotations
 
-import importlib.resources
-import json
-
-import jsonschema
 import numpy as np
 import pytest
 
-from helium_edge.bench.document import SCHEMA_FILE
-from helium_edge.bench.schema import bench_schema
 from helium_edge.bench.stats import Summary, ratio
 
 
@@ -67,9 +61,3 @@ def test_the_same_samples_give_the_same_interval() -> None:
 def test_what_is_no_pair_is_refused(samples: tuple[list[float], list[float]]) -> None:
     with pytest.raises(ValueError, match="no pairs"):
         ratio(*samples)
-
-
-def test_the_schema_is_the_one_of_the_models() -> None:
-    published = importlib.resources.files("helium_edge.bench").joinpath(SCHEMA_FILE).read_text(encoding="utf-8")
-    assert published == bench_schema(), "run: python -m helium_edge.bench.schema"
-    jsonschema.Draft202012Validator.check_schema(json.loads(published))

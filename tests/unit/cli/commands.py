@@ -6,25 +6,23 @@ import io
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+import typer
+from helium_edge.cli.main import app
 
 REPOSITORY = Path(__file__).parents[3]
 
-COMMANDS = (
-    (),
-    ("export",),
-    ("generate",),
-    ("classify",),
-    ("convert",),
-    ("parity",),
-    ("push",),
-    ("inspect",),
-    ("verify",),
-    ("recipes",),
-    ("recipes", "show"),
-    ("recipes", "check"),
-    ("doctor",),
-)
+
+def _below(command: Any, path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    yield path
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from _below(inner, (*path, name))
+
+
+COMMANDS = tuple(_below(typer.main.get_command(app), ()))
 """Every command; the empty one is the program itself."""
 
 

@@ -4,6 +4,7 @@ import io
 import json
 import math
 import sys
+import time
 
 import pytest
 from helium_edge.cli import _console
@@ -110,6 +111,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     now = [100.0]
     monkeypatch.setattr(_console.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(_console, "resident_bytes", lambda: 412_000_000)
+    monkeypatch.setattr(_console, "WATCH_SECONDS", 3600.0)
     return now
 
 
@@ -135,6 +137,18 @@ def test_piped_progress_is_a_line_a_stage_and_one_every_ten_seconds(capsys: Capt
         "write: 1.50 MB of 3.00 MB, 20.0 s left, memory 412 MB",
         "write: 3.00 MB of 3.00 MB, 1 min 30 s, memory 412 MB",
     ]
+
+
+def test_a_stage_that_counts_nothing_is_heard_of(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_console, "REPORT_SECONDS", 0.0)
+    monkeypatch.setattr(_console, "WATCH_SECONDS", 0.01)
+    with _console.progress() as progress:
+        progress.stage("import")
+        heard = ""
+        while "so far" not in heard:  # ends only if another thread speaks
+            heard += capsys.readouterr().err
+            time.sleep(0.01)
+    assert heard.startswith("import: ")
 
 
 def test_progress_does_not_call_a_failed_stage_done(capsys: Capture, clock: list[float]) -> None:
