@@ -7,9 +7,15 @@ may change in any release.
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+# ONNX Runtime 1.32 sends events to its maker and keeps an id under the home folder, unless this is set before it
+# is loaded; the second is what huggingface_hub asks. Whoever sets them otherwise is obeyed.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
     from helium_edge.api import check as check

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 
 from helium_edge.checkpoint.files import find_file
 from helium_edge.checkpoint.header import TensorInfo, read_header
+from helium_edge.checkpoint.tensor_file import read_tensor
 from helium_edge.checkpoint.weight_map import DTYPES, EMBEDDING, HEAD, PREFIX, first_few
 from helium_edge.config import ModelConfig
 from helium_edge.documents import DocumentError, parse_json, read_document, shorten
@@ -84,9 +84,7 @@ class Adapter:
 
     def read(self, info: TensorInfo) -> torch.Tensor:
         """One tensor of the adapter's file, float32."""
-        with safe_open(self.folder / info.file, framework="pt") as file:
-            tensor: torch.Tensor = file.get_tensor(info.name)
-        return tensor.to(torch.float32)
+        return read_tensor(self.folder / info.file, info).to(torch.float32)
 
     def merge(self, name: str, base: torch.Tensor) -> torch.Tensor:
         """A weight with the adapter in it.

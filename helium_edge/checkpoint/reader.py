@@ -5,15 +5,16 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import os
 import threading
 from collections.abc import Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from helium_edge.checkpoint.adapter import (
     ADAPTER_CONFIG,
@@ -30,6 +31,7 @@ from helium_edge.checkpoint.generation_file import GENERATION_CONFIG, NO_FILE, G
 from helium_edge.checkpoint.header import DAMAGED, TensorInfo, read_header
 from helium_edge.checkpoint.names import NamedTensors, canonical, guess_architecture, unwrap
 from helium_edge.checkpoint.source import TOKENIZER_FILES, Source, resolve_source
+from helium_edge.checkpoint.tensor_file import read_tensor
 from helium_edge.checkpoint.weight_map import EMBEDDING, HEAD, PREFIX, check_tensors, first_few
 from helium_edge.config import ModelConfig
 from helium_edge.documents import DocumentError, first_line, parse_json, read_document, shorten
@@ -78,6 +80,7 @@ class Checkpoint:
         adapter: What is merged into the weights as they are read; None where there is none.
         warnings: What was ignored, replaced or guessed, a line each.
         stored: The tensors as the base stores them, where an adapter changes them; None where it is `tensors`.
+        stamps: Of each file of the folder, what tells it from another one; see `check_unchanged`.
     """
 
     folder: Path
@@ -90,10 +93,15 @@ class Checkpoint:
     adapter: Adapter | None = None
     warnings: tuple[str, ...] = ()
     stored: Mapping[str, TensorInfo] | None = None
+    stamps: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def _stored(self) -> Mapping[str, TensorInfo]:
         return self.tensors if self.stored is None else self.stored
+
+    @property
+    def _hashed_names(self) -> list[str]:
+        return sorted({CONFIG_FILE, GENERATION_CONFIG, *self.weight_files, *TOKENIZER_FILES})
 
     @property
     def is_renamed(self) -> bool:
@@ -106,8 +114,7 @@ class Checkpoint:
     def read(self, name: str) -> torch.Tensor:
         """Read one tensor in its stored dtype, or in float32 where an adapter is merged into it.
 
-        The tensor is a private view of the mapped file: its pages come from disk when they are touched and are
-        given back when it is dropped, so keep none longer than needed. Safe to call from several threads.
+        It is in memory until it is dropped, so keep none longer than needed. Safe to call from several threads.
 
         Raises:
             CheckpointError: There is no such tensor, or the file changed since the checkpoint was opened.
@@ -117,7 +124,7 @@ class Checkpoint:
             return tensor
         try:
             return self.adapter.merge(name, tensor)
-        except (SafetensorError, OSError, RuntimeError) as error:
+        except (EOFError, OSError, RuntimeError) as error:
             raise too_many_files(error) or CheckpointError(
                 f"{ADAPTER_WEIGHTS}: the part for {name} cannot be merged: {first_line(error)}", hint=DAMAGED
             ) from error
@@ -127,17 +134,30 @@ class Checkpoint:
         info = self._stored.get(name)
         if info is None:
             raise CheckpointError(f"{self.source}: no tensor {shorten(name)}")
-        # Opened anew for each tensor: one mapping for all of them would keep every page touched resident.
         try:
-            with safe_open(self.folder / info.file, framework="pt") as file:
-                tensor: torch.Tensor = file.get_tensor(info.name)
-        except (SafetensorError, OSError, RuntimeError) as error:
+            return read_tensor(self.folder / info.file, info)
+        except EOFError as error:
+            raise CheckpointError(f"{info.file}: tensor {name} was cut while the checkpoint was in use") from error
+        except OSError as error:
             raise too_many_files(error) or CheckpointError(
                 f"{info.file}: tensor {name} cannot be read: {first_line(error)}", hint=DAMAGED
             ) from error
-        if tuple(tensor.shape) != info.shape or tensor.nbytes != info.nbytes:
-            raise CheckpointError(f"{info.file}: tensor {name} changed while the checkpoint was in use")
-        return tensor
+
+    def check_unchanged(self) -> None:
+        """Refuse if a file that `hashes` names is another one than when the checkpoint was opened.
+
+        `hashes` and `read` look at the files at different times; what both saw is one thing only if nobody wrote.
+
+        Raises:
+            CheckpointError: The file is named.
+        """
+        now = _stamps(self.folder)
+        for name in self._hashed_names:
+            if now.get(name) != self.stamps.get(name):
+                raise CheckpointError(
+                    f"{name}: changed while the checkpoint was in use",
+                    hint="run it again when nothing writes there",
+                )
 
     def find_file(self, name: str) -> Path | None:
         """Return the path of a file of the folder, None when there is none.
@@ -179,8 +199,7 @@ class Checkpoint:
 
         def run() -> None:
             try:
-                names = sorted({CONFIG_FILE, GENERATION_CONFIG, *self.weight_files, *TOKENIZER_FILES})
-                paths = {name: self.find_file(name) for name in names}
+                paths = {name: self.find_file(name) for name in self._hashed_names}
                 future.set_result({name: _sha256(path) for name, path in paths.items() if path is not None})
             except BaseException as error:  # for whoever asks for the result
                 future.set_exception(error)
@@ -210,6 +229,7 @@ def open_checkpoint(
 
 def _open(source: Source, options: ReadOptions) -> Checkpoint:
     folder = source.folder
+    stamps = _stamps(folder)  # before anything is read
     _check_adapter(folder, options)
     find_file(folder, CONFIG_FILE)  # refuses what is no regular file before anything reads it
     config = ModelConfig.from_file(folder / CONFIG_FILE)
@@ -229,6 +249,7 @@ def _open(source: Source, options: ReadOptions) -> Checkpoint:
         files,
         generation,
         warnings=(*config.warnings, *guessed, *unwrapped.warnings, *named.warnings, *generation.warnings),
+        stamps=MappingProxyType(stamps),
     )
     _check_tied_head(checkpoint)
     if not options.merge_adapter:
@@ -241,6 +262,20 @@ def _open(source: Source, options: ReadOptions) -> Checkpoint:
         stored=MappingProxyType(tensors),
         weight_files=(*files, ADAPTER_CONFIG, ADAPTER_WEIGHTS),
     )
+
+
+def _stamps(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Size, time of change and number of each file of a folder, by name; what links point to."""
+    found = {}
+    with suppress(OSError), os.scandir(folder) as entries:  # what is no folder is refused by its first file
+        for entry in entries:
+            with suppress(OSError):
+                found[entry.name] = _stamp(entry.stat())
+    return found
+
+
+def _stamp(status: os.stat_result) -> tuple[int, ...]:
+    return status.st_size, status.st_mtime_ns, status.st_ino, status.st_dev
 
 
 def _check_adapter(folder: Path, options: ReadOptions) -> None:

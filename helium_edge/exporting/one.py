@@ -129,6 +129,7 @@ def export_one(job: Job, store: Path, progress: Progress = SILENT) -> ExportResu
             manifest = manifest.model_copy(update={"parity": report.summary()})
         progress.stage("publish")
         write_card(manifest, read_checkpoint_card(checkpoint.folder), writer.folder)
+        checkpoint.check_unchanged()
         bundle = writer.publish(manifest)
     final = open_bundle(bundle, unverified=True).manifest
     return ExportResult(

@@ -11,16 +11,23 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
+from helium_edge.documents import shorten
 from helium_edge.durable import NO_SPACE, replacing
 from helium_edge.errors import ResourceError, UsageError
 from helium_edge.runtime.runner import Logits
+
+LIMIT_VARIABLE = "HELIUM_EDGE_CACHE_GIB"
+_ABANDONED_SECONDS = 3600.0
+"""A file that nobody has written to for so long was left by a run that was killed."""
 
 _VERSION = 1
 """Raised whenever the same key would mean other numbers."""
@@ -38,10 +45,15 @@ class LogitsStore:
     Args:
         folder: Where files lie, created when the first is written; None keeps them in memory, for a short text.
         identity: What all of them have in common: checkpoint, library versions.
+
+    Raises:
+        UsageError: See `cache_limit`.
     """
 
     def __init__(self, folder: Path | None, identity: Mapping[str, Any]) -> None:
         self._folder = folder
+        if folder is not None:
+            cache_limit()  # said before minutes of work
         self._kept: dict[str, Logits] = {}
         self._identity = dict(identity)
 
@@ -123,9 +135,29 @@ def _fill(file: BinaryIO, shape: tuple[int, int], pieces: Iterable[Logits]) -> N
         raise ValueError(f"{done} rows were computed where {shape[0]} belong")
 
 
+def cache_limit() -> float:
+    """Most bytes that the folder may hold.
+
+    Raises:
+        UsageError: HELIUM_EDGE_CACHE_GIB is no number of GiB.
+    """
+    given = os.environ.get(LIMIT_VARIABLE, "8")
+    try:
+        limit = float(given)
+    except ValueError:
+        limit = math.nan
+    if not limit >= 0:
+        raise UsageError(f"{LIMIT_VARIABLE}={shorten(given)} is no number of GiB, such as 8 or 0.5")
+    return limit * 2**30
+
+
 def _prune(folder: Path, coming: int) -> None:
     """Remove what was not used longest, until what is coming fits."""
-    limit = float(os.environ.get("HELIUM_EDGE_CACHE_GIB", "8")) * 2**30
+    for beside in folder.glob(".logits-*.npy.partial-*"):
+        with contextlib.suppress(OSError):
+            if time.time() - beside.stat().st_mtime > _ABANDONED_SECONDS:
+                beside.unlink()
+    limit = cache_limit()
     files = sorted(_sizes(folder), key=lambda entry: entry[1])
     held = sum(size for _, _, size in files)
     for path, _, size in files:
