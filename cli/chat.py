@@ -73,6 +73,7 @@ def chat(
     from helium_edge.bundle import open_bundle
     from helium_edge.conversation import Conversation
     from helium_edge.errors import UsageError
+    from helium_edge.first_run import ensure_runs
     from helium_edge.generation import language_model
 
     from ._chat_session import ChatSession
@@ -90,7 +91,9 @@ def chat(
         "stop_strings": stop or None,
         "seed": seed,
     }
-    model = language_model(open_bundle(bundle, unverified=unverified), threads=threads, static=static)
+    opened = open_bundle(bundle, unverified=unverified)
+    ensure_runs(opened, unverified=unverified)
+    model = language_model(opened, threads=threads, static=static)
     conversation = Conversation(model, system=system, parse_special=parse_special, **sampling)
     if messages is not None:
         conversation.load(messages)

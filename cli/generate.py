@@ -81,6 +81,7 @@ def generate(
     With --chat or --messages, answer a conversation by the bundle's chat template.
     """
     from helium_edge.bundle import open_bundle
+    from helium_edge.first_run import ensure_runs
     from helium_edge.generation import language_model
 
     asked = _messages(prompt, chat, system, messages)
@@ -95,7 +96,9 @@ def generate(
         "stop_strings": stop or None,
         "seed": seed,
     }
-    model = language_model(open_bundle(bundle, unverified=unverified), threads=threads, static=static)
+    opened = open_bundle(bundle, unverified=unverified)
+    ensure_runs(opened, unverified=unverified)
+    model = language_model(opened, threads=threads, static=static)
     if load_cache is not None:
         _console.note(f"note: {load_cache} has {model.load_cache(load_cache):,} tokens")
     if asked:

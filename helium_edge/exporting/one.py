@@ -23,6 +23,7 @@ from helium_edge.exporting.describe import chat_warnings, describe
 from helium_edge.exporting.request import ExportRequest
 from helium_edge.exporting.source import ExportSource
 from helium_edge.exporting.try_out import try_out
+from helium_edge.first_run import remember
 from helium_edge.memory import PeakMemory, peak_rss_bytes
 from helium_edge.model.kv_cache import KvScales
 from helium_edge.model.weights import EMBEDDING
@@ -131,7 +132,10 @@ def export_one(job: Job, store: Path, progress: Progress = SILENT) -> ExportResu
         write_card(manifest, read_checkpoint_card(checkpoint.folder), writer.folder)
         checkpoint.check_unchanged()
         bundle = writer.publish(manifest)
-    final = open_bundle(bundle, unverified=True).manifest
+    published = open_bundle(bundle, unverified=True)
+    if request.run:
+        remember(published)
+    final = published.manifest
     return ExportResult(
         bundle=bundle,
         manifest=final,

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -20,23 +19,16 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from helium_edge.documents import shorten
 from helium_edge.durable import NO_SPACE, replacing
 from helium_edge.errors import ResourceError, UsageError
 from helium_edge.runtime.runner import Logits
+from helium_edge.user_cache import cache_limit
 
-LIMIT_VARIABLE = "HELIUM_EDGE_CACHE_GIB"
 _ABANDONED_SECONDS = 3600.0
 """A file that nobody has written to for so long was left by a run that was killed."""
 
 _VERSION = 1
 """Raised whenever the same key would mean other numbers."""
-
-
-def cache_folder() -> Path:
-    """Where results that can be computed again are kept."""
-    given = os.environ.get("HELIUM_EDGE_CACHE")
-    return Path(given) if given else Path("~/.cache/helium-edge").expanduser()
 
 
 class LogitsStore:
@@ -133,22 +125,6 @@ def _fill(file: BinaryIO, shape: tuple[int, int], pieces: Iterable[Logits]) -> N
     file.flush()
     if done != shape[0]:
         raise ValueError(f"{done} rows were computed where {shape[0]} belong")
-
-
-def cache_limit() -> float:
-    """Most bytes that the folder may hold.
-
-    Raises:
-        UsageError: HELIUM_EDGE_CACHE_GIB is no number of GiB.
-    """
-    given = os.environ.get(LIMIT_VARIABLE, "8")
-    try:
-        limit = float(given)
-    except ValueError:
-        limit = math.nan
-    if not limit >= 0:
-        raise UsageError(f"{LIMIT_VARIABLE}={shorten(given)} is no number of GiB, such as 8 or 0.5")
-    return limit * 2**30
 
 
 def _prune(folder: Path, coming: int) -> None:

@@ -16,8 +16,8 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from helium_edge.errors import MissingDependencyError
-from helium_edge.parity.logits_store import cache_folder
 from helium_edge.report.numbers import power_of_ten
+from helium_edge.user_cache import cache_folder
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

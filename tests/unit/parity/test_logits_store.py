@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from helium_edge.errors import ResourceError, UsageError
-from helium_edge.parity.logits_store import LogitsStore, cache_folder
+from helium_edge.parity.logits_store import LogitsStore
 from helium_edge.runtime.runner import Logits
+from helium_edge.user_cache import cache_folder
 
 ROWS, VOCAB = 10, 7
 
