@@ -153,6 +153,7 @@ def run(arguments: Sequence[str]) -> int:
             # What foreign libraries print is hidden only above this level (helium_edge.runtime.quiet).
             logger.setLevel(logging.DEBUG)
         with termination:
+            _require_folder()
             code = app(args=options, prog_name="helium-edge", standalone_mode=False)
         code = code if isinstance(code, int) else 0
         if code == EXIT_INTERRUPTED:
@@ -173,6 +174,14 @@ def run(arguments: Sequence[str]) -> int:
     finally:
         logger.setLevel(level)  # a caller in this process gets it back as it was
     return _flush(code)
+
+
+def _require_folder() -> None:
+    """Refuse to work in a folder that was removed meanwhile: libraries ask for its name, and end the process."""
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:
+        raise UsageError("the current folder is not there any more", hint="change to another one") from error
 
 
 def _report(error: BaseException, *, debug: bool, as_json: bool) -> int:

@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from helium_edge import durable
 from helium_edge.checkpoint.files import hub_cache_identity
 from helium_edge.documents import first_line
 from helium_edge.errors import CheckpointError, InputError, ResourceError, UsageError, did_you_mean
@@ -81,6 +82,7 @@ def resolve_source(source: str, *, revision: str | None = None) -> Source:
 
 
 def _local(folder: Path) -> Source:
+    durable.require_utf8(folder, shown=str(folder))
     identity = hub_cache_identity(folder)
     if identity is not None:
         return Source(folder, *identity)

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from helium_edge.durable import require_utf8
 from helium_edge.exporting.calibration import check_calibration
 from helium_edge.exporting.fit import fit, split
 from helium_edge.exporting.one import ExportResult, Job, export_one
@@ -39,6 +40,9 @@ def export_all(request: ExportRequest, progress: Progress = SILENT) -> list[Expo
     """
     if request.compares:
         require_reference()
+    for folder in (request.out, request.store):
+        if folder is not None:
+            require_utf8(folder, shown=str(folder))
     progress.stage("read checkpoint")
     source = open_source(request.source, revision=request.revision, strict=request.strict, reading=request.reading)
     checkpoint = source.checkpoint

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from helium_edge import check, export
 from helium_edge.bundle import open_bundle, verify_bundle
 from helium_edge.checkpoint import open_checkpoint
-from helium_edge.errors import HeliumEdgeError
+from helium_edge.errors import HeliumEdgeError, UsageError
 from helium_edge.parity import LevelReport
 from helium_edge.recipe import load_recipe
 from tests.helpers.checkpoints import make_checkpoint
@@ -227,3 +228,17 @@ def test_a_killed_export_is_taken_up_again(tmp_path: Path) -> None:
     assert {name: seen[name] for name in kept} == kept  # taken up, not written anew
     assert sorted(os.listdir(out.parent)) == ["bundle"]
     verify_bundle(out)
+
+
+@pytest.mark.skipif(os.name == "nt" or sys.platform == "darwin", reason="names of files are Unicode there")
+@pytest.mark.parametrize("place", ["source", "out", "store"])
+def test_a_name_that_is_not_utf8_is_refused_as_such(tiny_checkpoint: Path, tmp_path: Path, place: str) -> None:
+    name = tmp_path / os.fsdecode(b"mod\xe8le")
+    if place == "source":
+        shutil.copytree(tiny_checkpoint, name)
+    paths = {"source": tiny_checkpoint, "out": tmp_path / "out", "store": tmp_path / "store"} | {place: name}
+    with pytest.raises(UsageError, match=r"mod\\udce8le.* is not UTF-8"):
+        export(
+            paths["source"], recipe="onnx-int4", out=paths["out"], store=paths["store"], run=False, parity=False
+        )
+    assert not (tmp_path / "out").exists()

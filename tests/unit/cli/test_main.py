@@ -425,3 +425,14 @@ def test_output_without_unicode_does_not_end_a_command() -> None:
     done = start("generate", "nowhere", "Les modèles", "--json", PYTHONIOENCODING="ascii")
     assert done.returncode == 3
     assert json.loads(done.stdout)["error"]["exit_code"] == 3
+
+
+def test_a_folder_that_was_removed(tmp_path: Path) -> None:
+    (tmp_path / "gone").mkdir()
+    script = f'cd "$0" && rmdir "$0" && exec {sys.executable} -m helium_edge.cli.main recipes'
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    ended = subprocess.run(
+        ["sh", "-c", script, str(tmp_path / "gone")], capture_output=True, text=True, check=False, env=environment
+    )
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr == "error: the current folder is not there any more\nhint: change to another one\n"
