@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -83,10 +83,10 @@ class ChatSession:
             )
         command(rest.strip())
 
-    def _answer(self, ask: Callable[[], Iterator[str]]) -> None:
+    def _answer(self, ask: Callable[[], Generator[str, None, None]]) -> None:
         """Stream an answer; Ctrl-C ends it and keeps what came."""
         before = self._conversation.forgotten
-        pieces: Iterator[str] = iter(())
+        pieces: Generator[str, None, None] | None = None
         try:
             pieces = ask()
             for piece in pieces:
@@ -95,8 +95,8 @@ class ChatSession:
             if not self._is_live or isinstance(interrupt, Terminated):
                 raise
         finally:
-            if callable(close := getattr(pieces, "close", None)):
-                close()
+            if pieces is not None:
+                pieces.close()
         _console.raw("\n")
         self._tell(self._conversation.forgotten - before)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 from typing_extensions import Unpack
@@ -77,7 +77,7 @@ class Conversation:
         self.forgotten = 0
         self.last = None
 
-    def say(self, text: str) -> Iterator[str]:
+    def say(self, text: str) -> Generator[str, None, None]:
         """Add a turn of the user and answer it, piece by piece.
 
         Work is done as the pieces are taken. An answer that is ended early is remembered as far as it came;
@@ -89,13 +89,13 @@ class Conversation:
         """
         return self._answer([*self.messages, Message(role="user", content=text)])
 
-    def _answer(self, asked: list[Message]) -> Iterator[str]:
+    def _answer(self, asked: list[Message]) -> Generator[str, None, None]:
         sampling: Sampling = {**self._sampling, "seed": self._seed}
         found = self.model.stream_chat(asked, parse_special=self._parse_special, **sampling)
         self._seed = (self._seed + 1) % (1 << 64)
         return self._remember(asked, found)
 
-    def regenerate(self) -> Iterator[str]:
+    def regenerate(self) -> Generator[str, None, None]:
         """Answer the last turn of the user again; draws are others, a greedy answer is the same.
 
         Raises:
@@ -105,7 +105,7 @@ class Conversation:
             raise UsageError("there is no answer yet that could be given again")
         return self._answer(self.messages[:-1])
 
-    def _remember(self, asked: list[Message], found: Generation) -> Iterator[str]:
+    def _remember(self, asked: list[Message], found: Generation) -> Generator[str, None, None]:
         head = 1 if asked[0]["role"] == "system" else 0
         kept = [*asked[:head], *asked[head + found.dropped_messages :]]
         pieces: list[str] = []

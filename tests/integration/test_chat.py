@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from helium_edge import LanguageModel, load
-from helium_edge.conversation import Conversation
+from helium_edge import Conversation, LanguageModel, load
 from helium_edge.errors import BundleError, CacheFullError, InputError, UsageError
 from tests.helpers.chat_bundles import chat_bundle, chat_checkpoint
 from tests.helpers.exports import relative_error
@@ -103,10 +102,10 @@ def test_an_answer_that_is_ended_early_is_kept_as_far_as_it_came(onnx: Path) -> 
     conversation = Conversation(model, max_new_tokens=20)
     answer = conversation.say("Hello")
     piece = next(answer)
-    answer.close()  # type: ignore[attr-defined]
+    answer.close()
     assert [message["content"] for message in conversation.messages] == ["Hello", piece]
     begun = conversation.say("More")
-    begun.close()  # type: ignore[attr-defined]
+    begun.close()
     assert conversation.turns == 1
     assert "".join(conversation.say("More"))
     with pytest.raises(UsageError, match="no answer yet"):
