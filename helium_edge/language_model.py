@@ -26,6 +26,7 @@ from helium_edge.runtime.prompt_cache import load_prompt_cache, save_prompt_cach
 from helium_edge.runtime.rows import all_rows
 from helium_edge.runtime.runner import CachedRunner, Logits
 from helium_edge.runtime.sampling import Sampler, SamplingOptions
+from helium_edge.runtime.stop_strings import StopStrings
 from helium_edge.runtime.text_generation import Generation
 from helium_edge.runtime.token_cache import TokenCache
 
@@ -155,10 +156,16 @@ class LanguageModel(Model):
             stats=stats,
             context=ids[: len(ids) - len(rest)],
         )
-        strings = defaults.stop_strings if stop_strings is None else stop_strings
-        found = Generation(ids, options, stats, new_ids, self.tokenizer.stream(continuing=continuing), strings)
+        stop = self._stop(defaults.stop_strings if stop_strings is None else stop_strings, ids)
+        found = Generation(ids, options, stats, new_ids, self.tokenizer.stream(continuing=continuing), stop)
         found.reused_tokens = len(ids) - len(rest)
         return found
+
+    def _stop(self, strings: Sequence[str], ids: list[int]) -> StopStrings:
+        """Stop strings behind a prompt, of which no more counts than they are long; a character has 4 bytes."""
+        longest = max(map(len, strings), default=0)
+        before = self.tokenizer.spell(ids[-4 * longest :]) if longest else ""
+        return StopStrings(strings, before[-longest:])
 
     @functools.cached_property
     def conversations(self) -> Conversations:

@@ -126,6 +126,17 @@ def test_text_of_users_spells_no_special_token(onnx: Path) -> None:
     assert host.stop == (2, 4097)
 
 
+def test_a_stop_text_may_begin_in_the_prompt(onnx: Path) -> None:
+    model = open_model(onnx)
+    found = model.stream("The sensor", max_new_tokens=4)
+    first, *_ = list(found)
+    stopped = model.stream("The sensor", max_new_tokens=4, stop_strings=["sor" + first])
+    assert ("".join(stopped), stopped.ids, stopped.stats.stop_reason) == ("", found.ids[:1], "stop_string")
+    # One that ends in the prompt ends nothing.
+    going = model.stream("The sensor", max_new_tokens=4, stop_strings=["sensor", "<s>The"])
+    assert len(list(going)) == 4
+
+
 def test_a_turn_that_does_not_fit_is_refused(onnx: Path) -> None:
     model = open_model(onnx)
     conversation = Conversation(model, system="Be brief.", max_new_tokens=8)
