@@ -25,6 +25,7 @@ class Conversation:
     Args:
         model: Answers; its bundle must have a chat template.
         system: The system message; None is none.
+        template: Which of the bundle's chat templates; None is the one called `default`.
         parse_special: Whether text that spells a special token becomes one.
         **sampling: Of all answers; see `Sampling`. Each answer draws with a seed of its own, from the given on.
 
@@ -35,6 +36,7 @@ class Conversation:
 
     Raises:
         BundleError: The bundle has no chat template.
+        UsageError: It has none of this name.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class Conversation:
         model: LanguageModel,
         *,
         system: str | None = None,
+        template: str | None = None,
         parse_special: bool = False,
         **sampling: Unpack[Sampling],
     ) -> None:
@@ -49,10 +52,11 @@ class Conversation:
         self.messages: list[Message] = []
         self.forgotten = 0
         self.last: Generation | None = None
+        self._template = template
         self._parse_special = parse_special
         self._sampling = sampling
         self._seed = sampling.get("seed", 0)
-        _ = model.conversations  # refuses a bundle without a template
+        model.conversations(template)  # refuses a bundle without it
         self.reset(system)
 
     @property
@@ -91,7 +95,9 @@ class Conversation:
 
     def _answer(self, asked: list[Message]) -> Generator[str, None, None]:
         sampling: Sampling = {**self._sampling, "seed": self._seed}
-        found = self.model.stream_chat(asked, parse_special=self._parse_special, **sampling)
+        found = self.model.stream_chat(
+            asked, template=self._template, parse_special=self._parse_special, **sampling
+        )
         self._seed = (self._seed + 1) % (1 << 64)
         return self._remember(asked, found)
 

@@ -6,7 +6,6 @@ is not run again where the call asks for that, as conversations do.
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -86,6 +85,7 @@ class LanguageModel(Model):
     def __init__(self, bundle: Bundle, runner: CachedRunner) -> None:
         super().__init__(bundle)
         self._cache: TokenCache | None = TokenCache(runner)
+        self._conversations: dict[str | None, Conversations] = {}
 
     @property
     def runner(self) -> CachedRunner:
@@ -167,17 +167,24 @@ class LanguageModel(Model):
         before = self.tokenizer.spell(ids[-4 * longest :]) if longest else ""
         return StopStrings(strings, before[-longest:])
 
-    @functools.cached_property
-    def conversations(self) -> Conversations:
-        """Conversations as token ids.
+    def conversations(self, template: str | None = None) -> Conversations:
+        """Conversations as token ids, by one of the bundle's chat templates; None is the one called `default`.
 
         Raises:
             BundleError: The bundle has no chat template.
+            UsageError: It has none of this name.
         """
-        return Conversations(self.bundle, self.tokenizer)
+        if template not in self._conversations:
+            self._conversations[template] = Conversations(self.bundle, self.tokenizer, template)
+        return self._conversations[template]
 
     def stream_chat(
-        self, messages: Sequence[Mapping[str, Any]], *, parse_special: bool = False, **sampling: Unpack[Sampling]
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        template: str | None = None,
+        parse_special: bool = False,
+        **sampling: Unpack[Sampling],
     ) -> Generation:
         """Answer a conversation, piece by piece; only what the cache does not hold already is run.
 
@@ -185,15 +192,17 @@ class LanguageModel(Model):
 
         Args:
             messages: `role` (`system`, `user` or `assistant`) and `content` of each turn, the user's last.
+            template: Which of the bundle's chat templates; None is the one called `default`.
             parse_special: Whether text of the turns that spells a special token becomes one.
             **sampling: See `Sampling`.
 
         Raises:
             BundleError: The bundle has no chat template.
-            UsageError: No such conversation, one that the template refuses, or a value outside its range.
+            UsageError: No such template or conversation, one that the template refuses, or a value outside its
+                range.
             CacheFullError: Not even the last turn fits.
         """
-        cache, host = self.token_cache, self.conversations
+        cache, host = self.token_cache, self.conversations(template)
         answer = most_new_tokens(self.manifest.generation, sampling, 0)
         room = cache.cache_len - min(answer, cache.cache_len // 4)
         ids, dropped = host.fit(check_messages(messages), room, cache.ids, parse_special=parse_special)
@@ -202,10 +211,15 @@ class LanguageModel(Model):
         return found
 
     def chat(
-        self, messages: Sequence[Mapping[str, Any]], *, parse_special: bool = False, **sampling: Unpack[Sampling]
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        template: str | None = None,
+        parse_special: bool = False,
+        **sampling: Unpack[Sampling],
     ) -> str:
         """The answer to a conversation; see `stream_chat` for arguments and errors."""
-        return "".join(self.stream_chat(messages, parse_special=parse_special, **sampling))
+        return "".join(self.stream_chat(messages, template=template, parse_special=parse_special, **sampling))
 
     def save_cache(self, path: str | os.PathLike[str], *, tokens: int | None = None) -> int:
         """Write what the cache holds to a file, or its first `tokens`, and return how many tokens they are.

@@ -122,7 +122,7 @@ def _silent_end(checkpoint: Checkpoint, merged: MergedTokenizer) -> list[str]:
 
 
 def write_companions(checkpoint: Checkpoint, folder: Path, merged: MergedTokenizer | None = None) -> None:
-    """Copy the tokenizer files, config.json and generation_config.json byte for byte; write the last if absent.
+    """Copy tokenizer, chat templates, config.json and generation_config.json byte for byte, or write the last.
 
     Args:
         checkpoint: Where they are.
@@ -137,6 +137,9 @@ def write_companions(checkpoint: Checkpoint, folder: Path, merged: MergedTokeniz
             durable.write_file(folder / TOKENIZER, merged.content)
         else:
             _copy(source, folder / source.name)
+    for source in checkpoint.template_files():
+        (folder / source.parent.name).mkdir(exist_ok=True)
+        _copy(source, folder / source.parent.name / source.name)
     _copy(_config_file(checkpoint), folder / CONFIG)
     generation = checkpoint.generation.path
     if generation is not None:

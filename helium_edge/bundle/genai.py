@@ -9,7 +9,6 @@ from typing import Any
 from helium_edge.bundle.companions import token_ids, write_json
 from helium_edge.bundle.sections import GenerationSection
 from helium_edge.bundle.verify import GENAI_CONFIG
-from helium_edge.checkpoint.sampling_values import DEFAULT_TOP_K
 from helium_edge.config import ModelConfig
 from helium_edge.signature import ATTENTION_MASK, INPUT_IDS, LOGITS
 
@@ -80,6 +79,8 @@ def write_genai_config(
 
 def _search(config: ModelConfig, cache_len: int, generation: GenerationSection) -> dict[str, Any]:
     """How it chooses tokens: as transformers would by the same checkpoint, as far as it can."""
+    from helium_edge.checkpoint.sampling_values import DEFAULT_TOP_K  # which loads torch; reading a card must not
+
     # Without sampling transformers has 50 here as well, and a host that switches sampling on gets the same; with 1
     # it would go on taking the likeliest token. More than the vocabulary is an error to it.
     top_k = generation.top_k if generation.do_sample else DEFAULT_TOP_K

@@ -95,6 +95,9 @@ def write_grouped(checkpoint: Checkpoint, groups: int, out: Path, progress: Prog
             source = checkpoint.find_file(name)
             if source is not None:
                 shutil.copyfile(source, partial / name)
+        for source in checkpoint.template_files():
+            (partial / source.parent.name).mkdir(exist_ok=True)
+            shutil.copyfile(source, partial / source.parent.name / source.name)
         config = json.loads((checkpoint.folder / CONFIG_FILE).read_text(encoding="utf-8"))
         config["num_key_value_heads"] = groups
         _write_text(partial / CONFIG_FILE, json.dumps(config, indent=2, ensure_ascii=False) + "\n")

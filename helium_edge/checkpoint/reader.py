@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import re
 import threading
 from collections.abc import Mapping
 from concurrent.futures import Future
@@ -15,6 +16,7 @@ from types import MappingProxyType
 import torch
 from safetensors import SafetensorError, safe_open
 
+from helium_edge.chat import TEMPLATE_FOLDER
 from helium_edge.checkpoint.adapter import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
@@ -44,6 +46,7 @@ MAX_INDEX_BYTES = 2 << 20
 """An index has about 100 bytes a tensor."""
 
 _PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_TEMPLATE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
 _HASH_CHUNK = 1 << 20
 
 
@@ -161,6 +164,28 @@ class Checkpoint:
             )
         return [path for path in paths if path is not None]
 
+    def template_files(self) -> list[Path]:
+        """Return the paths of the named chat templates, sorted.
+
+        Raises:
+            CheckpointError: The folder cannot be listed, or holds what is no regular file.
+        """
+        try:
+            found = sorted(path.name for path in (self.folder / TEMPLATE_FOLDER).glob("*.jinja"))
+        except OSError as error:
+            raise CheckpointError(f"{TEMPLATE_FOLDER}: cannot be read: {error.strerror}") from error
+        names = [
+            name for name in found if not name.startswith(".")
+        ]  # as `._rag.jinja`, which macOS leaves in archives
+        odd = next((name for name in names if not _TEMPLATE_NAME.fullmatch(name)), None)
+        if odd is not None:
+            raise CheckpointError(
+                f"{TEMPLATE_FOLDER}: {shorten(odd)} is no name that a bundle can have",
+                hint="rename it; allowed: letters, digits, _, - and .",
+            )
+        paths = (self.find_file(f"{TEMPLATE_FOLDER}/{name}") for name in names)
+        return [path for path in paths if path is not None]
+
     def hashes(self) -> dict[str, str]:
         """Return the sha256 of the config, weight and tokenizer files, by name, sorted; computed once.
 
@@ -181,6 +206,7 @@ class Checkpoint:
             try:
                 names = sorted({CONFIG_FILE, GENERATION_CONFIG, *self.weight_files, *TOKENIZER_FILES})
                 paths = {name: self.find_file(name) for name in names}
+                paths |= {f"{TEMPLATE_FOLDER}/{path.name}": path for path in self.template_files()}
                 future.set_result({name: _sha256(path) for name, path in paths.items() if path is not None})
             except BaseException as error:  # for whoever asks for the result
                 future.set_exception(error)

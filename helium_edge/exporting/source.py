@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -13,7 +14,8 @@ from helium_edge.bundle import (
     check_companions,
     generation_defaults,
 )
-from helium_edge.bundle.chat_template import chat_section
+from helium_edge.bundle.chat_template import chat_section, templates_of_checkpoint
+from helium_edge.chat import ChatTemplates
 from helium_edge.checkpoint import Checkpoint, ReadOptions, open_checkpoint
 from helium_edge.errors import CheckpointError
 from helium_edge.runtime.tokenizer import Tokenizer
@@ -80,7 +82,12 @@ def open_source(
     """
     checkpoint = open_checkpoint(source, revision=revision, options=reading or ReadOptions())
     companions = check_companions(checkpoint)
-    opened = ExportSource(checkpoint, companions, _chat(checkpoint, companions))
+    templates = templates_of_checkpoint(checkpoint) if checkpoint.config.task.has_cache else None
+    if templates is None:
+        opened = ExportSource(checkpoint, companions)
+    else:
+        companions = dataclasses.replace(companions, warnings=(*companions.warnings, *templates.warnings))
+        opened = ExportSource(checkpoint, companions, _chat(templates, checkpoint, companions))
     if strict and opened.warnings:
         more = len(opened.warnings) - 1
         raise CheckpointError(
@@ -90,9 +97,7 @@ def open_source(
     return opened
 
 
-def _chat(checkpoint: Checkpoint, companions: Companions) -> ChatSection | None:
-    if not checkpoint.config.task.has_cache:
-        return None
+def _chat(templates: ChatTemplates, checkpoint: Checkpoint, companions: Companions) -> ChatSection:
     path, *_ = checkpoint.tokenizer_files()
     tokenizer = Tokenizer(path, companions.tokenizer.content)
-    return chat_section(checkpoint, tokenizer, checkpoint.config.eos_token_ids)
+    return chat_section(templates, tokenizer, checkpoint.config.eos_token_ids)

@@ -40,7 +40,7 @@ def test_greedy_ids_and_stop_ids_are_ours(checkpoint: Path, tmp_path: Path) -> N
     plain = with_settings(checkpoint, tmp_path / "plain", no_repeat_ngram_size=3, repetition_penalty=1.3)
     with load(plain) as model:
         assert isinstance(model, LanguageModel)
-        prompt = model.conversations.ids(QUESTION)
+        prompt = model.conversations().ids(QUESTION)
         ours = greedy(model, prompt)
     assert genai_ids(plain, prompt, len(ours)) == ours
     assert genai_ids(plain, prompt, len(ours), repetition_penalty=1.0) != ours
@@ -70,7 +70,7 @@ def test_it_draws_from_our_distribution(checkpoint: Path, tmp_path: Path) -> Non
     bundle = with_settings(checkpoint, tmp_path / "b", **settings)
     with load(bundle) as model:
         assert isinstance(model, LanguageModel)
-        prompt = model.conversations.ids(QUESTION)
+        prompt = model.conversations().ids(QUESTION)
         row = model.logits(prompt)[-1]
     expected = Sampler(SamplingOptions(temperature=0.3, top_k=50, top_p=0.9)).probabilities(row)
     draws = [genai_ids(bundle, prompt, 1, random_seed=seed)[0] for seed in range(150)]
