@@ -114,16 +114,15 @@ class Conversation:
     def _remember(self, asked: list[Message], found: Generation) -> Generator[str, None, None]:
         head = 1 if asked[0]["role"] == "system" else 0
         kept = [*asked[:head], *asked[head + found.dropped_messages :]]
-        pieces: list[str] = []
+        answer = Message(role="assistant", content="")
+        messages, forgotten = [*kept, answer], self.forgotten + found.dropped_messages
         self.last = found
-        try:
-            for piece in found:
-                pieces.append(piece)
-                yield piece
-        finally:
-            if found.ids or found.stats.stop_reason is not None:
-                self.forgotten += found.dropped_messages
-                self.messages = [*kept, Message(role="assistant", content="".join(pieces))]
+        # Kept before each piece is given, so that an interrupt may come at any time.
+        for piece in found:
+            answer["content"] += piece
+            self.messages, self.forgotten = messages, forgotten
+            yield piece
+        self.messages, self.forgotten = messages, forgotten
 
     def save(self, path: Path) -> None:
         """Write the messages to a JSON file, a list of objects with role and content.
