@@ -174,6 +174,46 @@ def test_a_saved_cache_gives_the_same_logits_to_the_bit(onnx: Path, tmp_path: Pa
     assert found.reused_tokens == len(ids) - 1
 
 
+@pytest.mark.parametrize("kv_cache", ["float32", "int8"])
+def test_a_saved_cache_moves_between_the_buckets_of_a_pte(kv_cache: str, checkpoint: Path, tmp_path: Path) -> None:
+    """Decode methods have caches of their own length, which follow the full one when it is filled or cut."""
+    buckets = {"cache_buckets": [32, 64, 128]}
+    folder = chat_bundle(checkpoint, "xnnpack-fp32", tmp_path / "bundle", xnnpack=buckets, kv_cache=kv_cache)
+    model, other = open_model(folder), open_model(folder)
+    ids = [1, *(300 + 7 * at % 3000 for at in range(400))]
+    lengths = (20, 31, 32, 50, 100, 127, 128, 300)
+    expected: dict[int, list[np.ndarray]] = {}
+    for length in lengths:
+        model.token_cache.reset()
+        model.token_cache.prefill(ids[:length])
+        assert model.save_cache(tmp_path / str(length)) == length
+        expected[length] = [model.token_cache.decode(token).copy() for token in (300, 301)]
+    # From short to long and back, each time over another conversation of that length.
+    for length in (*lengths, *reversed(lengths), 300, 20, 128, 31):
+        other.token_cache.reset()
+        other.token_cache.prefill([1, *(500 + 3 * at for at in range(length - 1))])
+        other.token_cache.decode(300)
+        assert other.load_cache(tmp_path / str(length)) == length
+        found = [other.token_cache.decode(token).copy() for token in (300, 301)]
+        assert all(map(np.array_equal, found, expected[length])), length
+    # Cut within a loaded one, as an answer that is given again does, within a bucket and across.
+    for start, end in ((300, 100), (300, 20), (128, 31), (100, 40), (127, 80), (50, 40), (31, 20)):
+        model.token_cache.reset()
+        model.token_cache.prefill(ids[:start])
+        other.load_cache(tmp_path / str(start))
+        logits = []
+        for each in (model, other):
+            each.token_cache.decode(302)
+            assert each.token_cache.follow(ids[: end + 1]) == [ids[end]]
+            logits.append([each.token_cache.decode(token).copy() for token in (ids[end], 300, 301)])
+        assert all(map(np.array_equal, *logits)), (start, end)
+        other.load_cache(tmp_path / str(start))
+        assert other.token_cache.follow(ids[: end + 1]) == [ids[end]]  # without a step in between
+        assert all(
+            map(np.array_equal, [other.token_cache.decode(token) for token in (ids[end], 300, 301)], logits[0])
+        )
+
+
 def test_a_cache_that_does_not_fit_is_refused_and_changes_nothing(
     onnx: Path, checkpoint: Path, tmp_path: Path
 ) -> None:

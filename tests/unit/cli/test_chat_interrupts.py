@@ -71,8 +71,8 @@ MOMENTS = (
 
 # Without a terminal of its own a process gets no SIGINT from the key.
 AT_TERMINAL = (
-    "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.executable, [sys.executable]"
-    " + sys.argv[1:])"
+    "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.executable,"
+    " [sys.executable, *sys.argv[1:]])"
 )
 
 
