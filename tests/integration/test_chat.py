@@ -14,13 +14,19 @@ from tests.helpers.chat_bundles import chat_bundle, chat_checkpoint
 from tests.helpers.exports import relative_error
 
 FLOAT = [{"match": "*", "scheme": "float32"}]
-# Weights in float32, so that what is compared is the cache; an int8 cache rounds what differs in the last bit.
+# Weights in float32, so that what is compared is the cache: rows of decode steps against those of a prefill.
+# Measured on an AMD EPYC, the largest of 24 turns with turns dropped in between, and three to four times that:
+#   onnx 5.4e-6, xnnpack 6.0e-6: sums in another order, as everywhere held to 1e-4
+#   onnx-int8-cache 0, xnnpack-int8-cache 5.5e-3: a last bit that differs before rounding is another code, where
+#     other processors may have theirs
+#   coreml 1.2e-2: keys, values and sums in float16
+# One slot of zeros costs 0.07, a shift by one 0.4.
 BUNDLES: dict[str, tuple[str, dict[str, Any], float]] = {
     "onnx": ("onnx-fp32", {}, 1e-4),
-    "onnx-int8-cache": ("onnx-fp32", {"kv_cache": "int8"}, 0.05),
+    "onnx-int8-cache": ("onnx-fp32", {"kv_cache": "int8"}, 0.02),
     "xnnpack": ("xnnpack-fp32", {}, 1e-4),
-    "xnnpack-int8-cache": ("xnnpack-fp32", {"kv_cache": "int8"}, 0.05),
-    "coreml": ("coreml-fp16", {}, 0.02),
+    "xnnpack-int8-cache": ("xnnpack-fp32", {"kv_cache": "int8"}, 0.02),
+    "coreml": ("coreml-fp16", {}, 0.035),
 }
 SHORT = ["Hello", "Les modèles", "", "12 °C?", "</s>", "Danke", "a b", "x", "Ciao\nbella", "👍", "Obrigado", "end"]
 LONG = [
