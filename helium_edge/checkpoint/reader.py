@@ -26,7 +26,7 @@ from helium_edge.checkpoint.adapter import (
     refuse_adapter_alone,
     refuse_adapter_beside,
 )
-from helium_edge.checkpoint.files import find_file
+from helium_edge.checkpoint.files import find_file, read_object
 from helium_edge.checkpoint.foreign import refuse_foreign
 from helium_edge.checkpoint.generation_file import GENERATION_CONFIG, NO_FILE, GenerationFile, read_generation_file
 from helium_edge.checkpoint.header import DAMAGED, TensorInfo, read_header
@@ -34,7 +34,7 @@ from helium_edge.checkpoint.names import NamedTensors, canonical, guess_architec
 from helium_edge.checkpoint.source import TOKENIZER_FILES, Source, resolve_source
 from helium_edge.checkpoint.weight_map import EMBEDDING, HEAD, PREFIX, check_tensors, first_few
 from helium_edge.config import ModelConfig
-from helium_edge.documents import DocumentError, first_line, parse_json, read_document, shorten
+from helium_edge.documents import first_line, shorten
 from helium_edge.errors import CheckpointError, UsageError, too_many_files
 from helium_edge.tasks import ENCODER
 
@@ -320,13 +320,7 @@ def _find_tensors(folder: Path) -> tuple[dict[str, TensorInfo], tuple[str, ...]]
 
 def _read_index(path: Path) -> dict[str, str]:
     """Return tensor name -> shard file, every file a plain name."""
-    try:
-        data = parse_json(read_document(path, MAX_INDEX_BYTES))
-    except OSError as error:
-        raise too_many_files(error) or CheckpointError(f"{path.name}: cannot be read: {error.strerror}") from error
-    except DocumentError as error:
-        raise CheckpointError(f"{path.name}: {error}", hint=error.hint or DAMAGED) from error
-    listing = data.get("weight_map") if isinstance(data, dict) else None
+    listing = read_object(path, MAX_INDEX_BYTES, hint=DAMAGED).get("weight_map")
     if not isinstance(listing, dict) or not listing:
         raise CheckpointError(f"{path.name}: has no weight_map", hint=DAMAGED)
     for name, file in listing.items():
