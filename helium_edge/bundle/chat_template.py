@@ -5,28 +5,36 @@ Apart from `chat_section`, because reading a manifest must not load what reading
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from helium_edge.bundle.chat_section import ChatSection
 from helium_edge.chat import TEMPLATE_FOLDER, ChatTemplate, ChatTemplates, derive, find_templates
-from helium_edge.checkpoint import Checkpoint
+from helium_edge.checkpoint import TOKENIZER_FILES, Checkpoint
 from helium_edge.documents import DocumentError, read_document
 from helium_edge.errors import CheckpointError
 from helium_edge.runtime.spans import SpanEncoder
+from helium_edge.runtime.token_files import read_declared
 from helium_edge.runtime.tokenizer import Tokenizer
+from helium_edge.runtime.tokenizer_rules import read_tokenizer_file
 
 MAX_CHAT_CHARACTERS = 1 << 16
 """Of everything that a template itself writes; the manifest has to stay small."""
 
 
-def templates_of_checkpoint(checkpoint: Checkpoint) -> ChatTemplates | None:
+def templates_of_checkpoint(checkpoint: Checkpoint, named: Mapping[str, str]) -> ChatTemplates | None:
     """The templates among the files of a checkpoint; None where there are none.
+
+    Args:
+        checkpoint: Whose files are read.
+        named: Its special tokens by name, which templates may write.
 
     Raises:
         CheckpointError: A file of them is malformed.
     """
-    return find_templates(_reader(checkpoint.find_file), [path.name for path in checkpoint.template_files()])
+    return find_templates(
+        _reader(checkpoint.find_file), [path.name for path in checkpoint.template_files()], named
+    )
 
 
 def chat_section(templates: ChatTemplates, tokenizer: Tokenizer, eos: Collection[int]) -> ChatSection:
@@ -63,14 +71,17 @@ def templates_of_bundle(folder: Path) -> ChatTemplates | None:
     """The templates among the files of a bundle; None where there are none.
 
     Raises:
-        CheckpointError: A file of them is malformed.
+        InputError: A file of them is malformed.
     """
 
     def find(name: str) -> Path | None:
         path = folder / name
         return path if path.is_file() and not path.is_symlink() else None
 
-    return find_templates(_reader(find), [path.name for path in (folder / TEMPLATE_FOLDER).glob("*.jinja")])
+    names = [path.name for path in (folder / TEMPLATE_FOLDER).glob("*.jinja")]
+    files = {name: path for name in TOKENIZER_FILES if (path := find(name)) is not None}
+    declared = read_declared(files, read_tokenizer_file(folder / TOKENIZER_FILES[0]))
+    return find_templates(_reader(find), names, declared.named)
 
 
 def _reader(find: Callable[[str], Path | None]) -> Callable[[str, int], bytes | None]:

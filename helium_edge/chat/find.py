@@ -17,7 +17,6 @@ TEMPLATE_FILE = "chat_template.jinja"
 TEMPLATE_FOLDER = "additional_chat_templates"
 """Where named templates are, each a file `NAME.jinja`."""
 TOKENIZER_CONFIG = "tokenizer_config.json"
-SPECIAL_TOKENS = "special_tokens_map.json"
 
 DEFAULT = "default"
 """Name of the template that is taken where none is asked for."""
@@ -25,9 +24,6 @@ DEFAULT = "default"
 MAX_TEMPLATE_BYTES = 1 << 18
 MAX_CONFIG_BYTES = 1 << 24
 MAX_TEMPLATES = 64
-
-_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
-_LLAMA = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
 
 ReadFile = Callable[[str, int], bytes | None]
 """Content of a file of the checkpoint of at most so many bytes; None where there is none of that name."""
@@ -58,7 +54,9 @@ class ChatTemplates:
         return ", ".join(map(shorten, sorted(self.by_name)))
 
 
-def find_templates(read: ReadFile, additional: Iterable[str] = ()) -> ChatTemplates | None:
+def find_templates(
+    read: ReadFile, additional: Iterable[str] = (), variables: Mapping[str, str] | None = None
+) -> ChatTemplates | None:
     """The templates of a checkpoint; None where it has none.
 
     As in transformers, files of templates win over `tokenizer_config.json`, all of whose templates then go.
@@ -66,6 +64,7 @@ def find_templates(read: ReadFile, additional: Iterable[str] = ()) -> ChatTempla
     Args:
         read: Reads a file of the checkpoint.
         additional: Names of the files in `additional_chat_templates`, each `NAME.jinja`.
+        variables: What templates see beside the messages: special tokens by name, as `bos_token`.
 
     Raises:
         CheckpointError: A file is malformed, or there are too many.
@@ -81,12 +80,13 @@ def find_templates(read: ReadFile, additional: Iterable[str] = ()) -> ChatTempla
     warnings = _lost(declared, texts) if texts else ()
     texts = texts or declared
     if len(texts) > MAX_TEMPLATES:
-        raise CheckpointError(f"{len(texts)} chat templates are too many, the limit is {MAX_TEMPLATES}")
+        where = TEMPLATE_FOLDER if files[next(iter(texts))] != TOKENIZER_CONFIG else TOKENIZER_CONFIG
+        raise CheckpointError(f"{where}: {len(texts)} chat templates are too many, the limit is {MAX_TEMPLATES}")
     if not texts:
         return None
-    special = read(SPECIAL_TOKENS, MAX_CONFIG_BYTES)
-    variables = _variables(config, {} if special is None else _object(special, SPECIAL_TOKENS))
-    return ChatTemplates({name: ChatTemplate(text, variables) for name, text in texts.items()}, files, warnings)
+    return ChatTemplates(
+        {name: ChatTemplate(text, variables or {}) for name, text in texts.items()}, files, warnings
+    )
 
 
 def _of_config(found: Any) -> dict[str, str]:
@@ -117,18 +117,6 @@ def _lost(declared: Mapping[str, str], texts: Mapping[str, str]) -> tuple[str, .
     return (
         f"{TOKENIZER_CONFIG}: chat_template ({names}) is not that of {winner}, which wins, as in transformers",
     )
-
-
-def _variables(config: Mapping[str, Any], special: Mapping[str, Any]) -> dict[str, str]:
-    """Special tokens, as strings or as objects with a content."""
-    found = dict(_LLAMA) if str(config.get("tokenizer_class")).startswith("LlamaTokenizer") else {}
-    for source in (special, config):
-        for name in _NAMES:
-            value = source.get(name)
-            value = value.get("content") if isinstance(value, dict) else value
-            if isinstance(value, str):
-                found[name] = value
-    return found
 
 
 def _decoded(data: bytes, name: str) -> str:

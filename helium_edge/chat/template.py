@@ -18,7 +18,7 @@ from helium_edge.errors import MissingDependencyError, UsageError
 MAX_CHARACTERS = 1 << 22
 """Of one rendered conversation."""
 MAX_MEMORY = 1 << 30
-MAX_SECONDS = 20
+MAX_SECONDS = 10
 
 
 class TemplateError(Exception):

@@ -82,7 +82,11 @@ def open_source(
     """
     checkpoint = open_checkpoint(source, revision=revision, options=reading or ReadOptions())
     companions = check_companions(checkpoint)
-    templates = templates_of_checkpoint(checkpoint) if checkpoint.config.task.has_cache else None
+    templates = (
+        templates_of_checkpoint(checkpoint, companions.tokenizer.named)
+        if checkpoint.config.task.has_cache
+        else None
+    )
     if templates is None:
         opened = ExportSource(checkpoint, companions)
     else:

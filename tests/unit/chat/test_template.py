@@ -16,11 +16,13 @@ from helium_edge.chat import ChatTemplate, ChatTemplates, Message, find_template
 from helium_edge.chat.derive import conversation, held_out_conversations
 from helium_edge.chat.template import Request, TemplateError
 from helium_edge.errors import CheckpointError, UsageError
+from helium_edge.runtime.token_files import read_declared
 from tests.helpers import chat_templates as forms
 
 TINY = Path(str(importlib.resources.files("helium_edge.data"))) / "helium-tiny"
 TOKENS = {"bos_token": "<s>", "eos_token": "</s>"}
 ALL = {**forms.DECLARATIVE, "mistral-last": forms.MISTRAL_SYSTEM_IN_LAST_TURN, "thinking": forms.THINKING}
+USER: list[Message] = conversation("x")
 NAMED = [{"name": "rag", "template": "t"}, {"name": "default", "template": "d"}]
 DEEP = """{% set ns = namespace(n=0) %}{% for m in messages %}{% if m.role == 'system' %}{% continue %}{% endif %}
 {%- if loop.index > 5 %}{% break %}{% endif %}{% set ns.n = ns.n + 1 %}
@@ -44,7 +46,10 @@ def all_in(folder: Path) -> ChatTemplates | None:
     def read(name: str, limit: int) -> bytes | None:
         return (folder / name).read_bytes() if (folder / name).is_file() else None
 
-    return find_templates(read, [path.name for path in (folder / "additional_chat_templates").glob("*.jinja")])
+    names = [path.name for path in (folder / "additional_chat_templates").glob("*.jinja")]
+    files = {path.name: path for path in folder.glob("*.json")}
+    declared = read_declared(files, json.loads((folder / "tokenizer.json").read_text(encoding="utf-8")))
+    return find_templates(read, names, declared.named)
 
 
 def found_in(folder: Path) -> ChatTemplate | None:
@@ -122,18 +127,32 @@ def test_a_malformed_template_is_named(found: object, message: str, tmp_path: Pa
         found_in(folder_with(tmp_path / "a", {"chat_template": found}))
 
 
-def test_special_tokens_may_be_objects_and_llama_has_its_own(tmp_path: Path) -> None:
-    objects = {"bos_token": {"content": "<b>", "special": True}, "chat_template": "x"}
-    template = found_in(folder_with(tmp_path / "a", objects))
-    assert template is not None
-    assert template.variables == {"bos_token": "<b>", "eos_token": "</s>"}
-    llama = {"tokenizer_class": "LlamaTokenizerFast", "bos_token": None, "eos_token": None, "chat_template": "x"}
-    template = found_in(folder_with(tmp_path / "b", llama))
-    assert template is not None
-    assert template.variables == {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+DECODER = {
+    str(at): {"content": text, "special": True} for at, text in enumerate(("<unk>", "<s>", "</s>", "<pad>"))
+}
+SPECIAL = "{{ bos_token }}|{{ eos_token }}|{{ unk_token }}|{{ pad_token }}|{{ image_token }}|{{ end_token }}"
+TOKENS_OF_FILES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "texts": ({}, {}),
+    "objects": ({"bos_token": {"content": "<s>", "special": True, "__type": "AddedToken"}}, {}),
+    "LlamaTokenizer has its own": ({"tokenizer_class": "LlamaTokenizer", "bos_token": None}, {}),
+    "the map wins": ({}, {"eos_token": "<pad>", "bos_token": {"content": "</s>"}}),
+    "the map wins over null": ({"eos_token": None}, {"eos_token": "<pad>"}),
+    "added_tokens_decoder ends the map": ({"added_tokens_decoder": DECODER}, {"eos_token": "<pad>"}),
+    "names of its own": ({"image_token": "<pad>"}, {"end_token": "</s>"}),
+    "an object of extra tokens": ({"extra_special_tokens": {"image_token": "<pad>", "end_token": "<e>"}}, {}),
+    "tokens of the model": ({"model_specific_special_tokens": {"image_token": "<pad>"}}, {}),
+}
 
 
-USER: list[Message] = conversation("x")
+@pytest.mark.parametrize("name", TOKENS_OF_FILES)
+def test_a_template_sees_the_special_tokens_of_transformers(name: str, tmp_path: Path) -> None:
+    config, special = TOKENS_OF_FILES[name]
+    files = {"special_tokens_map.json": json.dumps(special)} if special else {}
+    folder = folder_with(tmp_path / "a", config | {"chat_template": SPECIAL}, files)
+    template = found_in(folder)
+    assert template is not None
+    theirs = AutoTokenizer.from_pretrained(folder)
+    assert template.render(USER) == theirs.apply_chat_template(USER, tokenize=False)
 
 
 @pytest.mark.parametrize(
