@@ -115,7 +115,7 @@ def _silent_end(checkpoint: Checkpoint, merged: MergedTokenizer) -> list[str]:
         return []
     ends = ", ".join(map(str, config.eos_token_ids)) or "none"
     line = (
-        f"tokenizer_config.json: eos_token {shorten(text or '')} ({index}) is not among the ids that end "
+        f"the tokenizer's eos_token {shorten(text or '')} ({index}) is not among the ids that end "
         f"generation ({ends}), as in transformers; --generation-config with eos_token_id adds it"
     )
     return [line]

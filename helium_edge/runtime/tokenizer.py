@@ -278,6 +278,10 @@ def _check_ids(ids: Sequence[int]) -> None:
         raise UsageError(f"token id {bad} is outside any vocabulary")
 
 
+_OF_NEWER = ("Unknown tokenizer version", "untagged enum", "unknown variant")
+"""What the library says of kinds of parts that it does not know."""
+
+
 @contextmanager
 def library_errors(path: Path) -> Iterator[Any]:
     """Turn what the library raises over a malformed file into one line of ours."""
@@ -287,4 +291,9 @@ def library_errors(path: Path) -> Iterator[Any]:
         # A panic of the Rust code is no Exception, so that `except Exception` cannot hide it.
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
-        raise InputError(f"{path}: not a usable tokenizer.json: {first_line(error)}") from error
+        line = first_line(error)
+        newer = any(part in line for part in _OF_NEWER)
+        hint = (
+            f"it may be of a newer tokenizers library than {tokenizers.__version__}: upgrade that" if newer else ""
+        )
+        raise InputError(f"{path}: not a usable tokenizer.json: {line}", hint=hint) from error
