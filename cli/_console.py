@@ -256,6 +256,13 @@ class StageProgress:
         amount = [self._amount(), *self._remaining()] if self._done else [so_far]
         line(f"{name}: {', '.join([*amount, _memory()])}", stderr=True)
 
+    def tell(self, text: str) -> None:
+        """Print a line, above what is live."""
+        if self._live is None:
+            note(text)
+        else:
+            self._live.console.print(plain(text), soft_wrap=True, markup=False, highlight=False)
+
     def finish(self) -> None:
         """End the stage, if there is one."""
         if not self._name:

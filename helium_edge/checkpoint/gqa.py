@@ -96,6 +96,9 @@ def write_grouped(checkpoint: Checkpoint, groups: int, out: Path, progress: Prog
             source = checkpoint.find_file(name)
             if source is not None:
                 shutil.copyfile(source, partial / name)
+        for source in checkpoint.template_files():
+            (partial / source.parent.name).mkdir(exist_ok=True)
+            shutil.copyfile(source, partial / source.parent.name / source.name)
         checkpoint.check_unchanged()
         config = parse_json((checkpoint.folder / CONFIG_FILE).read_bytes())
         config["num_key_value_heads"] = groups

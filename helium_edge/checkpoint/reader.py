@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import os
+import re
 import threading
 from collections.abc import Mapping
 from concurrent.futures import Future
@@ -16,6 +17,7 @@ from types import MappingProxyType
 
 import torch
 
+from helium_edge.chat import TEMPLATE_FOLDER
 from helium_edge.checkpoint.adapter import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
@@ -25,7 +27,7 @@ from helium_edge.checkpoint.adapter import (
     refuse_adapter_alone,
     refuse_adapter_beside,
 )
-from helium_edge.checkpoint.files import find_file
+from helium_edge.checkpoint.files import find_file, read_object
 from helium_edge.checkpoint.foreign import refuse_foreign
 from helium_edge.checkpoint.generation_file import GENERATION_CONFIG, NO_FILE, GenerationFile, read_generation_file
 from helium_edge.checkpoint.header import DAMAGED, TensorInfo, read_header
@@ -34,7 +36,7 @@ from helium_edge.checkpoint.source import TOKENIZER_FILES, Source, resolve_sourc
 from helium_edge.checkpoint.tensor_file import read_tensor
 from helium_edge.checkpoint.weight_map import EMBEDDING, HEAD, PREFIX, check_tensors, first_few
 from helium_edge.config import ModelConfig
-from helium_edge.documents import DocumentError, first_line, parse_json, read_document, shorten
+from helium_edge.documents import first_line, shorten
 from helium_edge.errors import CheckpointError, UsageError, too_many_files
 from helium_edge.tasks import ENCODER
 
@@ -46,6 +48,7 @@ MAX_INDEX_BYTES = 2 << 20
 """An index has about 100 bytes a tensor."""
 
 _PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_TEMPLATE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
 _HASH_CHUNK = 1 << 20
 
 
@@ -152,7 +155,8 @@ class Checkpoint:
             CheckpointError: The file is named.
         """
         now = _stamps(self.folder)
-        for name in self._hashed_names:
+        templates = {name for name in {*now, *self.stamps} if "/" in name}
+        for name in sorted({*self._hashed_names, *templates}):
             if now.get(name) != self.stamps.get(name):
                 raise CheckpointError(
                     f"{name}: changed while the checkpoint was in use",
@@ -181,6 +185,28 @@ class Checkpoint:
             )
         return [path for path in paths if path is not None]
 
+    def template_files(self) -> list[Path]:
+        """Return the paths of the named chat templates, sorted.
+
+        Raises:
+            CheckpointError: The folder cannot be listed, or holds what is no regular file.
+        """
+        try:
+            found = sorted(path.name for path in (self.folder / TEMPLATE_FOLDER).glob("*.jinja"))
+        except OSError as error:
+            raise CheckpointError(f"{TEMPLATE_FOLDER}: cannot be read: {error.strerror}") from error
+        names = [
+            name for name in found if not name.startswith(".")
+        ]  # as `._rag.jinja`, which macOS leaves in archives
+        odd = next((name for name in names if not _TEMPLATE_NAME.fullmatch(name)), None)
+        if odd is not None:
+            raise CheckpointError(
+                f"{TEMPLATE_FOLDER}: {shorten(odd)} is no name that a bundle can have",
+                hint="rename it; allowed: letters, digits, _, - and .",
+            )
+        paths = (self.find_file(f"{TEMPLATE_FOLDER}/{name}") for name in names)
+        return [path for path in paths if path is not None]
+
     def hashes(self) -> dict[str, str]:
         """Return the sha256 of the config, weight and tokenizer files, by name, sorted; computed once.
 
@@ -200,6 +226,7 @@ class Checkpoint:
         def run() -> None:
             try:
                 paths = {name: self.find_file(name) for name in self._hashed_names}
+                paths |= {f"{TEMPLATE_FOLDER}/{path.name}": path for path in self.template_files()}
                 future.set_result({name: _sha256(path) for name, path in paths.items() if path is not None})
             except BaseException as error:  # for whoever asks for the result
                 future.set_exception(error)
@@ -267,10 +294,11 @@ def _open(source: Source, options: ReadOptions) -> Checkpoint:
 def _stamps(folder: Path) -> dict[str, tuple[int, ...]]:
     """Size, time of change and number of each file of a folder, by name; what links point to."""
     found = {}
-    with suppress(OSError), os.scandir(folder) as entries:  # what is no folder is refused by its first file
-        for entry in entries:
-            with suppress(OSError):
-                found[entry.name] = _stamp(entry.stat())
+    for below in ("", f"{TEMPLATE_FOLDER}/"):
+        with suppress(OSError), os.scandir(folder / below) as entries:  # what is no folder is refused elsewhere
+            for entry in entries:
+                with suppress(OSError):
+                    found[f"{below}{entry.name}"] = _stamp(entry.stat())
     return found
 
 
@@ -329,13 +357,7 @@ def _find_tensors(folder: Path) -> tuple[dict[str, TensorInfo], tuple[str, ...]]
 
 def _read_index(path: Path) -> dict[str, str]:
     """Return tensor name -> shard file, every file a plain name."""
-    try:
-        data = parse_json(read_document(path, MAX_INDEX_BYTES))
-    except OSError as error:
-        raise too_many_files(error) or CheckpointError(f"{path.name}: cannot be read: {error.strerror}") from error
-    except DocumentError as error:
-        raise CheckpointError(f"{path.name}: {error}", hint=error.hint or DAMAGED) from error
-    listing = data.get("weight_map") if isinstance(data, dict) else None
+    listing = read_object(path, MAX_INDEX_BYTES, hint=DAMAGED).get("weight_map")
     if not isinstance(listing, dict) or not listing:
         raise CheckpointError(f"{path.name}: has no weight_map", hint=DAMAGED)
     for name, file in listing.items():
