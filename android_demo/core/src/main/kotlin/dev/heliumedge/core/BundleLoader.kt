@@ -31,7 +31,7 @@ public data class Settings(
 }
 
 /**
- * A bundle that is ready to run: a [decoder] or, for head bundles, a [classifier].
+ * A bundle that is ready to run: a [decoder] or, for classifiers, a [classifier].
  *
  * @property loadNanos What the runtime took to load its graphs.
  */
@@ -144,7 +144,7 @@ public class BundleLoader(
         val start = Clock.System.nanos()
         val engine = factoryOf(bundle.manifest, settings).open(bundle, settings.threads, allocator)
         try {
-            val classifier = if (bundle.manifest.isClassifier) Classifier(bundle.manifest, engine) else null
+            val classifier = if (bundle.manifest.task != Task.LANGUAGE_MODEL) Classifier(bundle.manifest, engine) else null
             val decoder = if (classifier == null) Decoder(bundle.manifest, engine, allocator) else null
             // Loads the graph now, so that the first text does not wait for it.
             decoder?.warmUp()

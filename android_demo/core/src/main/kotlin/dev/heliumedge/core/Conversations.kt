@@ -99,11 +99,11 @@ internal fun fitConversation(
 ): FittedConversation {
     var ids = encode(messages)
     if (ids.size <= room) return FittedConversation(ids, 0)
-    val head = if (messages.first().role == ChatRole.SYSTEM) 1 else 0
-    val last = messages.size - head - 1
+    val opening = if (messages.first().role == ChatRole.SYSTEM) 1 else 0
+    val last = messages.size - opening - 1
     var best: FittedConversation? = null
     for (dropped in 2..last step 2) {
-        ids = encode(messages.take(head) + messages.drop(head + dropped))
+        ids = encode(messages.take(opening) + messages.drop(opening + dropped))
         if (ids.size <= room && 2 * commonPrefix(ids, cached, ids.size) >= ids.size) return FittedConversation(ids, dropped)
         val fits = ids.size <= room / 2 || (dropped == last && ids.size <= room)
         if (best == null && fits) best = FittedConversation(ids, dropped)
