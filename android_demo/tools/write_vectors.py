@@ -20,6 +20,7 @@ import chats
 import hosts
 import manifests
 import numpy as np
+import prompt_caches
 import texts
 import tokenizers
 
@@ -48,6 +49,7 @@ def main(folder: Path) -> None:
     write_chats(folder)
     save(folder / "plans.json", list(hosts.plans()))
     save(folder / "caches.json", list(hosts.cache_runs()))
+    prompt_caches.write(folder / "prompt-caches", bundles)
     save(folder / "manifests.json", list(manifests.manifest_cases(bundles["in_place"] / MANIFEST_NAME)))
     save(folder / "generations.json", [case for name, path in bundles.items() for case in generations(name, path)])
 

@@ -49,20 +49,20 @@ public class LoadedBundle internal constructor(
     /**
      * Continues a text in a new conversation.
      *
+     * @param reuse Run only what the cache does not hold already, from the call before or from [loadCache].
      * @throws CacheFullException The prompt is longer than the context.
      * @throws HeliumException What [Generation.run] throws.
      */
-    public fun generate(prompt: String, settings: Settings, stop: StopSignal, stats: GenerationStats, listener: TokenListener) {
-        val decoder = decoder ?: throw InvalidRequestException("${manifest.name} classifies text", "Choose a bundle of a text model.")
+    public fun generate(prompt: String, settings: Settings, stop: StopSignal, stats: GenerationStats, reuse: Boolean = false, listener: TokenListener) {
+        val decoder = textDecoder()
         val ids = tokenizer.encode(prompt)
         val context = settings.contextOf(manifest)
         if (ids.size > context) throw CacheFullException("the prompt has ${ids.size} tokens, the context $context")
         // One more than fits may be chosen: it is shown and not fed back.
         val most = minOf(wanted(settings), context - ids.size + 1, maxOf(1, (manifest.generation.maxLength ?: Int.MAX_VALUE) - ids.size))
-        decoder.rewind()
-        conversations?.forget()
+        if (reuse) stats.reusedTokens = decoder.follow(ids) else decoder.rewind()
         Generation(decoder, tokenizer, manifest.tokens.eos, stopStrings = manifest.generation.stopStrings)
-            .run(ids, sampler(decoder, settings), most, stop, stats, listener = listener)
+            .run(ids.copyOfRange(stats.reusedTokens, ids.size), sampler(decoder, settings), most, stop, stats, listener = listener)
     }
 
     /**
@@ -79,10 +79,30 @@ public class LoadedBundle internal constructor(
         stats: GenerationStats,
         listener: TokenListener,
     ): AnswerFacts {
-        val decoder = decoder ?: throw InvalidRequestException("${manifest.name} classifies text", "Choose a bundle of a text model.")
+        val decoder = textDecoder()
         val chat = conversations ?: Conversations(decoder, tokenizer, manifest).also { conversations = it }
         return chat.answer(messages, sampler(decoder, settings), wanted(settings), stop, stats, listener)
     }
+
+    /**
+     * Writes what the cache holds to a file, or its first [tokens]; see [PromptCache.save].
+     *
+     * @throws InvalidRequestException The cache is empty, or the bundle has none.
+     * @throws StorageException The file cannot be written.
+     */
+    public fun saveCache(file: File, tokens: Int = Int.MAX_VALUE): Int = PromptCache.save(file, textDecoder(), bundle.manifestSha256(), tokens)
+
+    /**
+     * Fills the cache from a file of [saveCache] or of the Python host; a text with `reuse`, or a conversation, that
+     * begins with its tokens is not run again so far.
+     *
+     * @return How many tokens the cache holds then.
+     * @throws PromptCacheException The file is missing, truncated, of another kind or of another bundle.
+     */
+    public fun loadCache(file: File): Int = PromptCache.load(file, textDecoder(), bundle.manifestSha256())
+
+    private fun textDecoder(): Decoder =
+        decoder ?: throw InvalidRequestException("${manifest.name} classifies text", "Choose a bundle of a text model.")
 
     private var conversations: Conversations? = null
 

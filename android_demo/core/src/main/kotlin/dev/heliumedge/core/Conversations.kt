@@ -28,7 +28,6 @@ public class Conversations(
 ) {
     private val form: ChatForm
     private val encoder: SpanEncoder
-    private val cached = TokenLog()
 
     /** Ids that end an answer. */
     public val stop: Set<Int>
@@ -72,19 +71,12 @@ public class Conversations(
         listener: TokenListener,
     ): AnswerFacts {
         val room = decoder.cacheLen - minOf(maxNewTokens, decoder.cacheLen / 4)
-        // Behind a call that was stopped, the cache holds more than is known of it, never less.
-        cached.truncate(minOf(cached.size, decoder.position))
-        val fitted = fitConversation(::ids, messages, room, cached)
-        val shared = commonPrefix(fitted.ids, cached, fitted.ids.size - 1)
-        decoder.rewind(shared)
-        cached.truncate(shared)
+        val fitted = fitConversation(::ids, messages, room, decoder.tokens)
+        val shared = decoder.follow(fitted.ids)
         Generation(decoder, tokenizer, stop, stopStrings = manifest.generation.stopStrings, continuing = false)
-            .run(fitted.ids.copyOfRange(shared, fitted.ids.size), sampler, maxNewTokens, stopSignal, stats, cached, listener)
+            .run(fitted.ids.copyOfRange(shared, fitted.ids.size), sampler, maxNewTokens, stopSignal, stats, listener)
         return AnswerFacts(shared, fitted.dropped)
     }
-
-    /** Forgets what the cache holds, because somebody else used the decoder. */
-    public fun forget(): Unit = cached.truncate(0)
 }
 
 /**
@@ -104,15 +96,9 @@ internal fun fitConversation(
     var best: FittedConversation? = null
     for (dropped in 2..last step 2) {
         ids = encode(messages.take(opening) + messages.drop(opening + dropped))
-        if (ids.size <= room && 2 * commonPrefix(ids, cached, ids.size) >= ids.size) return FittedConversation(ids, dropped)
+        if (ids.size <= room && 2 * cached.commonPrefix(ids, ids.size) >= ids.size) return FittedConversation(ids, dropped)
         val fits = ids.size <= room / 2 || (dropped == last && ids.size <= room)
         if (best == null && fits) best = FittedConversation(ids, dropped)
     }
     return best ?: throw CacheFullException("the last turn has ${ids.size} tokens, the KV cache has room for $room and an answer")
-}
-
-private fun commonPrefix(ids: IntArray, cached: TokenLog, limit: Int): Int {
-    var count = 0
-    while (count < minOf(limit, cached.size) && ids[count] == cached[count]) count++
-    return count
 }

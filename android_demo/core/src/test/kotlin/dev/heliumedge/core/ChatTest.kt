@@ -91,7 +91,9 @@ class ChatTest {
         val asked = conversations.ids(listOf(user("a b c")))
         val again = conversations.answer(listOf(user("a b c")), sampler(), 2) { _, _ -> }
         assertEquals("all but the last token", AnswerFacts(asked.size - 1, 0), again)
-        conversations.forget()
+        // Somebody else uses the decoder.
+        decoder.rewind()
+        decoder.decode(9)
         assertEquals(0, conversations.answer(listOf(user("a b c")), sampler(), 2) { _, _ -> }.reusedTokens)
         val many = listOf(user("a b c"), assistant("d e f"), user("g h i"), assistant("k"), user("l m"))
         assertEquals(4, conversations.answer(many, sampler(), 4) { _, _ -> }.droppedMessages)

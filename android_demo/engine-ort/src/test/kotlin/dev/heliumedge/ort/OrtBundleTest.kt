@@ -17,6 +17,8 @@ import dev.heliumedge.core.KvBuffers
 import dev.heliumedge.core.MANIFEST_NAME
 import dev.heliumedge.core.ManifestSeal
 import dev.heliumedge.core.Phase
+import dev.heliumedge.core.PromptCache
+import dev.heliumedge.core.PromptCacheException
 import dev.heliumedge.core.Sampler
 import dev.heliumedge.core.SamplingOptions
 import dev.heliumedge.core.SelfTest
@@ -105,6 +107,50 @@ class OrtBundleTest {
         assertEquals(case.text("prompt"), case.ints("ids"), chosen)
         assertEquals(case.text("text"), text.toString())
         assertEquals(case.text("stop"), stats.stopReason!!.name.lowercase())
+    }
+
+    @Test
+    fun `a saved prompt gives the bits of the Python host, and files are the same`() {
+        val cases = Vectors.cases("prompt-caches/bundles.json")
+        assertEquals(setOf("in_place", "append", "int8"), cases.map { it.text("name") }.toSet())
+        for (case in cases) {
+            val bundle = open(case.text("name"))
+            assertEquals(case.text("sha256"), bundle.manifestSha256())
+            val file = Vectors.file("prompt-caches/bundle-${case.text("name")}.safetensors")
+            val ids = case.ints("ids").toIntArray()
+            running(bundle) { _, decoder ->
+                assertEquals(ids.size, PromptCache.load(file, decoder, bundle.manifestSha256()))
+                assertEquals(ids.toList(), decoder.cachedTokens().toList())
+                assertLogits(case, decoder)
+                // The same from ids alone: whatever the file gave is gone.
+                decoder.rewind()
+                decoder.prefill(ids)
+                val written = File(Vectors.file("written").apply { mkdirs() }, file.name)
+                PromptCache.save(written, decoder, bundle.manifestSha256())
+                assertEquals(case.text("name"), file.data(), written.data())
+                assertLogits(case, decoder)
+            }
+            running(bundle, static = true) { _, decoder ->
+                PromptCache.load(file, decoder, bundle.manifestSha256())
+                assertLogits(case, decoder)
+                println("${case.text("name")}: a file of ${ids.size} tokens, both kinds of graphs give the bits of the Python host")
+                assertFails<PromptCacheException> { PromptCache.load(file, decoder, "0".repeat(64)) }
+            }
+        }
+    }
+
+    private fun assertLogits(case: Case, decoder: Decoder) {
+        for ((token, expected) in case.ints("next").zip(case.table("logits"))) {
+            val row = decoder.decode(token)!!
+            val bits = List(decoder.vocabSize) { row.buffer.get(row.offset + it).toRawBits() }
+            assertEquals(case.text("name"), expected, bits)
+        }
+    }
+
+    /** The bytes behind the header, in which the order of the metadata is free. */
+    private fun File.data(): List<Byte> {
+        val bytes = readBytes()
+        return bytes.drop(8 + ByteBuffer.wrap(bytes).order(java.nio.ByteOrder.LITTLE_ENDIAN).getLong(0).toInt())
     }
 
     @Test
