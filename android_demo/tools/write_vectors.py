@@ -12,9 +12,9 @@ import random
 import sys
 import unicodedata
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import chats
 import hosts
@@ -26,8 +26,10 @@ import tokenizers
 
 import helium_edge
 from helium_edge import export
+from helium_edge.bundle import GenerationSection
 from helium_edge.bundle.manifest import MANIFEST_NAME, parse_manifest
 from helium_edge.errors import HeliumEdgeError, UsageError
+from helium_edge.language_model import Sampling, most_new_tokens, sampling_options
 from helium_edge.recipe import load_recipe
 from helium_edge.runtime.generate import GenerationStats, generate
 from helium_edge.runtime.onnx_runner import OnnxRunner
@@ -45,6 +47,7 @@ def main(folder: Path) -> None:
     bundles = write_bundles(folder / "bundles")
     write_tokenizers(folder)
     save(folder / "sampler.json", list(sampler_cases()))
+    save(folder / "overrides.json", list(override_cases()))
     save(folder / "stop-strings.json", list(stop_string_cases()))
     write_chats(folder)
     save(folder / "plans.json", list(hosts.plans()))
@@ -377,6 +380,59 @@ def sampler_case(
     }
 
 
+def override_cases() -> Iterator[dict[str, Any]]:
+    """Defaults of bundles, what somebody asks for in their place, and what holds then."""
+    rng = random.Random(15)
+
+    def some(values: dict[str, list[Any]], share: float) -> dict[str, Any]:
+        return {name: rng.choice(choices) for name, choices in values.items() if rng.random() < share}
+
+    values: dict[str, list[Any]] = {
+        "temperature": [0.0, 0.3, 1.0, 2.5],
+        "top_k": [0, 1, 40],
+        "top_p": [0.1, 0.9, 1.0],
+        "min_p": [0.0, 0.05, 1.0],
+        "repetition_penalty": [0.5, 1.0, 1.2],
+        "no_repeat_ngram_size": [0, 3],
+        "suppress_tokens": [[], [5], [0, 4095]],
+        "stop_strings": [[], ["\n"], ["</s>", "User:"]],
+        "max_new_tokens": [1, 7, 500],
+    }
+    bad: dict[str, list[Any]] = {
+        "temperature": [-0.1],
+        "top_k": [-1],
+        "top_p": [0.0, 1.01, -1.0],
+        "min_p": [-0.1, 1.5],
+        "repetition_penalty": [0.0, -2.0],
+        "no_repeat_ngram_size": [-1],
+        "stop_strings": [[""], ["a", ""]],
+    }
+    lengths = [1, 9, 40, 1000]
+    for index in range(500):
+        defaults = some({**values, "do_sample": [False, True], "max_length": [1, 20, 300]}, 0.5)
+        asked = some(values, 0.4)
+        if index % 6 == 0:
+            name = rng.choice(list(bad))
+            asked[name] = rng.choice(bad[name])
+        section, sampling = GenerationSection(**defaults), cast(Sampling, asked)
+        # A bound of prompt and answer together is no option of the Python host: it is that of the defaults there.
+        bound = rng.choice([2, 30, 700]) if rng.random() < 0.3 and "max_new_tokens" not in asked else None
+        bounded = section if bound is None else section.model_copy(update={"max_length": bound})
+        case = {
+            "defaults": section.model_dump(mode="json"),
+            "asked": asked | ({"max_length": bound} if bound else {}),
+        }
+        try:
+            options = sampling_options(section, sampling)
+            StopStrings(strings := asked.get("stop_strings", list(section.stop_strings)))
+        except UsageError as error:
+            yield {**case, "refused": error.message}
+            continue
+        most = [most_new_tokens(bounded, sampling, length) for length in lengths]
+        found = {"options": asdict(options), "stop_strings": strings, "prompt_tokens": lengths, "new_tokens": most}
+        yield {**case, **found}
+
+
 def stop_string_cases() -> Iterator[dict[str, Any]]:
     """Texts in pieces, of few letters so that strings come, nearly come and overlap."""
     rng = random.Random(9)
@@ -389,6 +445,11 @@ def stop_string_cases() -> Iterator[dict[str, Any]]:
 
 
 # -- whole generations
+
+
+DRAWN = SamplingOptions(temperature=0.8, top_k=40, top_p=0.9)
+PENALISED = SamplingOptions(repetition_penalty=1.3, no_repeat_ngram_size=3, suppress_tokens=(300, 301))
+PENALISED_AND_DRAWN = replace(PENALISED, temperature=1.1, min_p=0.03)
 
 
 def generations(name: str, bundle: Path) -> Iterator[dict[str, Any]]:
@@ -415,9 +476,7 @@ def generations(name: str, bundle: Path) -> Iterator[dict[str, Any]]:
         prompts = prompts[:6]  # the loop is that of in_place
     for index, prompt in enumerate(prompts):
         for static in (False, True):
-            options = (
-                SamplingOptions() if index % 2 == 0 else SamplingOptions(temperature=0.8, top_k=40, top_p=0.9)
-            )
+            options = (SamplingOptions(), DRAWN, PENALISED, PENALISED_AND_DRAWN)[index % 4]
             yield {
                 "bundle": name,
                 "static": static,
@@ -441,12 +500,7 @@ def one_generation(
     new = list(generate(runner, ids, max_new_tokens=40, eos_ids=manifest.tokens.eos, sampler=sampler, stats=stats))
     stream = tokenizer.stream(continuing=True)
     text = "".join(stream.push(token) for token in new) + stream.finish()
-    chosen = {
-        "temperature": options.temperature,
-        "top_k": options.top_k,
-        "top_p": options.top_p,
-        "uniforms": uniforms,
-    }
+    chosen = {**asdict(options), "uniforms": uniforms}
     return {"prompt": prompt, "prompt_ids": ids, "ids": new, "text": text, "stop": stats.stop_reason, **chosen}
 
 

@@ -324,7 +324,13 @@ class MainActivity : Activity() {
             "temperature" to R.id.temperature,
             "top_k" to R.id.top_k,
             "top_p" to R.id.top_p,
+            "min_p" to R.id.min_p,
+            "repetition_penalty" to R.id.repetition_penalty,
+            "no_repeat_ngram_size" to R.id.no_repeat_ngram_size,
+            "suppress_tokens" to R.id.suppress_tokens,
+            "stop_strings" to R.id.stop_strings,
             "max_new_tokens" to R.id.max_new_tokens,
+            "max_length" to R.id.max_length,
             "seed" to R.id.seed,
         )
     }

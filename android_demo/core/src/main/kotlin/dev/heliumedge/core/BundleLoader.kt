@@ -14,15 +14,13 @@ public fun interface EngineFactory {
  * @property runtime The runtime that bundles must be for; null takes what the bundle says.
  * @property threads Threads within an operator; 0 lets the runtime choose.
  * @property contextTokens Longest conversation; 0 is what the cache holds.
- * @property sampling Null takes the defaults of the bundle.
- * @property maxNewTokens 0 takes the default of the bundle.
+ * @property generation What is wanted in place of the bundle's own defaults.
  */
 public data class Settings(
     val runtime: Runtime? = null,
     val threads: Int = 0,
     val contextTokens: Int = 0,
-    val sampling: SamplingOptions? = null,
-    val maxNewTokens: Int = 0,
+    val generation: GenerationOverrides = GenerationOverrides(),
     val seed: Long = 0,
 ) {
     /** The longest conversation with a bundle. */
@@ -58,11 +56,12 @@ public class LoadedBundle internal constructor(
         val ids = tokenizer.encode(prompt)
         val context = settings.contextOf(manifest)
         if (ids.size > context) throw CacheFullException("the prompt has ${ids.size} tokens, the context $context")
+        val wanted = settings.generation.applyTo(manifest.generation)
         // One more than fits may be chosen: it is shown and not fed back.
-        val most = minOf(wanted(settings), context - ids.size + 1, maxOf(1, (manifest.generation.maxLength ?: Int.MAX_VALUE) - ids.size))
+        val most = minOf(wanted.newTokensBehind(ids.size), context - ids.size + 1)
         if (reuse) stats.reusedTokens = decoder.follow(ids) else decoder.rewind()
-        Generation(decoder, tokenizer, manifest.tokens.eos, stopStrings = manifest.generation.stopStrings)
-            .run(ids.copyOfRange(stats.reusedTokens, ids.size), sampler(decoder, settings), most, stop, stats, listener = listener)
+        Generation(decoder, tokenizer, manifest.tokens.eos, stopStrings = wanted.stopStrings)
+            .run(ids.copyOfRange(stats.reusedTokens, ids.size), sampler(decoder, wanted, settings.seed), most, stop, stats, listener = listener)
     }
 
     /**
@@ -81,7 +80,8 @@ public class LoadedBundle internal constructor(
     ): AnswerFacts {
         val decoder = textDecoder()
         val chat = conversations ?: Conversations(decoder, tokenizer, manifest).also { conversations = it }
-        return chat.answer(messages, sampler(decoder, settings), wanted(settings), stop, stats, listener)
+        val wanted = settings.generation.applyTo(manifest.generation)
+        return chat.answer(messages, sampler(decoder, wanted, settings.seed), wanted, stop, stats, settings.contextOf(manifest), listener)
     }
 
     /**
@@ -106,15 +106,8 @@ public class LoadedBundle internal constructor(
 
     private var conversations: Conversations? = null
 
-    private fun wanted(settings: Settings): Int =
-        if (settings.maxNewTokens > 0) settings.maxNewTokens else manifest.generation.maxNewTokens
-
-    private fun sampler(decoder: Decoder, settings: Settings): Sampler {
-        // The settings have three of the values; what else the checkpoint asks for stays.
-        val defaults = SamplingOptions.of(manifest.generation)
-        val sampling = settings.sampling?.let { defaults.copy(temperature = it.temperature, topK = it.topK, topP = it.topP) } ?: defaults
-        return Sampler(decoder.vocabSize, sampling, SeededUniforms(settings.seed))
-    }
+    private fun sampler(decoder: Decoder, wanted: GenerationDefaults, seed: Long) =
+        Sampler(decoder.vocabSize, SamplingOptions.of(wanted), SeededUniforms(seed))
 
     override fun close() {
         decoder?.close()

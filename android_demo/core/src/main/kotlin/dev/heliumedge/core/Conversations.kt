@@ -59,22 +59,28 @@ public class Conversations(
     /**
      * Answers a conversation; the listener gets the tokens as those of [Generation.run].
      *
+     * @param wanted How long an answer may be, and which texts end it; how tokens are chosen is the [sampler]'s.
+     * @param contextTokens Longest conversation; at most what the cache holds.
      * @throws CacheFullException Not even the last turn fits.
      * @throws HeliumException What [Generation.run] throws.
      */
     public fun answer(
         messages: List<ChatMessage>,
         sampler: Sampler,
-        maxNewTokens: Int,
+        wanted: GenerationDefaults = manifest.generation,
         stopSignal: StopSignal = StopSignal(),
         stats: GenerationStats = GenerationStats(),
+        contextTokens: Int = decoder.cacheLen,
         listener: TokenListener,
     ): AnswerFacts {
-        val room = decoder.cacheLen - minOf(maxNewTokens, decoder.cacheLen / 4)
+        val room = contextTokens - minOf(wanted.newTokensBehind(0), contextTokens / 4)
         val fitted = fitConversation(::ids, messages, room, decoder.tokens)
         val shared = decoder.follow(fitted.ids)
-        Generation(decoder, tokenizer, stop, stopStrings = manifest.generation.stopStrings, continuing = false)
-            .run(fitted.ids.copyOfRange(shared, fitted.ids.size), sampler, maxNewTokens, stopSignal, stats, listener)
+        // Where the context is the whole cache, that ends the answer by itself.
+        val most = if (contextTokens < decoder.cacheLen) contextTokens - fitted.ids.size + 1 else Int.MAX_VALUE
+        stats.reusedTokens = shared
+        Generation(decoder, tokenizer, stop, stopStrings = wanted.stopStrings, continuing = false)
+            .run(fitted.ids.copyOfRange(shared, fitted.ids.size), sampler, minOf(wanted.newTokensBehind(fitted.ids.size), most), stopSignal, stats, listener)
         return AnswerFacts(shared, fitted.dropped)
     }
 }

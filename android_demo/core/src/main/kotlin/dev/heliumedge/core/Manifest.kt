@@ -134,7 +134,11 @@ public data class GenerationDefaults(
     val stopStrings: List<String> = emptyList(),
     /** Most tokens of prompt and answer together, or null. */
     val maxLength: Int? = null,
-)
+) {
+    /** Most new tokens behind a prompt; at least one. */
+    public fun newTokensBehind(promptTokens: Int): Int =
+        if (maxLength == null) maxNewTokens else maxOf(1, minOf(maxNewTokens, maxLength - promptTokens))
+}
 
 /** Memory of a running bundle, in bytes, as the exporter estimates it. */
 public data class MemorySpec(val weights: Long, val packed: Long, val cache: Long, val activations: Long, val total: Long)

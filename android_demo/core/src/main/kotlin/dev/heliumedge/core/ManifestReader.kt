@@ -141,7 +141,7 @@ public object ManifestReader {
         return spec
     }
 
-    private fun generation(entry: JsonFields): GenerationDefaults {
+    internal fun generation(entry: JsonFields): GenerationDefaults {
         val temperature = if (entry.has("temperature")) entry.number("temperature") else 1.0
         if (temperature < 0) entry.fail("temperature", "is out of range; allowed: 0 and above")
         val topP = if (entry.has("top_p")) entry.number("top_p") else 1.0

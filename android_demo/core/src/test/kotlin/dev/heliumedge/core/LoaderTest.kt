@@ -29,7 +29,7 @@ class LoaderTest {
             assertEquals("three of the prompt, three fed back, one more shown", 4, stats.newTokens)
             assertFails<CacheFullException> { loaded.generate("The device", Settings(contextTokens = 2), StopSignal(), stats) { _, _ -> } }
             val short = GenerationStats()
-            loaded.generate("The device", Settings(maxNewTokens = 2), StopSignal(), short) { _, _ -> }
+            loaded.generate("The device", Settings(generation = GenerationOverrides(maxNewTokens = 2)), StopSignal(), short) { _, _ -> }
             assertEquals(2, short.newTokens)
         }
         assertTrue(engine.closed)
@@ -40,7 +40,7 @@ class LoaderTest {
     fun `a saved cache spares the prompt, in a text and in a conversation`() {
         engine.recordsCache = false
         val file = File(temporary.root, "cache")
-        val settings = Settings(maxNewTokens = 3)
+        val settings = Settings(generation = GenerationOverrides(maxNewTokens = 3))
         loader().load(bundle, settings)!!.use { loaded ->
             assertFails<InvalidRequestException> { loaded.saveCache(file) }
             loaded.generate("The device is", settings, StopSignal(), GenerationStats()) { _, _ -> }

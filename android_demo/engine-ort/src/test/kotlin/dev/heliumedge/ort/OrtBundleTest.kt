@@ -95,7 +95,10 @@ class OrtBundleTest {
         val ids = tokenizer.encode(case.text("prompt"))
         assertEquals(case.ints("prompt_ids"), ids.toList())
         val uniforms = case.doubles("uniforms").iterator()
-        val options = SamplingOptions(case.double("temperature"), case.int("top_k"), case.double("top_p"))
+        val options = SamplingOptions(
+            case.double("temperature"), case.int("top_k"), case.double("top_p"), case.double("min_p"),
+            case.double("repetition_penalty"), case.int("no_repeat_ngram_size"), case.ints("suppress_tokens"),
+        )
         val sampler = Sampler(decoder.vocabSize, options) { uniforms.next() }
         val chosen = ArrayList<Int>()
         val text = StringBuilder()
