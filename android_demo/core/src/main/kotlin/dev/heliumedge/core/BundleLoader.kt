@@ -78,10 +78,8 @@ public class LoadedBundle internal constructor(
         stats: GenerationStats,
         listener: TokenListener,
     ): AnswerFacts {
-        val decoder = textDecoder()
-        val chat = conversations ?: Conversations(decoder, tokenizer, manifest).also { conversations = it }
         val wanted = settings.generation.applyTo(manifest.generation)
-        return chat.answer(messages, sampler(decoder, wanted, settings.seed), wanted, stop, stats, settings.contextOf(manifest), listener)
+        return conversations().answer(messages, sampler(textDecoder(), wanted, settings.seed), wanted, stop, stats, settings.contextOf(manifest), listener)
     }
 
     /**
@@ -103,6 +101,18 @@ public class LoadedBundle internal constructor(
 
     private fun textDecoder(): Decoder =
         decoder ?: throw InvalidRequestException("${manifest.name} classifies text", "Choose a bundle of a text model.")
+
+    /**
+     * Refuses a bundle that cannot chat, by name.
+     *
+     * @throws InvalidRequestException It has no chat template, one that only Jinja can render, or classifies text.
+     */
+    public fun checkConversations() {
+        conversations()
+    }
+
+    private fun conversations(): Conversations =
+        conversations ?: Conversations(textDecoder(), tokenizer, manifest).also { conversations = it }
 
     private var conversations: Conversations? = null
 

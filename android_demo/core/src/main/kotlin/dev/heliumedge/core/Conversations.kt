@@ -79,6 +79,7 @@ public class Conversations(
         // Where the context is the whole cache, that ends the answer by itself.
         val most = if (contextTokens < decoder.cacheLen) contextTokens - fitted.ids.size + 1 else Int.MAX_VALUE
         stats.reusedTokens = shared
+        stats.droppedMessages = fitted.dropped
         Generation(decoder, tokenizer, stop, stopStrings = wanted.stopStrings, continuing = false)
             .run(fitted.ids.copyOfRange(shared, fitted.ids.size), sampler, minOf(wanted.newTokensBehind(fitted.ids.size), most), stopSignal, stats, listener)
         return AnswerFacts(shared, fitted.dropped)

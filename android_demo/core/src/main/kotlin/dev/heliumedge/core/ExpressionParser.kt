@@ -198,7 +198,7 @@ internal class ExpressionParser(private val source: String) {
 
     /** `X{1,3}+` is `X+`: the same lengths in the same order. */
     private fun repeatedInterval(atom: Part, min: Int, max: Int): Part = when {
-        max == 0 -> fail("repeats without end what may be empty")
+        max == 0 || atom.least == 0 -> fail("repeats without end what may be empty")
         min <= 1 && atom is Part.Chars -> Part.Repeat(atom, min, Part.UNBOUNDED, Mode.GREEDY)
         min == 0 -> fail("repeats without end what may be empty")
         else -> Part.Repeat(Part.Repeat(atom, min, max, Mode.GREEDY), 1, Part.UNBOUNDED, Mode.GREEDY)

@@ -38,6 +38,10 @@ public class GenerationStats {
     public var reusedTokens: Int = 0
         internal set
 
+    /** Oldest messages of a conversation that were left out, because it did not fit. */
+    public var droppedMessages: Int = 0
+        internal set
+
     /** Tokens given to the listener. */
     public var newTokens: Int = 0
         internal set

@@ -5,6 +5,11 @@ import dev.heliumedge.core.BufferAllocator
 import dev.heliumedge.core.BundleFolder
 import dev.heliumedge.core.CacheUpdate
 import dev.heliumedge.core.Case
+import dev.heliumedge.core.ChatForm
+import dev.heliumedge.core.ChatMessage
+import dev.heliumedge.core.ChatRole
+import dev.heliumedge.core.ChatSpec
+import dev.heliumedge.core.Conversations
 import dev.heliumedge.core.Decoder
 import dev.heliumedge.core.EngineException
 import dev.heliumedge.core.Generation
@@ -14,17 +19,20 @@ import dev.heliumedge.core.GraphMismatchException
 import dev.heliumedge.core.GraphSpec
 import dev.heliumedge.core.HeliumException
 import dev.heliumedge.core.KvBuffers
+import dev.heliumedge.core.Logits
 import dev.heliumedge.core.MANIFEST_NAME
 import dev.heliumedge.core.ManifestSeal
 import dev.heliumedge.core.Phase
 import dev.heliumedge.core.PromptCache
 import dev.heliumedge.core.PromptCacheException
+import dev.heliumedge.core.RoleForm
 import dev.heliumedge.core.Sampler
 import dev.heliumedge.core.SamplingOptions
 import dev.heliumedge.core.SelfTest
 import dev.heliumedge.core.StopReason
 import dev.heliumedge.core.StopSignal
 import dev.heliumedge.core.Tokenizer
+import dev.heliumedge.core.Trim
 import dev.heliumedge.core.Vectors
 import dev.heliumedge.core.WrongRuntimeException
 import dev.heliumedge.core.assertFails
@@ -141,6 +149,47 @@ class OrtBundleTest {
             }
         }
     }
+
+    @Test
+    fun `a conversation with its cache kept gives the logits of one run`() {
+        val turn = RoleForm("Q: ", "\n", Trim.BOTH)
+        val form = ChatForm("<s>", turn.copy(before = ""), "", false, turn, null, null, turn.copy(before = "A:"), "A:")
+        for (name in listOf("in_place", "append", "int8")) {
+            val bundle = open(name)
+            val manifest = bundle.manifest.copy(chat = ChatSpec(form, null, bundle.manifest.tokens.eos))
+            running(bundle) { _, decoder ->
+                val conversations = Conversations(decoder, bundle.tokenizer(), manifest)
+                val messages = arrayListOf(ChatMessage(ChatRole.SYSTEM, "Les modèles"))
+                var reused = 0
+                var dropped = 0
+                for (index in 0 until 8) {
+                    messages.add(ChatMessage(ChatRole.USER, "The device $index"))
+                    val answer = StringBuilder()
+                    val wanted = manifest.generation.copy(maxNewTokens = 6)
+                    val sampler = Sampler(decoder.vocabSize, SamplingOptions()) { 0.0 }
+                    val facts = conversations.answer(messages, sampler, wanted) { _, piece -> answer.append(piece) }
+                    repeat(facts.droppedMessages) { messages.removeAt(1) }
+                    messages.add(ChatMessage(ChatRole.ASSISTANT, answer.toString()))
+                    reused += facts.reusedTokens
+                    dropped += facts.droppedMessages
+                }
+                assertTrue("$reused tokens were not run again", reused > 100)
+                assertEquals("the cache of 96 slots is too short", name == "append", dropped > 0)
+                val ids = decoder.cachedTokens()
+                val kept = decoder.decode(300)!!.copyOf(decoder)
+                decoder.rewind()
+                decoder.prefill(ids)
+                val fresh = decoder.decode(300)!!.copyOf(decoder)
+                val scale = Math.sqrt(fresh.sumOf { it.toDouble() * it } / fresh.size)
+                val worst = fresh.indices.maxOf { Math.abs(fresh[it] - kept[it]).toDouble() } / scale
+                println("$name: 8 turns, $reused tokens from the cache, $dropped messages dropped; worst logit off by $worst")
+                // The portable kernels quantize activations, by the rows of a call together.
+                assertTrue("$name: $worst", worst < if (name == "append") 0.1 else 0.01)
+            }
+        }
+    }
+
+    private fun Logits.copyOf(decoder: Decoder) = FloatArray(decoder.vocabSize) { buffer.get(offset + it) }
 
     private fun assertLogits(case: Case, decoder: Decoder) {
         for ((token, expected) in case.ints("next").zip(case.table("logits"))) {
