@@ -79,9 +79,14 @@ class ChatPanel(private val activity: Activity, private val screen: Screen) {
 
     /** Answers what is written. */
     fun say(session: ChatSession, settings: Settings, stop: StopSignal, message: String) {
-        val turn = answer { stats, listener -> session.say(message, settings, stop, stats, listener) }
-        // What was stopped before it began is there to be sent again.
-        if (turn.remembered) screen.show { view<EditText>(R.id.prompt).setText("") }
+        val before = session.turns
+        screen.show { view<EditText>(R.id.prompt).setText("") }
+        try {
+            answer { stats, listener -> session.say(message, settings, stop, stats, listener) }
+        } finally {
+            // What was refused, or stopped before it began, is there to be sent again; unless the next one is written.
+            if (session.turns === before) screen.show { if (text(R.id.prompt).isEmpty()) view<EditText>(R.id.prompt).setText(message) }
+        }
     }
 
     /** Answers the last message again. */
@@ -89,7 +94,7 @@ class ChatPanel(private val activity: Activity, private val screen: Screen) {
         answer { stats, listener -> session.regenerate(settings, stop, stats, listener) }
     }
 
-    private fun answer(turn: (GenerationStats, ChatListener) -> ChatTurn): ChatTurn {
+    private fun answer(turn: (GenerationStats, ChatListener) -> ChatTurn) {
         val stats = GenerationStats()
         val listener = object : ChatListener {
             override fun onTranscript(text: String) = screen.show { screen.output(text) }
@@ -99,7 +104,8 @@ class ChatPanel(private val activity: Activity, private val screen: Screen) {
                 screen.stats(stats)
             }
         }
-        return turn(stats, listener).also { screen.stats(stats) }
+        turn(stats, listener)
+        screen.stats(stats)
     }
 
     /** Shows what belongs to a conversation, or hides it. */
