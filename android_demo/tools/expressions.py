@@ -44,6 +44,7 @@ PUBLIC: dict[str, list[dict[str, Any]]] = {
     "gpt-4o": [_split(_O200K)],
     "cl100k": [_split(_CL100K)],
     "cl100k-removed": [_split(_CL100K, "Removed", invert=True)],
+    "words-alone": [_split(r"\p{L}+", "Removed", invert=True)],
     "gpt-2-possessive": [_split(_POSSESSIVE_GPT_2)],
     "qwen-possessive": [_split(_POSSESSIVE_QWEN)],
     "marked-letters": [_split(_MARKED_LETTERS)],

@@ -46,7 +46,7 @@ class ExpressionTest {
     @Test
     fun `pre-tokenizers of public models cut texts where the library does`() {
         val names = listOf(
-            "gpt-4o", "cl100k", "cl100k-removed", "gpt-2-possessive", "qwen-possessive", "marked-letters", "deepseek-v3", "deepseek", "digits",
+            "gpt-4o", "cl100k", "cl100k-removed", "words-alone", "gpt-2-possessive", "qwen-possessive", "marked-letters", "deepseek-v3", "deepseek", "digits",
         )
         for (name in names) {
             val cutting = TokenizerFile.read(Vectors.file("tokenizers/split-$name.json")).byteLevel!!
