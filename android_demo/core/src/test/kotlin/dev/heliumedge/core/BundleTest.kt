@@ -37,7 +37,8 @@ class BundleTest {
         assertTrue(cases.size > 100)
         for (case in cases) {
             val found = try {
-                ManifestReader.parse(case.text("text"))
+                val task = ManifestReader.parse(case.text("text")).task
+                assertEquals(case.text("what"), case.text("task"), task.id)
                 "ok"
             } catch (error: HeliumException) {
                 when (error) {
