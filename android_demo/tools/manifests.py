@@ -129,6 +129,8 @@ MUTATIONS: list[tuple[str, Any]] = [
     ("tokens.eos", []),
     ("golden.greedy_ids.0", 9999),
     ("golden.margins", [1.0]),
+    ("golden.tolerances", {"same": 0.1}),
+    ("golden.tolerances.other", -1.0),
     ("golden.prompt_ids", []),
     ("tokenizer.file", "other.json"),
     ("files.0.bytes", -1),

@@ -8,6 +8,7 @@ import android.content.ComponentCallbacks2
 import android.content.Context
 import android.content.Intent
 import android.os.Bundle
+import android.system.Os
 import android.view.View
 import android.view.WindowManager
 import android.widget.Button
@@ -54,6 +55,7 @@ class MainActivity : Activity() {
 
     override fun onCreate(savedInstanceState: Bundle?) {
         super.onCreate(savedInstanceState)
+        Os.setenv("ORT_DISABLE_TELEMETRY", "1", false) // before ONNX Runtime is loaded
         setContentView(R.layout.activity_main)
         device = Device(this)
         chat = ChatPanel(this, chatScreen)

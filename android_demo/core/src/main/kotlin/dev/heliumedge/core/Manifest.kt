@@ -146,13 +146,19 @@ public data class MemorySpec(val weights: Long, val packed: Long, val cache: Lon
 /** A token and its logit. */
 public data class TopToken(val id: Int, val logit: Double)
 
-/** A recorded greedy run; [margins] says how far each choice was ahead of the next best one. */
+/**
+ * A recorded greedy run; [margins] says how far each choice was ahead of the next best one.
+ *
+ * @property tolerance How far a logit may lie from the recorded one on a processor of another kind than the exporter's,
+ *   and how near a tie is; null in bundles of schema version 1.4 and before.
+ */
 public class GoldenTrace(
     public val prompt: String,
     public val promptIds: IntArray,
     public val greedyIds: IntArray,
     public val margins: DoubleArray,
     public val top5First: List<TopToken>,
+    public val tolerance: Double? = null,
 )
 
 /** What a model is for, as the manifest spells it in `head.kind`. */

@@ -207,7 +207,13 @@ public object ManifestReader {
         val prompt = entry.ints("prompt_ids")
         if (prompt.isEmpty()) entry.fail("prompt_ids", "is empty")
         val top = entry.objects("top5_first").map { TopToken(it.int("id"), it.number("logit")) }
-        return GoldenTrace(entry.text("prompt"), prompt, greedy, margins, top)
+        val tolerance = entry.objOrNull("tolerances")?.run {
+            val (same, other) = number("same") to number("other")
+            if (same < 0) fail("same", "is $same, less than 0")
+            if (other < 0) fail("other", "is $other, less than 0")
+            other
+        }
+        return GoldenTrace(entry.text("prompt"), prompt, greedy, margins, top, tolerance)
     }
 
     private fun output(entry: JsonFields): OutputSpec {
