@@ -63,7 +63,7 @@ class Target(Protocol):
         ...
 
     def min_runtime(self, config: ModelConfig, recipe: Recipe) -> str | None:
-        """The oldest version of the runtime that runs what it writes; None where the oldest supported one does."""
+        """The oldest version of the runtime that is known to run what it writes; None where any does."""
         ...
 
     def cache(self, config: ModelConfig, recipe: Recipe) -> CacheSpec:

@@ -18,6 +18,7 @@ from helium_edge.config import ModelConfig
 from helium_edge.errors import RecipeError, UsageError
 from helium_edge.mlpackage.ios import BLOCKS, OLDEST, SHARING
 from helium_edge.model.kv_cache import KvScales
+from helium_edge.pte.executorch_schema import EXECUTORCH_VERSION
 from helium_edge.quant import PlannedWeight, QuantizedStore
 from helium_edge.quant.activations import Arithmetic
 from helium_edge.recipe import Recipe
@@ -75,7 +76,7 @@ class CoremlTarget(Target):
 
     @override
     def min_runtime(self, config: ModelConfig, recipe: Recipe) -> str | None:
-        return None
+        return EXECUTORCH_VERSION
 
     @override
     def cache(self, config: ModelConfig, recipe: Recipe) -> CacheSpec:

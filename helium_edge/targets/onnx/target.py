@@ -23,7 +23,7 @@ from helium_edge.documents import first_line
 from helium_edge.errors import ConfigError, HeliumEdgeError, RecipeError
 from helium_edge.model.kv_cache import KvScales
 from helium_edge.model.weights import EMBEDDING, HEAD
-from helium_edge.quant import PlannedWeight, QuantizedStore
+from helium_edge.quant import PlannedWeight, QuantizedStore, plan_weights
 from helium_edge.quant.activations import ActivationRule, Arithmetic, PerBlock
 from helium_edge.recipe import Recipe
 from helium_edge.runtime.runner import CachedRunner
@@ -54,6 +54,9 @@ _MIN_BLOCK = 16
 INT8_CACHE_VERSION = "1.27"
 """The first onnxruntime whose CPU kernel of GroupQueryAttention takes an int8 cache; measured on 1.24 to 1.32."""
 
+INT8_MATRIX_VERSION = "1.22"
+"""The first onnxruntime whose MatMulNBits takes 8 bits; measured on 1.19 to 1.23."""
+
 
 class OnnxTarget(Target):
     """Writes ONNX for ONNX Runtime (contrib dialect) or for any runtime of opset 23 (portable dialect)."""
@@ -77,10 +80,12 @@ class OnnxTarget(Target):
                 f"recipe {recipe.name}: kv_cache int8 needs the dialect contrib: no standard operator takes "
                 "an int8 cache"
             )
+        _check_min_runtime(config, recipe)
 
     @override
     def min_runtime(self, config: ModelConfig, recipe: Recipe) -> str | None:
-        return INT8_CACHE_VERSION if recipe.kv_cache == "int8" else None
+        """Measured by tests/integration/test_oldest_runtimes.py."""
+        return INT8_CACHE_VERSION if recipe.kv_cache == "int8" else _options(recipe).min_runtime
 
     @override
     def cache(self, config: ModelConfig, recipe: Recipe) -> CacheSpec:
@@ -257,6 +262,26 @@ def _packed_bytes(weight: PlannedWeight, options: OnnxOptions) -> int:
 
 def _options(recipe: Recipe) -> OnnxOptions:
     return recipe.targets.options("onnx", OnnxOptions)
+
+
+def _check_min_runtime(config: ModelConfig, recipe: Recipe) -> None:
+    """Refuse what a runtime as old as the recipe asks for has no kernels for."""
+    options = _options(recipe)
+    if not options.older:
+        return
+    place = f"recipe {recipe.name}: targets.onnx.min_runtime is {options.min_runtime}"
+    if options.dialect != "contrib":
+        raise RecipeError(f"{place}: the dialect portable is written in opset 23, which 1.23 brought")
+    if recipe.kv_cache == "int8":
+        raise RecipeError(f"{place}: an int8 KV cache needs {INT8_CACHE_VERSION}")
+    if options.min_runtime == INT8_MATRIX_VERSION:
+        return
+    for weight in plan_weights(config, recipe.quantization):
+        if weight.name != EMBEDDING and weight.scheme is not None and weight.scheme.bits == 8:
+            raise RecipeError(
+                f"{place}: {weight.name} is int8, and the product of int8 matrices needs {INT8_MATRIX_VERSION}",
+                hint=f"give it int4, or min_runtime '{INT8_MATRIX_VERSION}'",
+            )
 
 
 def _has_genai(recipe: Recipe) -> bool:

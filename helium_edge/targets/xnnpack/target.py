@@ -25,6 +25,7 @@ from helium_edge.errors import RecipeError
 from helium_edge.model.kv_cache import KvScales
 from helium_edge.model.weights import EMBEDDING
 from helium_edge.pte.builder import ProgramBuilder
+from helium_edge.pte.executorch_schema import EXECUTORCH_VERSION
 from helium_edge.pte.xnnpack_schema import BACKEND
 from helium_edge.quant import PlannedWeight, QuantizedStore, QuantizedWeight
 from helium_edge.quant.activations import Arithmetic, PerToken
@@ -86,7 +87,7 @@ class XnnpackTarget(Target):
 
     @override
     def min_runtime(self, config: ModelConfig, recipe: Recipe) -> str | None:
-        return None
+        return EXECUTORCH_VERSION
 
     @override
     def cache(self, config: ModelConfig, recipe: Recipe) -> CacheSpec:
