@@ -27,12 +27,11 @@ class Host {
       [graph, await ort.InferenceSession.create(join(folder, graph.file))]));
     const { dtype, shape, layers } = manifest.cache;
     host.cache = Array.from({ length: 2 * layers }, () => tensor(dtype, shape));
-    [host.slots, host.dim] = shape.slice(-2);
-    [host.width, host.length] = [manifest.prefill_len, 0];
+    [host.slots, host.dim, host.length] = [...shape.slice(-2), 0];
     return host;
   }
 
-  // Logits of the last of at most `width` tokens; their rows go to slots `length` and up.
+  // Logits of the last of at most prefill_len tokens; their rows go to slots `length` and up.
   async call(ids) {
     const [graph, session] = this.graphs.at(ids.length > 1 ? 0 : -1);
     const width = graph.tokens ?? ids.length;
