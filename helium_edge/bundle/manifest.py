@@ -40,7 +40,7 @@ from helium_edge.tasks import LANGUAGE_MODEL, TASKS, Task
 
 MANIFEST_NAME = "helium-edge.json"
 SCHEMA_NAME = "helium-edge/bundle"
-SCHEMA_VERSION = "1.4"
+SCHEMA_VERSION = "1.5"
 
 MAX_MANIFEST_BYTES = 1 << 20
 """A manifest of a hundred layers stays below; anything above this limit is not one."""
@@ -59,7 +59,7 @@ class Manifest(Section):
     runtime: str
     """What runs the graphs: `onnxruntime`."""
     runtime_min_version: Annotated[str, Field(pattern=r"^[0-9]{1,4}(\.[0-9]{1,4}){1,2}$")] | None = None
-    """The oldest version of it that runs them; null where the oldest that we support does."""
+    """The oldest version of it that is known to run them; null where any does."""
     target: TargetSection
     source: SourceSection
     model: ModelSection

@@ -149,6 +149,33 @@ def test_a_host_that_is_one_slot_off_is_seen(
     assert "32 of 32" not in done.stdout
 
 
+IN_THE_WHEEL = {
+    "portable_ops_lib": "executorch_kernels_optimized",
+    "quantized_ops_lib": "executorch_kernels_quantized",
+    "xnnpack_backend": "executorch_backend_xnnpack",
+}
+
+
+@pytest.mark.full
+def test_each_required_library_is_needed(bundle: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host that is linked with all of them runs (above); one that lacks one does not load the methods."""
+    folder = bundle("xnnpack-int4")
+    graphs = json.loads((folder / "helium-edge.json").read_text(encoding="utf-8"))["graphs"]
+    assert {name for graph in graphs for name in graph["required_libraries"]} == IN_THE_WHEEL.keys()
+    needed = {name for graph in graphs for name in graph["required_operators"]}
+    assert "quantized_decomposed::embedding_byte.out" in needed
+    whole = Library.compiler_arguments
+    for library in IN_THE_WHEEL.values():
+        monkeypatch.setattr(
+            Library, "compiler_arguments", lambda self, left=library: [a for a in whole(self) if a != f"-l{left}"]
+        )
+        copy = folder.parent / library
+        copy.mkdir()
+        done = run_cpp(Path(shutil.copy(HOSTS / "executorch_host.cpp", copy)), folder)
+        assert done.returncode == 1, library
+        assert "cannot load prefill" in done.stderr
+
+
 def test_hosts_are_short_and_every_one_is_tested() -> None:
     files = sorted(path for path in HOSTS.iterdir() if path.is_file())
     lines = {path.name: len(path.read_text(encoding="utf-8").splitlines()) for path in files}

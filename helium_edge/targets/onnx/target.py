@@ -146,11 +146,17 @@ class OnnxTarget(Target):
         with WeightsFile(folder) as weights:
             model = Packer(store, weights, options, on_weight).pack(recipe.shapes.cache_len, scales)
         signatures = self._signatures(store.config, recipe)
-        for file, signature in signatures.items():
-            _save(store.config, model, signature, options, folder / file)
+        operators = {
+            file: _save(store.config, model, signature, options, folder / file)
+            for file, signature in signatures.items()
+        }
         if GENAI_FILE in signatures:
             write_genai_config(store.config, recipe.shapes.cache_len, folder)
-        return [BuiltGraph(file, None, signature) for file, signature in signatures.items() if not signature.genai]
+        return [
+            BuiltGraph(file, None, signature, operators[file])
+            for file, signature in signatures.items()
+            if not signature.genai
+        ]
 
     def _signatures(self, config: ModelConfig, recipe: Recipe) -> dict[str, GraphSignature | TextSignature]:
         """Signature of each graph by file."""
@@ -295,8 +301,8 @@ def _save(
     signature: GraphSignature | TextSignature,
     options: OnnxOptions,
     path: Path,
-) -> None:
-    """Write one graph and run the full checker on it, with the weights beside it."""
+) -> tuple[str, ...]:
+    """Write one graph and run the full checker on it, with the weights beside it; the operators that it calls."""
     if isinstance(signature, TextSignature):
         graph = build_text_graph(config, model, signature, options, path.stem)
     else:
@@ -306,3 +312,4 @@ def _save(
         onnx.checker.check_model(str(path), full_check=True)
     except Exception as error:  # the checker raises its own and protobuf's types
         raise HeliumEdgeError(f"{path.name}: the graph does not pass onnx.checker: {first_line(error)}") from error
+    return tuple(sorted({f"{node.domain or 'ai.onnx'}::{node.op_type}" for node in graph.graph}))

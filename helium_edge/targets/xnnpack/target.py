@@ -37,7 +37,7 @@ from helium_edge.signature import CLASSIFY, CacheSpec, GraphSignature, cache_spe
 from helium_edge.targets.artifact import Artifact
 from helium_edge.targets.base import TEXT_STEM, BuiltGraph, Target
 from helium_edge.targets.debug import DebugProgram
-from helium_edge.targets.loading import program_methods, text_method
+from helium_edge.targets.loading import program_methods, text_method, with_requirements
 from helium_edge.targets.metadata import metadata_methods, text_metadata
 from helium_edge.targets.summary import MethodSummary
 from helium_edge.targets.xnnpack.method import add_decoder, add_text_method
@@ -146,7 +146,7 @@ class XnnpackTarget(Target):
     ) -> list[BuiltGraph]:
         program, graphs = self._program(store.config, recipe, store, on_weight, scales)
         program.write(folder / graphs[0].file)
-        return graphs
+        return with_requirements(folder, graphs)
 
     def _program(
         self,
