@@ -22,6 +22,8 @@ function working(isWorking) {
   for (const control of controls) control.disabled = isWorking;
   part('stop').disabled = !isWorking;
   part('answer').setAttribute('aria-busy', String(isWorking));
+  // Screen readers are told how it ended, not every token.
+  part('status').setAttribute('aria-live', isWorking ? 'off' : 'polite');
 }
 
 async function start() {
@@ -55,15 +57,13 @@ async function start() {
   part('test').disabled = !manifest.golden;
 }
 
+// `work` says how it ended.
 async function run(work) {
   working(true);
   stopping = new AbortController();
-  try {
-    await work(stopping.signal);
-  } catch (error) {
-    say(error.message, 'bad');
-  }
+  const [text, kind] = await work(stopping.signal).then((end) => [end, ''], (error) => [error.message, 'bad']);
   working(false);
+  say(text, kind);
 }
 
 part('form').addEventListener('submit', (event) => {
@@ -83,7 +83,7 @@ part('form').addEventListener('submit', (event) => {
       say(`Writing, ${count} of ${maxNewTokens} tokens`);
       if (count > 1) part('speed').textContent = `${((count - 1) / (performance.now() - begun) * 1e3).toFixed(1)} tokens/s`;
     }
-    say(`${signal.aborted ? 'Stopped' : 'Done'} after ${count} tokens`);
+    return `${signal.aborted ? 'Stopped' : 'Done'} after ${count} tokens`;
   });
 });
 
@@ -91,8 +91,7 @@ part('stop').addEventListener('click', () => stopping?.abort());
 
 part('test').addEventListener('click', () => run(async () => {
   say('Self-test');
-  part('verdict').className = '';
-  const result = await model.selfTest((step, steps) => { part('verdict').textContent = `Step ${step} of ${steps}`; });
+  const result = await model.selfTest((step, steps) => say(`Self-test, step ${step} of ${steps}`));
   const marks = Array.from({ length: result.steps }, (_, step) => {
     const [className, mark, what] = result.wrong.includes(step) ? ['bad', '✗', 'wrong']
       : result.nearTies.includes(step) ? ['tie', '≈', 'near tie'] : ['good', '✓', 'same token'];
@@ -106,7 +105,7 @@ part('test').addEventListener('click', () => run(async () => {
   part('verdict').textContent = `${verdict}; first logits differ by ${result.firstLogits.toPrecision(2)}${ids}.`;
   part('verdict').className = result.passed ? 'good' : 'bad';
   document.documentElement.dataset.result = JSON.stringify(result);
-  say('Ready');
+  return 'Ready';
 }));
 
 working(true);

@@ -197,6 +197,10 @@ def test_text_streams_and_stops(bundle: Callable[[str], Path], tmp_path: Path) -
         click(page, "stop")
         wait(page, lambda: status(page).startswith("Stopped"))
         assert int(status(page).split()[2]) < 100
+        page.evaluate("document.getElementById('prompt').value = 'one more '.repeat(1000)")
+        click(page, "generate")
+        wait(page, lambda: "do not fit" in status(page))
+        assert page.evaluate("document.getElementById('generate').disabled") is False
 
 
 def test_nothing_is_asked_of_other_hosts(bundle: Callable[[str], Path], tmp_path: Path) -> None:
