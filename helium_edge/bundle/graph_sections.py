@@ -58,10 +58,20 @@ class GraphEntry(Section):
     """In the order in which the runtime takes them."""
     outputs: Items[TensorEntry]
     """In the order in which the runtime returns them."""
+    required_operators: Items[str] = ()
+    """Kernels that it calls, as the runtime spells them: `com.microsoft::MatMulNBits`, `aten::add.out`."""
+    required_libraries: Items[str] = ()
+    """What an app links for them beside the runtime, as ExecuTorch's build names it; none for ONNX."""
 
     @classmethod
     def from_signature(
-        cls, file: str, signature: GraphSignature | TextSignature, *, method: str | None = None
+        cls,
+        file: str,
+        signature: GraphSignature | TextSignature,
+        *,
+        method: str | None = None,
+        operators: tuple[str, ...] = (),
+        libraries: tuple[str, ...] = (),
     ) -> GraphEntry:
         """The entry of a graph."""
         return cls(
@@ -72,6 +82,8 @@ class GraphEntry(Section):
             cache_len=None if isinstance(signature, TextSignature) else signature.cache.cache_len,
             inputs=tuple(TensorEntry.from_spec(spec) for spec in signature.inputs()),
             outputs=tuple(TensorEntry.from_spec(spec) for spec in signature.outputs()),
+            required_operators=operators,
+            required_libraries=libraries,
         )
 
     def input_specs(self) -> tuple[TensorSpec, ...]:

@@ -59,7 +59,7 @@ class Manifest(Section):
     runtime: str
     """What runs the graphs: `onnxruntime`."""
     runtime_min_version: Annotated[str, Field(pattern=r"^[0-9]{1,4}(\.[0-9]{1,4}){1,2}$")] | None = None
-    """The oldest version of it that runs them; null where the oldest that we support does."""
+    """The oldest version of it that is known to run them; null where any does."""
     target: TargetSection
     source: SourceSection
     model: ModelSection

@@ -21,12 +21,13 @@ MAX_GRAPH_BYTES = 32 << 20
 """Graphs have about 13 kB a layer; their weights are in another file."""
 
 _OPERATORS = frozenset({
-    "Add", "BitShift", "BitwiseAnd", "Cast", "Concat", "DequantizeLinear", "Equal", "Gather", "Gelu", "Less",
-    "LessOrEqual", "MatMul", "Mul", "RMSNormalization", "Range", "ReduceMax", "ReduceSum", "Relu", "Reshape",
-    "RotaryEmbedding", "Shape", "Sigmoid", "Slice", "Softmax", "Split", "Squeeze", "Sub", "Tile", "Transpose",
-    "Unsqueeze", "Where",
-    "com.microsoft::GatherBlockQuantized", "com.microsoft::GroupQueryAttention", "com.microsoft::MatMulNBits",
-    "SkipSimplifiedLayerNormalization", "com.microsoft::SkipSimplifiedLayerNormalization",
+    "Add", "BitShift", "BitwiseAnd", "Cast", "Concat", "DequantizeLinear", "Div", "Equal", "Floor", "Gather",
+    "Gelu", "Less", "LessOrEqual", "MatMul", "Mul", "Pow", "RMSNormalization", "Range", "ReduceMax",
+    "ReduceMean", "ReduceSum", "Relu", "Reshape", "RotaryEmbedding", "Shape", "Sigmoid",
+    "SkipSimplifiedLayerNormalization", "Slice", "Softmax", "Split", "Sqrt", "Squeeze", "Sub", "Tile",
+    "Transpose", "Unsqueeze", "Where", "com.microsoft::GatherBlockQuantized",
+    "com.microsoft::GroupQueryAttention", "com.microsoft::MatMulNBits",
+    "com.microsoft::SkipSimplifiedLayerNormalization",
 })  # fmt: skip
 """Of all graphs that any version has written. None loops, calls, or makes a tensor of a size that is data, but
 `Range` and `Tile`."""

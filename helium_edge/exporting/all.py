@@ -52,10 +52,10 @@ def export_all(request: ExportRequest, progress: Progress = SILENT) -> list[Expo
     for name, single in recipes.items():
         recipe, target = fit(checkpoint.config, single)
         check_calibration(recipe, request.calibration)
-        minimum = target.min_runtime(checkpoint.config, recipe)
-        check_runtime(target.runtime, minimum, int8_cache=recipe.kv_cache == "int8")
         if request.run:
             target.check_can_run()
+            minimum = target.min_runtime(checkpoint.config, recipe)
+            check_runtime(target.runtime, minimum, int8_cache=recipe.kv_cache == "int8")
         out = request.out if len(recipes) == 1 else request.out / name
         files = dict(target.plan(checkpoint.config, recipe, plan_weights(checkpoint.config, recipe.quantization)))
         jobs.append(Job(source, recipe, target, out, request, source.warnings_for(files)))

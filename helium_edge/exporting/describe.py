@@ -81,7 +81,14 @@ def describe(
         tokenizer=tokenizer,
         quantization=QuantizationSection.from_reports(recipe, reports, fingerprint=store.fingerprint()),
         graphs=tuple(
-            GraphEntry.from_signature(graph.file, graph.signature, method=graph.method) for graph in graphs
+            GraphEntry.from_signature(
+                graph.file,
+                graph.signature,
+                method=graph.method,
+                operators=graph.operators,
+                libraries=graph.libraries,
+            )
+            for graph in graphs
         ),
         head=OutputSection.from_config(config),
         cache=CacheSection.from_spec(target.cache(config, recipe), scales) if config.task.has_cache else None,

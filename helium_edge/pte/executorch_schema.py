@@ -13,6 +13,8 @@ from enum import IntEnum
 from helium_edge.pte.flatbuffer import Table, scalar, scalars, string, table, tables, union
 
 IDENTIFIER = "ET12"
+EXECUTORCH_VERSION = "1.5"
+"""The release that these tables and our operators' arguments are of; no older one is known to run our programs."""
 
 
 class ScalarType(IntEnum):

@@ -16,18 +16,19 @@ def check_runtime(package: str, minimum: str | None, *, int8_cache: bool = False
         int8_cache: It is needed for an int8 KV cache, which a recipe may do without.
 
     Raises:
-        MissingToolError: It is older, or not installed.
+        MissingToolError: It is older. Of one that is not installed whoever loads it speaks: a CoreML bundle runs
+            here without ExecuTorch.
     """
     if minimum is None:
         return
     try:
         found = metadata.version(package)
     except metadata.PackageNotFoundError:
-        found = ""
-    if not found or _numbers(found) < _numbers(minimum):
+        return
+    if _numbers(found) < _numbers(minimum):
         raise MissingToolError(
             f"{package} {minimum} or newer is needed for {'an int8 KV cache' if int8_cache else 'these graphs'}; "
-            f"{found or 'none'} is installed",
+            f"{found} is installed",
             hint=f"pip install --upgrade '{package}>={minimum}'"
             f"{', or a recipe with kv_cache: float32' if int8_cache else ''}",
         )

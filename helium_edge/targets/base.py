@@ -26,11 +26,21 @@ TEXT_STEM = "classifier"
 
 @dataclass(frozen=True)
 class BuiltGraph:
-    """One graph that hosts run: its file, the method within the file (None for ONNX) and its signature."""
+    """One graph that hosts run.
+
+    Attributes:
+        file: Where it is.
+        method: The method within the file; None for ONNX.
+        signature: Inputs and outputs.
+        operators: Kernels that it calls, as the runtime spells them, sorted.
+        libraries: What an app links for them beside the runtime itself, sorted.
+    """
 
     file: str
     method: str | None
     signature: GraphSignature | TextSignature
+    operators: tuple[str, ...] = ()
+    libraries: tuple[str, ...] = ()
 
 
 class Target(Protocol):
@@ -63,7 +73,7 @@ class Target(Protocol):
         ...
 
     def min_runtime(self, config: ModelConfig, recipe: Recipe) -> str | None:
-        """The oldest version of the runtime that runs what it writes; None where the oldest supported one does."""
+        """The oldest version of the runtime that is known to run what it writes; None where any does."""
         ...
 
     def cache(self, config: ModelConfig, recipe: Recipe) -> CacheSpec:

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 from helium_edge.bundle import Bundle, GraphEntry
 from helium_edge.errors import UPGRADE, BundleError
+from helium_edge.pte.requirements import read_requirements
 from helium_edge.registry import TARGETS
 from helium_edge.runtime.runner import CachedRunner
 from helium_edge.runtime.text_runner import TextRunner
 from helium_edge.runtime.versions import check_runtime
 from helium_edge.signature import CLASSIFY
 from helium_edge.targets import load_target
-from helium_edge.targets.base import Target
+from helium_edge.targets.base import BuiltGraph, Target
+
+
+def with_requirements(folder: Path, graphs: Sequence[BuiltGraph]) -> list[BuiltGraph]:
+    """The methods of a program that has been written, with what it says they need."""
+    found = {file: read_requirements(folder / file) for file in {graph.file for graph in graphs}}
+    return [
+        dataclasses.replace(graph, operators=needed.operators, libraries=needed.libraries)
+        for graph in graphs
+        for needed in [found[graph.file][str(graph.method)]]
+    ]
 
 
 def open_runner(bundle: Bundle, *, threads: int = 0, static: bool = False) -> CachedRunner:

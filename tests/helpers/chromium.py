@@ -51,13 +51,13 @@ class Page:
                 return answer["result"]
             self.events.append(answer)
 
-    def open(self, file: Path, *, width: int, height: int = 900, dark: bool = False) -> None:
+    def open(self, page: Path | str, *, width: int, height: int = 900, dark: bool = False) -> None:
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1,
                   mobile=width < 600)  # fmt: skip
         self.call("Emulation.setEmulatedMedia", media="screen",
                   features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}])  # fmt: skip
         self.events.clear()
-        self.call("Page.navigate", url=file.as_uri())
+        self.call("Page.navigate", url=page if isinstance(page, str) else page.as_uri())
         while not any(event["method"] == "Page.loadEventFired" for event in self.events):
             self.events.append(self._next())
 
@@ -95,13 +95,13 @@ class Page:
 
 
 @contextmanager
-def chromium(program: str, folder: Path) -> Iterator[Page]:
+def chromium(program: str, folder: Path, *, gpu: tuple[str, ...] = ("--disable-gpu",)) -> Iterator[Page]:
     """Start a browser without a window, whose files are in `folder`; it ends with the block."""
     ours_in, theirs_out = os.pipe()
     theirs_in, ours_out = os.pipe()
     # The browser reads from 3 and writes to 4.
     shell = f'exec 3<&{theirs_in} 4>&{theirs_out}; exec {program} "$@"'
-    flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--no-first-run",
+    flags = ["--headless=new", "--no-sandbox", *gpu, "--hide-scrollbars", "--no-first-run",
              "--disable-dev-shm-usage", "--remote-debugging-pipe", f"--user-data-dir={folder}"]  # fmt: skip
     process = subprocess.Popen(["/bin/bash", "-c", shell, "sh", *flags], pass_fds=(theirs_in, theirs_out),
                                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,

@@ -33,6 +33,7 @@ needs_executorch = pytest.mark.skipif(
         ("onnx-int4", True),
         ("onnx-int4-portable", True),
         ("onnx-int4-kv8", False),
+        ("web-int4", False),
         pytest.param("xnnpack-int4", True, marks=needs_executorch),
         pytest.param("xnnpack-int4-kv8", True, marks=needs_executorch),
     ],

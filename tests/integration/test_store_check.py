@@ -54,6 +54,8 @@ VARIANTS = {
     "onnx int4": Variant("onnx-int4"),
     "onnx mixed, biases": Variant("onnx-int4", MIXED, BIASES),
     "onnx asymmetric, tied": Variant("onnx-int4", ASYMMETRIC, {"tie_word_embeddings": True}),
+    "onnx older, biases": Variant("web-int4", MIXED, BIASES | SHORT),
+    "onnx older, asymmetric": Variant("web-int4", ASYMMETRIC, SHORT),
     "onnx fp32": Variant("onnx-fp32", None, BIASES),
     "portable int4": Variant("onnx-int4-portable"),
     "portable mixed, biases": Variant("onnx-int4-portable", MIXED, BIASES),

@@ -293,6 +293,7 @@ def test_defaults() -> None:
                 "accuracy_level": 4,
                 "head_accuracy_level": 4,
                 "int8_block_size": 32,
+                "min_runtime": "1.23",
             }
         },
         "shapes": {"prefill_len": 128, "cache_len": 4096},

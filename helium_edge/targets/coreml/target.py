@@ -18,6 +18,7 @@ from helium_edge.config import ModelConfig
 from helium_edge.errors import RecipeError, UsageError
 from helium_edge.mlpackage.ios import BLOCKS, OLDEST, SHARING
 from helium_edge.model.kv_cache import KvScales
+from helium_edge.pte.executorch_schema import EXECUTORCH_VERSION
 from helium_edge.quant import PlannedWeight, QuantizedStore
 from helium_edge.quant.activations import Arithmetic
 from helium_edge.recipe import Recipe
@@ -30,7 +31,7 @@ from helium_edge.targets.artifact import Artifact
 from helium_edge.targets.base import TEXT_STEM, BuiltGraph, Target
 from helium_edge.targets.coreml.options import CoremlOptions
 from helium_edge.targets.debug import DebugProgram
-from helium_edge.targets.loading import program_methods, text_method
+from helium_edge.targets.loading import program_methods, text_method, with_requirements
 from helium_edge.targets.metadata import metadata_methods, text_metadata
 from helium_edge.targets.summary import MethodSummary
 
@@ -75,7 +76,7 @@ class CoremlTarget(Target):
 
     @override
     def min_runtime(self, config: ModelConfig, recipe: Recipe) -> str | None:
-        return None
+        return EXECUTORCH_VERSION
 
     @override
     def cache(self, config: ModelConfig, recipe: Recipe) -> CacheSpec:
@@ -151,7 +152,7 @@ class CoremlTarget(Target):
             ]
             facts = metadata_methods(store.config, recipe, [shapes.cache_len], [shapes.prefill_len])
         write_program(store, signatures, facts, ios, folder / file, on_weight)
-        return [BuiltGraph(file, signature.phase, signature) for signature in signatures]
+        return with_requirements(folder, [BuiltGraph(file, each.phase, each) for each in signatures])
 
     @override
     def debug(self, bundle: Bundle, *, static: bool = False) -> list[DebugProgram]:

@@ -60,7 +60,7 @@ class Norm:
     """A norm, with the addition in front of it.
 
     Attributes:
-        node: The operator.
+        node: The operator; of a norm in parts, the addition of eps.
         added: What is added before the norm: a residual and what a layer adds to it; one value for the first norm.
         total: The sum.
         out: The normed sum.
@@ -76,6 +76,11 @@ class Norm:
     @property
     def eps(self) -> float:
         """Added to the mean square."""
+        if self.node.op_type == "Add":
+            constant = self.node.inputs[1]
+            assert constant is not None
+            assert constant.const_value is not None
+            return float(constant.const_value.numpy())
         attribute = self.node.attributes.get("epsilon")
         return 1e-5 if attribute is None else attribute.as_float()
 
@@ -187,6 +192,8 @@ def _bias(product: ir.Value) -> tuple[ir.Value, ir.Value | None]:
 
 def _norms(graph: ir.Graph) -> Iterator[Norm]:
     for node in graph:
+        if node.op_type == "Pow":
+            yield _norm_in_parts(node)
         if node.op_type not in _NORMS:
             continue
         if node.op_type == "SkipSimplifiedLayerNormalization":
@@ -205,6 +212,24 @@ def _norms(graph: ir.Graph) -> Iterator[Norm]:
             # Written as delta + residual.
             added = tuple(value for value in reversed(source.inputs) if value is not None)
         yield Norm(node, added, total, node.outputs[0], gain)
+
+
+def _norm_in_parts(power: ir.Node) -> Norm:
+    """The norm that begins with a square: gain * x / sqrt(mean(x^2) + eps)."""
+    nodes = [power]
+    for op_type in ("ReduceMean", "Add", "Sqrt", "Div", "Mul"):
+        users = nodes[-1].outputs[0].consumers()
+        if len(users) != 1 or users[0].op_type != op_type:
+            raise BundleError(f"node {power.name}: a power that begins no norm")
+        nodes.append(users[0])
+    total, gain = power.inputs[0], nodes[-1].inputs[1]
+    assert total is not None
+    if nodes[4].inputs[0] is not total or gain is None or gain.const_value is None:
+        raise BundleError(f"node {power.name}: a power that begins no norm")
+    eps = nodes[2].inputs[1]
+    if eps is None or eps.const_value is None or eps.const_value.size != 1:
+        raise BundleError(f"node {nodes[2].name}: adds no constant")
+    return Norm(nodes[2], (total,), total, nodes[-1].outputs[0], gain)
 
 
 def _table(graph: ir.Graph) -> Iterator[ir.Value]:

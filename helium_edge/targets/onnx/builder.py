@@ -19,6 +19,8 @@ from helium_edge.signature import Dim, GraphSignature, TensorSpec, TextSignature
 OPSET = 23
 """RMSNormalization and RotaryEmbedding are of this opset; onnx's own default would lock older runtimes out."""
 IR_VERSION = 11
+OLDER_OPSET, OLDER_IR_VERSION = 20, 9
+"""The oldest opset with all other operators (Gelu is of 20), and the IR version of its time."""
 CONTRIB = "com.microsoft"
 
 Shape = Sequence[Dim]
@@ -29,10 +31,12 @@ class GraphBuilder:
 
     Args:
         signature: Declares the inputs; the outputs are checked against it at the end.
+        older: Write opset 20 and its IR version, for runtimes that do not know opset 23.
     """
 
-    def __init__(self, signature: GraphSignature | TextSignature) -> None:
+    def __init__(self, signature: GraphSignature | TextSignature, *, older: bool = False) -> None:
         self.signature = signature
+        self.older = older
         self.inputs = {spec.name: _value(spec) for spec in signature.inputs()}
         self._outputs: dict[str, ir.Value] = {}
         self._nodes: list[ir.Node] = []
@@ -117,7 +121,7 @@ class GraphBuilder:
             outputs.append(value)
         if self._outputs:
             raise AssertionError(f"outputs outside the signature: {sorted(self._outputs)}")
-        imports = {"": OPSET} | ({CONTRIB: 1} if self._contrib else {})
+        imports = {"": OLDER_OPSET if self.older else OPSET} | ({CONTRIB: 1} if self._contrib else {})
         graph = ir.Graph(
             list(self.inputs.values()),
             outputs,
@@ -128,7 +132,7 @@ class GraphBuilder:
         )
         return ir.Model(
             graph,
-            ir_version=IR_VERSION,
+            ir_version=OLDER_IR_VERSION if self.older else IR_VERSION,
             producer_name="helium-edge",
             producer_version=helium_edge.__version__,
         )

@@ -31,11 +31,26 @@ def dense_linear(b: GraphBuilder, x: ir.Value, matrix: PackedMatrix) -> ir.Value
 
 
 def rms_norm(b: GraphBuilder, x: ir.Value, gain: ir.ExternalTensor, config: ModelConfig) -> ir.Value:
-    """The standard operator: the contrib one in the default domain fails onnx.checker."""
+    """The standard operator: the contrib one in the default domain fails onnx.checker.
+
+    Before opset 23 there is none, and its parts are written down in the form that onnxruntime fuses.
+    """
+    if b.older:
+        return _rms_norm_in_parts(b, x, gain, config)
     attributes = {"axis": -1, "epsilon": config.rms_norm_eps, "stash_type": 1}
     return b.op(
         "RMSNormalization", [x, b.weight(gain)], (1, row_dim(x), config.hidden_size), attributes=attributes
     )
+
+
+def _rms_norm_in_parts(b: GraphBuilder, x: ir.Value, gain: ir.ExternalTensor, config: ModelConfig) -> ir.Value:
+    """RMSNorm in operators of opset 20: gain * x / sqrt(mean(x^2) + eps)."""
+    shape, one = (1, row_dim(x), config.hidden_size), (1, row_dim(x), 1)
+    square = b.op("Pow", [x, b.constant("two", np.array(2, np.float32))], shape)
+    mean = b.op("ReduceMean", [square, b.ints(-1)], one, attributes={"keepdims": 1})
+    eps = b.constant("eps", np.array(config.rms_norm_eps, np.float32))
+    root = b.op("Sqrt", [b.op("Add", [mean, eps], one)], one)
+    return b.op("Mul", [b.op("Div", [x, root], shape), b.weight(gain)], shape)
 
 
 def activation(b: GraphBuilder, x: ir.Value, hidden_act: str, width: int) -> ir.Value:

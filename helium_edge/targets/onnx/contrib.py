@@ -81,6 +81,8 @@ class ContribDialect:
         shape = (1, b.signature.token_dim, table.k)
         if table.scales is None or table.scheme is None:
             return b.op("Gather", [b.weight(table.weight), ids], shape)
+        if b.older:
+            return self._embed_in_parts(ids, table, table.scales, table.scheme.bits)
         inputs = [b.weight(table.weight), ids, b.weight(table.scales)]
         if table.zero_points is not None:
             inputs.append(b.weight(table.zero_points))
@@ -88,6 +90,48 @@ class ContribDialect:
             "bits": table.scheme.bits, "block_size": table.block, "gather_axis": 0, "quantize_axis": 1,
         }  # fmt: skip
         return b.op("GatherBlockQuantized", inputs, shape, domain=CONTRIB, attributes=attributes)
+
+    def _embed_in_parts(
+        self, ids: ir.Value, table: PackedMatrix, scales: ir.ExternalTensor, bits: int
+    ) -> ir.Value:
+        """GatherBlockQuantized in standard operators, over the same bytes.
+
+        Its kernel for unsigned codes came with onnxruntime 1.23, and the WebGPU build of onnxruntime-web has none.
+        """
+        b, tokens = self._builder, self._builder.signature.token_dim
+        blocks = table.k // table.block
+        grouped = (1, tokens, blocks, table.block)
+        codes = self._gather_codes(table.weight, ids, table.k, bits)
+        codes = b.op("Reshape", [codes, b.ints(1, -1, blocks, table.block)], grouped)
+        if table.zero_points is None:
+            zeros = b.constant(f"zero{bits}", np.array(1 << (bits - 1), np.float32))
+        else:
+            # Two to a byte; of an odd number of blocks the last nibble is padding.
+            width = -(-blocks // 2) * 2
+            zeros = self._gather_codes(table.zero_points, ids, width, bits)
+            if width != blocks:
+                zeros = b.op("Slice", [zeros, b.ints(0), b.ints(blocks), b.ints(2)], (1, tokens, blocks))
+            zeros = b.op("Unsqueeze", [zeros, b.ints(3)], (1, tokens, blocks, 1))
+        codes = b.op("Sub", [codes, zeros], grouped)
+        rows = b.op("Gather", [b.weight(scales), ids], (1, tokens, blocks))
+        values = b.op("Mul", [codes, b.op("Unsqueeze", [rows, b.ints(3)], (1, tokens, blocks, 1))], grouped)
+        return b.op("Reshape", [values, b.ints(1, -1, table.k)], (1, tokens, table.k))
+
+    def _gather_codes(self, packed: ir.ExternalTensor, ids: ir.Value, width: int, bits: int) -> ir.Value:
+        """(1, T, width) float32 codes of the rows of a (V, width * bits / 8) uint8 tensor, low nibble first."""
+        b, tokens = self._builder, self._builder.signature.token_dim
+        stored = width * bits // 8
+        rows = b.op("Gather", [b.weight(packed), ids], (1, tokens, stored), dtype=ir.DataType.UINT8)
+        rows = b.op("Cast", [rows], (1, tokens, stored), attributes={"to": F32})
+        if bits == 8:
+            return rows
+        # In float32, exactly: WebGPU has no integers of 8 bits.
+        sixteen = b.constant("sixteen", np.array(16, np.float32))
+        high = b.op("Floor", [b.op("Div", [rows, sixteen], (1, tokens, stored))], (1, tokens, stored))
+        low = b.op("Sub", [rows, b.op("Mul", [high, sixteen], (1, tokens, stored))], (1, tokens, stored))
+        pair = [b.op("Unsqueeze", [part, b.ints(3)], (1, tokens, stored, 1)) for part in (low, high)]
+        both = b.op("Concat", pair, (1, tokens, stored, 2), attributes={"axis": 3})
+        return b.op("Reshape", [both, b.ints(1, -1, width)], (1, tokens, width))
 
     def linear(self, x: ir.Value, matrix: PackedMatrix) -> ir.Value:
         """(1, R, K) to (1, R, N)."""

@@ -55,7 +55,7 @@ def build_decoder(
         options: Dialect and accuracy levels.
         name: Name of the graph.
     """
-    b = GraphBuilder(signature)
+    b = GraphBuilder(signature, older=options.older)
     dialect = DIALECTS[options.dialect](b, config, model, options)
     normed = _layers(b, dialect, config, model)
     b.scope("head")
@@ -68,7 +68,7 @@ def build_text_graph(
     config: ModelConfig, model: PackedModel, signature: TextSignature, options: OnnxOptions, name: str
 ) -> ir.Model:
     """Build the graph of a classifier or encoder; arguments as in `build_decoder`."""
-    b = GraphBuilder(signature)
+    b = GraphBuilder(signature, older=options.older)
     dialect = DIALECTS[options.dialect](b, config, model, options)
     x = _layers(b, dialect, config, model)
     b.scope("head")

@@ -16,12 +16,20 @@ class OnnxOptions(StrictModel):
         accuracy_level: MatMulNBits: 0 and 1 compute in float32, 4 quantizes activations to int8 per block.
         head_accuracy_level: The same for lm_head.
         int8_block_size: MatMulNBits block that carries the repeated per-channel scale of an int8 weight.
+        min_runtime: The oldest onnxruntime that must run the bundle. Below 1.23 the graphs take forms that older
+            runtimes, and onnxruntime-web's WebGPU build, have kernels for.
     """
 
     dialect: Literal["contrib", "portable"] = "contrib"
     accuracy_level: Literal[0, 1, 4] = 4
     head_accuracy_level: Literal[0, 1, 4] = 4
     int8_block_size: Literal[32, 64, 128] = 32
+    min_runtime: Literal["1.19", "1.22", "1.23"] = "1.23"
+
+    @property
+    def older(self) -> bool:
+        """Whether the graphs are to run on runtimes before opset 23 and 8-bit GatherBlockQuantized."""
+        return self.min_runtime != "1.23"
 
 
 Options = OnnxOptions

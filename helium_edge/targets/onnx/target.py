@@ -23,7 +23,7 @@ from helium_edge.documents import first_line
 from helium_edge.errors import ConfigError, HeliumEdgeError, RecipeError
 from helium_edge.model.kv_cache import KvScales
 from helium_edge.model.weights import EMBEDDING, HEAD
-from helium_edge.quant import PlannedWeight, QuantizedStore
+from helium_edge.quant import PlannedWeight, QuantizedStore, plan_weights
 from helium_edge.quant.activations import ActivationRule, Arithmetic, PerBlock
 from helium_edge.recipe import Recipe
 from helium_edge.runtime.runner import CachedRunner
@@ -53,6 +53,9 @@ _MIN_BLOCK = 16
 INT8_CACHE_VERSION = "1.27"
 """The first onnxruntime whose CPU kernel of GroupQueryAttention takes an int8 cache; measured on 1.24 to 1.32."""
 
+INT8_MATRIX_VERSION = "1.22"
+"""The first onnxruntime whose MatMulNBits takes 8 bits; measured on 1.19 to 1.23."""
+
 
 class OnnxTarget(Target):
     """Writes ONNX for ONNX Runtime (contrib dialect) or for any runtime of opset 23 (portable dialect)."""
@@ -76,10 +79,12 @@ class OnnxTarget(Target):
                 f"recipe {recipe.name}: kv_cache int8 needs the dialect contrib: no standard operator takes "
                 "an int8 cache"
             )
+        _check_min_runtime(config, recipe)
 
     @override
     def min_runtime(self, config: ModelConfig, recipe: Recipe) -> str | None:
-        return INT8_CACHE_VERSION if recipe.kv_cache == "int8" else None
+        """Measured by tests/integration/test_oldest_runtimes.py."""
+        return INT8_CACHE_VERSION if recipe.kv_cache == "int8" else _options(recipe).min_runtime
 
     @override
     def cache(self, config: ModelConfig, recipe: Recipe) -> CacheSpec:
@@ -140,9 +145,15 @@ class OnnxTarget(Target):
         with WeightsFile(folder) as weights:
             model = Packer(store, weights, options, on_weight).pack(recipe.shapes.cache_len, scales)
         signatures = self._signatures(store.config, recipe)
-        for file, signature in signatures.items():
-            _save(store.config, model, signature, options, folder / file)
-        return [BuiltGraph(file, None, signature) for file, signature in signatures.items() if not signature.genai]
+        operators = {
+            file: _save(store.config, model, signature, options, folder / file)
+            for file, signature in signatures.items()
+        }
+        return [
+            BuiltGraph(file, None, signature, operators[file])
+            for file, signature in signatures.items()
+            if not signature.genai
+        ]
 
     def _signatures(self, config: ModelConfig, recipe: Recipe) -> dict[str, GraphSignature | TextSignature]:
         """Signature of each graph by file."""
@@ -256,6 +267,26 @@ def _options(recipe: Recipe) -> OnnxOptions:
     return recipe.targets.options("onnx", OnnxOptions)
 
 
+def _check_min_runtime(config: ModelConfig, recipe: Recipe) -> None:
+    """Refuse what a runtime as old as the recipe asks for has no kernels for."""
+    options = _options(recipe)
+    if not options.older:
+        return
+    place = f"recipe {recipe.name}: targets.onnx.min_runtime is {options.min_runtime}"
+    if options.dialect != "contrib":
+        raise RecipeError(f"{place}: the dialect portable is written in opset 23, which 1.23 brought")
+    if recipe.kv_cache == "int8":
+        raise RecipeError(f"{place}: an int8 KV cache needs {INT8_CACHE_VERSION}")
+    if options.min_runtime == INT8_MATRIX_VERSION:
+        return
+    for weight in plan_weights(config, recipe.quantization):
+        if weight.name != EMBEDDING and weight.scheme is not None and weight.scheme.bits == 8:
+            raise RecipeError(
+                f"{place}: {weight.name} is int8, and the product of int8 matrices needs {INT8_MATRIX_VERSION}",
+                hint=f"give it int4, or min_runtime '{INT8_MATRIX_VERSION}'",
+            )
+
+
 def _has_genai(recipe: Recipe) -> bool:
     """onnxruntime-genai knows caches that the graph updates in place, and no appended rows."""
     return _options(recipe).dialect == "contrib"
@@ -267,8 +298,8 @@ def _save(
     signature: GraphSignature | TextSignature,
     options: OnnxOptions,
     path: Path,
-) -> None:
-    """Write one graph and run the full checker on it, with the weights beside it."""
+) -> tuple[str, ...]:
+    """Write one graph and run the full checker on it, with the weights beside it; the operators that it calls."""
     if isinstance(signature, TextSignature):
         graph = build_text_graph(config, model, signature, options, path.stem)
     else:
@@ -278,3 +309,4 @@ def _save(
         onnx.checker.check_model(str(path), full_check=True)
     except Exception as error:  # the checker raises its own and protobuf's types
         raise HeliumEdgeError(f"{path.name}: the graph does not pass onnx.checker: {first_line(error)}") from error
+    return tuple(sorted({f"{node.domain or 'ai.onnx'}::{node.op_type}" for node in graph.graph}))

@@ -25,6 +25,7 @@ from helium_edge.errors import RecipeError
 from helium_edge.model.kv_cache import KvScales
 from helium_edge.model.weights import EMBEDDING
 from helium_edge.pte.builder import ProgramBuilder
+from helium_edge.pte.executorch_schema import EXECUTORCH_VERSION
 from helium_edge.pte.xnnpack_schema import BACKEND
 from helium_edge.quant import PlannedWeight, QuantizedStore, QuantizedWeight
 from helium_edge.quant.activations import Arithmetic, PerToken
@@ -36,7 +37,7 @@ from helium_edge.signature import CLASSIFY, CacheSpec, GraphSignature, cache_spe
 from helium_edge.targets.artifact import Artifact
 from helium_edge.targets.base import TEXT_STEM, BuiltGraph, Target
 from helium_edge.targets.debug import DebugProgram
-from helium_edge.targets.loading import program_methods, text_method
+from helium_edge.targets.loading import program_methods, text_method, with_requirements
 from helium_edge.targets.metadata import metadata_methods, text_metadata
 from helium_edge.targets.summary import MethodSummary
 from helium_edge.targets.xnnpack.method import add_decoder, add_text_method
@@ -86,7 +87,7 @@ class XnnpackTarget(Target):
 
     @override
     def min_runtime(self, config: ModelConfig, recipe: Recipe) -> str | None:
-        return None
+        return EXECUTORCH_VERSION
 
     @override
     def cache(self, config: ModelConfig, recipe: Recipe) -> CacheSpec:
@@ -145,7 +146,7 @@ class XnnpackTarget(Target):
     ) -> list[BuiltGraph]:
         program, graphs = self._program(store.config, recipe, store, on_weight, scales)
         program.write(folder / graphs[0].file)
-        return graphs
+        return with_requirements(folder, graphs)
 
     def _program(
         self,

@@ -75,7 +75,10 @@ def test_the_fields_that_hosts_read() -> None:
         "memory", "parity", "golden", "files", "manifest_sha256", "runtime_min_version", "chat",
     }  # fmt: skip
     graph = data["graphs"][0]
-    assert set(graph) == {"file", "method", "phase", "tokens", "cache_len", "inputs", "outputs"}
+    assert set(graph) == {
+        "file", "method", "phase", "tokens", "cache_len", "inputs", "outputs", "required_operators",
+        "required_libraries",
+    }  # fmt: skip
     assert (graph["file"], graph["method"], graph["phase"], graph["tokens"]) == (
         "prefill.onnx",
         None,

@@ -345,7 +345,7 @@ class OrtBundleTest {
     fun `bundles that do not fit are refused by name`() {
         val messages = listOf(
             damaged<WrongRuntimeException> { edit(it, "\"runtime\": \"onnxruntime\"", "\"runtime\": \"executorch\"") },
-            damaged<WrongRuntimeException> { edit(it, "\"runtime_min_version\": null", "\"runtime_min_version\": \"99.1\"") },
+            damaged<WrongRuntimeException> { edit(it, "\"runtime_min_version\": \"1.23\"", "\"runtime_min_version\": \"99.1\"") },
             damaged<GraphMismatchException> { edit(it, "4096\n", "2048\n") },
             damaged<GraphMismatchException> { edit(it, "\"present.0.key\"", "\"present.zero.key\"") },
             damaged<EngineException> { File(it, "decoder.onnx").writeText("no graph") },
