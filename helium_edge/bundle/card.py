@@ -54,10 +54,10 @@ _LOOP = {LANGUAGE_MODEL: _STEPS, **dict.fromkeys(TEXT_TASKS, _ONCE)}
 """How an app runs it, by task."""
 
 # Its tokenizer takes the file for BPE, or has no byte fallback, by the class in tokenizer_config.json
-# (tests/integration/test_genai_tokenizer.py). Releases before 0.13 want logits of every token.
+# (tests/integration/test_genai_tokenizer.py). Releases before 0.12.2 want logits of every token.
 _GENAI = """
 
-With onnxruntime-genai, 0.13 or newer: `onnxruntime_genai.Model(".")` loads `genai.onnx`. It needs token ids: make
+With onnxruntime-genai 0.12.2 or newer, `onnxruntime_genai.Model(".")` loads `genai.onnx`. It needs token ids: make
 them with the `tokenizers` library from `tokenizer.json`; its own tokenizer does not read this one."""
 
 

@@ -40,7 +40,7 @@ RELEASES = {
 }
 """By what a manifest claims: its first release, and the last one before."""
 
-GENAI = ("0.13.0", "0.12.2")
+GENAI = ("0.12.2", "0.12.1")
 """Of onnxruntime-genai, as docs/bundle.md and the extra `genai` claim; older ones want logits of every token."""
 
 _bundles: dict[str, Path] = {}
