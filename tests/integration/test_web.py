@@ -286,9 +286,9 @@ def vectors() -> Any:
     tools = str(ROOT / "android_demo" / "tools")
     sys.path.insert(0, tools)
     try:
-        import write_vectors
+        import tokenizer_files
 
-        yield write_vectors
+        yield tokenizer_files
     finally:
         sys.path.remove(tools)
 
