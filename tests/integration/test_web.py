@@ -132,9 +132,13 @@ def test_the_golden_ids(recipe: str, query: str, bundle: Callable[[str], Path], 
         assert text_of(page, "verdict").startswith(f"Passed: {found['same']} of 32")
 
 
+@pytest.mark.full
+@pytest.mark.parametrize("build", ["ort.min.mjs", "ort.all.min.mjs", "ort.webgpu.min.mjs", "ort.jspi.min.mjs"])
 @pytest.mark.parametrize("recipe", ["web-int4", "onnx-int4-portable"])
-def test_the_webgpu_build_on_wasm(recipe: str, bundle: Callable[[str], Path], tmp_path: Path) -> None:
-    with opened(bundle(recipe), tmp_path, "build=ort.webgpu.min.mjs&provider=wasm") as page:
+def test_every_build(recipe: str, build: str, bundle: Callable[[str], Path], tmp_path: Path) -> None:
+    """That with wasm alone is what the tests above run on."""
+    with opened(bundle(recipe), tmp_path, f"build={build}&provider=wasm") as page:
+        assert status(page).startswith("Ready"), status(page)
         assert self_test(page)["passed"]
 
 
