@@ -130,4 +130,5 @@ tests="$(cd "$out/tests" && find . -name '*Test.class' | sed 's,^\./,,; s,/,.,g;
 # shellcheck disable=SC2086 # one word a class
 java -XX:+UseSerialGC -Donnxruntime.native.path="$native" -Dhelium.vectors="$work/vectors" -cp "$(path "$classpath" "$out/tests")" \
     org.junit.runner.JUnitCore $tests
+"$python" tools/prompt_caches.py "$work/vectors"
 say "the Android demo is right"

@@ -28,6 +28,9 @@ class Lines:
     def advance(self, amount: int = 1, note: str = "") -> None:
         pass
 
+    def tell(self, line: str) -> None:
+        print(line, file=sys.stderr)
+
 
 def table(report: Arm64Report) -> list[str]:
     """The figures of each phase, then the gates."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from helium_edge.errors import HeliumEdgeError, UsageError, did_you_mean
 from . import _console
 from ._format import plain
 from ._generation_options import STOPPED, forgotten, summary
-from ._termination import Terminated
+from ._interrupts import Interrupts
 
 if TYPE_CHECKING:
     from helium_edge.conversation import Conversation
@@ -40,6 +41,7 @@ class ChatSession:
     def __init__(self, conversation: Conversation) -> None:
         self._conversation = conversation
         self._is_live = sys.stdin.isatty() and sys.stdout.isatty()
+        self._interrupts = Interrupts()
         self._commands: dict[str, Callable[[str], None]] = {
             "/reset": self._reset,
             "/system": self._system,
@@ -55,6 +57,10 @@ class ChatSession:
         Raises:
             HeliumEdgeError: Something went wrong over a pipe; at a terminal the conversation goes on.
         """
+        with self._interrupts if self._is_live else nullcontext():
+            self._loop()
+
+    def _loop(self) -> None:
         if self._is_live:
             self._greet()
         for line in self._lines():
@@ -83,20 +89,21 @@ class ChatSession:
             )
         command(rest.strip())
 
-    def _answer(self, ask: Callable[[], Iterator[str]]) -> None:
+    def _answer(self, ask: Callable[[], Generator[str, None, None]]) -> None:
         """Stream an answer; Ctrl-C ends it and keeps what came."""
         before = self._conversation.forgotten
-        pieces: Iterator[str] = iter(())
-        try:
-            pieces = ask()
-            for piece in pieces:
+        asked: list[Generator[str, None, None]] = []
+
+        def stream() -> None:
+            asked.append(ask())
+            for piece in asked[0]:
                 _console.raw(piece)
-        except KeyboardInterrupt as interrupt:
-            if not self._is_live or isinstance(interrupt, Terminated):
-                raise
+
+        try:
+            self._interrupts.run(stream)
         finally:
-            if callable(close := getattr(pieces, "close", None)):
-                close()
+            for pieces in asked:
+                pieces.close()
         _console.raw("\n")
         self._tell(self._conversation.forgotten - before)
 
@@ -155,20 +162,21 @@ class ChatSession:
         with_history()
         interrupted = False
         while True:
+            lines: list[str] = []
             try:
-                line = input(prompt())
+                self._interrupts.run(lambda: lines.append(input(prompt())))  # noqa: B023 - run at once
             except EOFError:
                 _console.raw("\n")
                 return
-            except KeyboardInterrupt as interrupt:
-                _console.raw("\n")
-                if interrupted or isinstance(interrupt, Terminated):
-                    raise
-                interrupted = True
-                self._say("Ctrl-C again, or Ctrl-D, ends the conversation")
+            if lines:
+                interrupted = False
+                yield lines[0]
                 continue
-            interrupted = False
-            yield line
+            _console.raw("\n")
+            if interrupted:
+                raise KeyboardInterrupt
+            interrupted = True
+            self._say("Ctrl-C again, or Ctrl-D, ends the conversation")
 
 
 def with_history() -> None:

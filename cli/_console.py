@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,11 +42,17 @@ def console(*, stderr: bool = False) -> Console:
     """A rich console for stdout or stderr as they are now."""
     from rich.console import Console
 
+    class PlainConsole(Console):
+        """Rich would end the process with 1 when the reader goes away; `main` knows what shells expect."""
+
+        def on_broken_pipe(self) -> None:
+            raise
+
     stream = sys.stderr if stderr else sys.stdout
     # Left alone, rich would take the width of the terminal behind another stream.
     columns = os.environ.get("COLUMNS", "")
     width = None if stream.isatty() else int(columns) if columns.isdecimal() and int(columns) else PIPE_WIDTH
-    return Console(file=stream, width=width, highlight=False, markup=False, emoji=False)
+    return PlainConsole(file=stream, width=width, highlight=False, markup=False, emoji=False)
 
 
 def line(text: str, *, stderr: bool = False, style: str | None = None) -> None:
@@ -193,8 +199,9 @@ def progress() -> Iterator[StageProgress]:
     stages, ended = StageProgress(None), threading.Event()
 
     def watch() -> None:
-        while not ended.wait(WATCH_SECONDS):
-            stages.report()
+        with suppress(OSError):  # the reader went away, which the next stage notices
+            while not ended.wait(WATCH_SECONDS):
+                stages.report()
 
     # A stage that counts nothing for minutes must not look as if it hung.
     watcher = threading.Thread(target=watch, daemon=True)
@@ -248,6 +255,13 @@ class StageProgress:
         so_far = f"{duration(now - self._started)} so far"
         amount = [self._amount(), *self._remaining()] if self._done else [so_far]
         line(f"{name}: {', '.join([*amount, _memory()])}", stderr=True)
+
+    def tell(self, text: str) -> None:
+        """Print a line, above what is live."""
+        if self._live is None:
+            note(text)
+        else:
+            self._live.console.print(plain(text), soft_wrap=True, markup=False, highlight=False)
 
     def finish(self) -> None:
         """End the stage, if there is one."""

@@ -1,87 +1,122 @@
-"""Options that `generate` and `chat` share: how an answer is chosen, and where the cache is kept."""
+"""Options that `generate` and `chat` share: how an answer is chosen, by which template, and from which cache."""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
+from . import _console
 from ._format import duration
+from ._options import StaticOption, ThreadsOption, UnverifiedOption
 
 if TYPE_CHECKING:
+    from helium_edge.language_model import LanguageModel, Sampling
     from helium_edge.runtime.text_generation import Generation
 
-MaxNewTokensOption = Annotated[
-    int | None,
-    typer.Option(min=1, metavar="N", help="Most tokens to add; by default the bundle's own.", show_default=False),
-]
+_option = functools.partial(typer.Option, show_default=False)
 
-TemperatureOption = Annotated[
-    float | None,
-    typer.Option(metavar="T", help="0 is greedy; by default the bundle's own.", show_default=False),
-]
 
-TopKOption = Annotated[
-    int | None,
-    typer.Option(metavar="K", help="Draw from the k most likely tokens; 0 is all.", show_default=False),
-]
+@dataclass(frozen=True)
+class GenerationOptions:
+    """What both commands take, in the order of their help; None is the bundle's own."""
 
-TopPOption = Annotated[
-    float | None,
-    typer.Option(metavar="P", help="Draw from the most likely tokens that reach this.", show_default=False),
-]
+    system: Annotated[str | None, _option("--system", metavar="TEXT", help="The system message.")] = None
+    template: Annotated[
+        str | None, _option("--template", metavar="NAME", help="Which of several chat templates.")
+    ] = None
+    max_new_tokens: Annotated[
+        int | None, _option(min=1, metavar="N", help="Most tokens to add; by default the bundle's own.")
+    ] = None
+    temperature: Annotated[
+        float | None, _option(metavar="T", help="0 is greedy; by default the bundle's own.")
+    ] = None
+    top_k: Annotated[int | None, _option(metavar="K", help="Draw from the k most likely tokens; 0 is all.")] = None
+    top_p: Annotated[
+        float | None, _option(metavar="P", help="Draw from the most likely tokens that reach this.")
+    ] = None
+    min_p: Annotated[
+        float | None, _option(metavar="P", help="Draw from tokens this near to the likeliest; 0 is all.")
+    ] = None
+    repetition_penalty: Annotated[
+        float | None, _option(metavar="R", help="Above 1, tokens of the text so far become less likely.")
+    ] = None
+    no_repeat_ngram_size: Annotated[
+        int | None, _option(min=0, metavar="N", help="No run of N tokens comes twice; 0 allows all.")
+    ] = None
+    stop: Annotated[
+        list[str] | None, _option("--stop", metavar="TEXT", help="End before this text; may be given again.")
+    ] = None
+    seed: Annotated[int, typer.Option(metavar="N", help="Of the random draws.")] = 0
+    parse_special: Annotated[
+        bool, typer.Option("--parse-special", help="Let your text spell special tokens, such as </s>.")
+    ] = False
+    load_cache: Annotated[
+        Path | None, _option(metavar="FILE", help="Start behind the part that this file has.")
+    ] = None
+    threads: ThreadsOption = 0
+    static: StaticOption = False
+    unverified: UnverifiedOption = False
 
-MinPOption = Annotated[
-    float | None,
-    typer.Option(metavar="P", help="Draw from tokens this near to the likeliest; 0 is all.", show_default=False),
-]
+    @property
+    def sampling(self) -> Sampling:
+        """How tokens are chosen."""
+        return {
+            "max_new_tokens": self.max_new_tokens,
+            "temperature": self.temperature,
+            "top_k": self.top_k,
+            "top_p": self.top_p,
+            "min_p": self.min_p,
+            "repetition_penalty": self.repetition_penalty,
+            "no_repeat_ngram_size": self.no_repeat_ngram_size,
+            "stop_strings": self.stop or None,
+            "seed": self.seed,
+        }
 
-RepetitionPenaltyOption = Annotated[
-    float | None,
-    typer.Option(
-        "--repetition-penalty",
-        metavar="R",
-        help="Above 1, tokens of the text so far become less likely.",
-        show_default=False,
-    ),
-]
+    def open(self, bundle: Path) -> LanguageModel:
+        """Load a bundle."""
+        from helium_edge.bundle import open_bundle
+        from helium_edge.first_run import ensure_runs
+        from helium_edge.generation import language_model
 
-NoRepeatOption = Annotated[
-    int | None,
-    typer.Option(
-        "--no-repeat-ngram-size",
-        min=0,
-        metavar="N",
-        help="No run of N tokens comes twice; 0 allows all.",
-        show_default=False,
-    ),
-]
+        opened = open_bundle(bundle, unverified=self.unverified)
+        ensure_runs(opened, unverified=self.unverified)
+        return language_model(opened, threads=self.threads, static=self.static)
 
-StopOption = Annotated[
-    list[str] | None,
-    typer.Option("--stop", metavar="TEXT", help="End before this text; may be given again.", show_default=False),
-]
+    def fill(self, model: LanguageModel) -> None:
+        """Load the cache that was asked for, if any."""
+        if self.load_cache is not None:
+            _console.note(f"note: {self.load_cache} has {model.load_cache(self.load_cache):,} tokens")
 
-SeedOption = Annotated[int, typer.Option(metavar="N", help="Of the random draws.")]
 
-SystemOption = Annotated[
-    str | None, typer.Option("--system", metavar="TEXT", help="The system message.", show_default=False)
-]
+def with_generation_options(command: Callable[..., None]) -> Callable[..., None]:
+    """A command whose parameter `options` is taken apart into an option for each field of `GenerationOptions`."""
+    shared = [field.name for field in dataclasses.fields(GenerationOptions)]
+    hints = get_type_hints(command, include_extras=True) | get_type_hints(GenerationOptions, include_extras=True)
+    parameters: list[inspect.Parameter] = []
+    for parameter in inspect.signature(command).parameters.values():
+        both = (
+            inspect.signature(GenerationOptions).parameters.values()
+            if parameter.name == "options"
+            else [parameter]
+        )
+        parameters += [each.replace(kind=parameter.KEYWORD_ONLY, annotation=hints[each.name]) for each in both]
 
-ParseSpecialOption = Annotated[
-    bool, typer.Option("--parse-special", help="Let your text spell special tokens, such as </s>.")
-]
+    def run(**values: Any) -> None:
+        options = GenerationOptions(**{name: values.pop(name) for name in shared})
+        command(options=options, **values)
 
-SaveCacheOption = Annotated[
-    Path | None,
-    typer.Option(metavar="FILE", help="Keep the KV cache of the prompt for --load-cache.", show_default=False),
-]
+    run.__name__, run.__doc__ = command.__name__, command.__doc__
+    run.__annotations__ = {each.name: each.annotation for each in parameters}
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return run
 
-LoadCacheOption = Annotated[
-    Path | None,
-    typer.Option(metavar="FILE", help="Start behind the part that this file has.", show_default=False),
-]
 
 STOPPED = {
     "eos": "the model ended the text",

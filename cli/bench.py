@@ -77,6 +77,7 @@ def bench(
     """
     from helium_edge.bench import Settings, run_bench, run_on_phone
     from helium_edge.bundle import open_bundle
+    from helium_edge.first_run import ensure_runs
 
     settings = Settings(
         threads=threads,
@@ -92,6 +93,8 @@ def bench(
         raise UsageError("--compare: bundles are compared on one machine; measure each with --adb, and --json")
     folders = [bundle] if compare is None else [bundle, compare]
     opened = [open_bundle(folder, unverified=unverified) for folder in folders]
+    for each in opened if not adb else ():
+        ensure_runs(each, unverified=unverified)
     with _console.progress() as progress:
         if adb:
             report = run_on_phone(opened[0], settings, serial, progress)

@@ -3,29 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from . import _console
-from ._generation_options import (
-    LoadCacheOption,
-    MaxNewTokensOption,
-    MinPOption,
-    NoRepeatOption,
-    ParseSpecialOption,
-    RepetitionPenaltyOption,
-    SeedOption,
-    StopOption,
-    SystemOption,
-    TemperatureOption,
-    TopKOption,
-    TopPOption,
-)
-from ._options import BundleArgument, StaticOption, ThreadsOption, UnverifiedOption
-
-if TYPE_CHECKING:
-    from helium_edge.language_model import Sampling
+from ._generation_options import GenerationOptions, with_generation_options
+from ._options import BundleArgument
 
 EPILOG = """\b
 In the conversation, /help lists the commands; Ctrl-C ends an answer, Ctrl-D
@@ -40,62 +24,42 @@ Examples:
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("chat", short_help="Talk to a bundle of a chat fine-tune.", epilog=EPILOG)(chat)
+    command = with_generation_options(chat)
+    app.command("chat", short_help="Talk to a bundle of a chat fine-tune.", epilog=EPILOG)(command)
 
 
 def chat(
     bundle: BundleArgument,
-    system: SystemOption = None,
     messages: Annotated[
         Path | None,
         typer.Option("--messages", metavar="FILE", help="Go on with these, as /save wrote.", show_default=False),
     ] = None,
-    max_new_tokens: MaxNewTokensOption = None,
-    temperature: TemperatureOption = None,
-    top_k: TopKOption = None,
-    top_p: TopPOption = None,
-    min_p: MinPOption = None,
-    repetition_penalty: RepetitionPenaltyOption = None,
-    no_repeat_ngram_size: NoRepeatOption = None,
-    stop: StopOption = None,
-    seed: SeedOption = 0,
-    parse_special: ParseSpecialOption = False,
     save_cache: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="At the end, keep the KV cache for --load-cache.", show_default=False),
     ] = None,
-    load_cache: LoadCacheOption = None,
-    threads: ThreadsOption = 0,
-    static: StaticOption = False,
-    unverified: UnverifiedOption = False,
+    *,
+    options: GenerationOptions,
 ) -> None:
     """Talk to a bundle; each turn runs only what the cache does not hold already."""
-    from helium_edge.bundle import open_bundle
     from helium_edge.conversation import Conversation
     from helium_edge.errors import UsageError
-    from helium_edge.generation import language_model
 
     from ._chat_session import ChatSession
 
-    if system is not None and messages is not None:
+    if options.system is not None and messages is not None:
         raise UsageError("--system and --messages both begin a conversation", hint="give one of the two")
-    sampling: Sampling = {
-        "max_new_tokens": max_new_tokens,
-        "temperature": temperature,
-        "top_k": top_k,
-        "top_p": top_p,
-        "min_p": min_p,
-        "repetition_penalty": repetition_penalty,
-        "no_repeat_ngram_size": no_repeat_ngram_size,
-        "stop_strings": stop or None,
-        "seed": seed,
-    }
-    model = language_model(open_bundle(bundle, unverified=unverified), threads=threads, static=static)
-    conversation = Conversation(model, system=system, parse_special=parse_special, **sampling)
+    model = options.open(bundle)
+    conversation = Conversation(
+        model,
+        system=options.system,
+        template=options.template,
+        parse_special=options.parse_special,
+        **options.sampling,
+    )
     if messages is not None:
         conversation.load(messages)
-    if load_cache is not None:
-        _console.note(f"note: {load_cache} has {model.load_cache(load_cache):,} tokens")
+    options.fill(model)
     ChatSession(conversation).run()
     if save_cache is not None:
         _console.note(f"note: {save_cache} keeps {model.save_cache(save_cache):,} tokens")

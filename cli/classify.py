@@ -36,9 +36,12 @@ def classify(
     hold, or the value itself of a regression.
     """
     from helium_edge.bundle import open_bundle
+    from helium_edge.first_run import ensure_runs
     from helium_edge.generation import classifier
 
-    model = classifier(open_bundle(bundle, unverified=unverified), threads=threads)
+    opened = open_bundle(bundle, unverified=unverified)
+    ensure_runs(opened, unverified=unverified)
+    model = classifier(opened, threads=threads)
     document: dict[str, Any] = {"bundle": str(bundle), "text": text, "ids": model.ids(text)}
     if model.labels_tokens:
         tokens = [asdict(token) for token in model.classify_tokens(text)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -185,7 +184,8 @@ def _show_plans(plans: list[ExportPlan], checkpoint: str, *, compared: bool, as_
         return
     for each in plans:
         _views.show_plan(each, checkpoint, compared=compared)
-    _show_lines(plans[0].warnings, "warning")
+    for warning in dict.fromkeys(line for each in plans for line in each.warnings):
+        _console.note(f"warning: {warning}")
 
 
 def _with_owner(checkpoint: str) -> str:
@@ -252,17 +252,10 @@ def _show(result: ExportResult, folder: Path, *, ran: bool) -> None:
             ),
         ]
     )
-    _show_lines(result.notes, "note")
-    _show_lines(result.warnings, "warning")
     if not ran:
         _console.line("parity: neither run nor compared with the original (--no-run)")
     elif result.parity is None:
         _console.line("parity: not compared with the original (--no-parity)")
-
-
-def _show_lines(lines: Iterable[str], kind: str) -> None:
-    for text in lines:
-        _console.note(f"{kind}: {text}")
 
 
 def _kinds(result: ExportResult) -> str:

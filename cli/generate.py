@@ -9,28 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import _console
-from ._generation_options import (
-    LoadCacheOption,
-    MaxNewTokensOption,
-    MinPOption,
-    NoRepeatOption,
-    ParseSpecialOption,
-    RepetitionPenaltyOption,
-    SaveCacheOption,
-    SeedOption,
-    StopOption,
-    SystemOption,
-    TemperatureOption,
-    TopKOption,
-    TopPOption,
-    forgotten,
-    summary,
-)
-from ._options import BundleArgument, JsonOption, StaticOption, ThreadsOption, UnverifiedOption
+from ._generation_options import GenerationOptions, forgotten, summary, with_generation_options
+from ._options import BundleArgument, JsonOption
 
 if TYPE_CHECKING:
     from helium_edge.chat import Message
-    from helium_edge.language_model import LanguageModel, Sampling
+    from helium_edge.language_model import LanguageModel
     from helium_edge.runtime.text_generation import Generation
 
 EPILOG = """\b
@@ -43,7 +27,8 @@ Examples:
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("generate", short_help="Continue a text with a bundle.", epilog=EPILOG)(generate)
+    command = with_generation_options(generate)
+    app.command("generate", short_help="Continue a text with a bundle.", epilog=EPILOG)(command)
 
 
 def generate(
@@ -54,55 +39,32 @@ def generate(
     chat: Annotated[
         str | None, typer.Option("--chat", metavar="TEXT", help="Answer this instead.", show_default=False)
     ] = None,
-    system: SystemOption = None,
     messages: Annotated[
         Path | None,
         typer.Option("--messages", metavar="FILE", help="JSON messages in front of --chat.", show_default=False),
     ] = None,
-    max_new_tokens: MaxNewTokensOption = None,
-    temperature: TemperatureOption = None,
-    top_k: TopKOption = None,
-    top_p: TopPOption = None,
-    min_p: MinPOption = None,
-    repetition_penalty: RepetitionPenaltyOption = None,
-    no_repeat_ngram_size: NoRepeatOption = None,
-    stop: StopOption = None,
-    seed: SeedOption = 0,
-    parse_special: ParseSpecialOption = False,
-    save_cache: SaveCacheOption = None,
-    load_cache: LoadCacheOption = None,
-    threads: ThreadsOption = 0,
-    static: StaticOption = False,
-    unverified: UnverifiedOption = False,
+    save_cache: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Keep the KV cache of the prompt for --load-cache.", show_default=False),
+    ] = None,
+    *,
+    options: GenerationOptions,
     as_json: JsonOption = False,
 ) -> None:
     """Continue a text and stream what is generated; figures go to stderr.
 
     With --chat or --messages, answer a conversation by the bundle's chat template.
     """
-    from helium_edge.bundle import open_bundle
-    from helium_edge.generation import language_model
-
-    asked = _messages(prompt, chat, system, messages)
-    sampling: Sampling = {
-        "max_new_tokens": max_new_tokens,
-        "temperature": temperature,
-        "top_k": top_k,
-        "top_p": top_p,
-        "min_p": min_p,
-        "repetition_penalty": repetition_penalty,
-        "no_repeat_ngram_size": no_repeat_ngram_size,
-        "stop_strings": stop or None,
-        "seed": seed,
-    }
-    model = language_model(open_bundle(bundle, unverified=unverified), threads=threads, static=static)
-    if load_cache is not None:
-        _console.note(f"note: {load_cache} has {model.load_cache(load_cache):,} tokens")
+    asked = _messages(prompt, chat, options, messages)
+    model = options.open(bundle)
+    options.fill(model)
     if asked:
-        found = model.stream_chat(asked, parse_special=parse_special, **sampling)
+        found = model.stream_chat(
+            asked, template=options.template, parse_special=options.parse_special, **options.sampling
+        )
     else:
-        found = model.stream(prompt or "", reuse=load_cache is not None, **sampling)
-    _notes(found, sampling, parse_special and not asked)
+        found = model.stream(prompt or "", reuse=options.load_cache is not None, **options.sampling)
+    _notes(found, options, useless_parse=options.parse_special and not asked)
     text = _stream("" if asked else prompt or "", found, silent=as_json)
     if save_cache is not None:
         saved = model.save_cache(save_cache, tokens=len(found.prompt_ids))
@@ -114,7 +76,9 @@ def generate(
     _next_step(bundle, model, asked)
 
 
-def _messages(prompt: str | None, chat: str | None, system: str | None, messages: Path | None) -> list[Message]:
+def _messages(
+    prompt: str | None, chat: str | None, options: GenerationOptions, messages: Path | None
+) -> list[Message]:
     """The conversation to answer; empty where a text is to be continued."""
     from helium_edge.chat import check_messages
     from helium_edge.conversation import read_messages
@@ -123,22 +87,23 @@ def _messages(prompt: str | None, chat: str | None, system: str | None, messages
     if chat is None and messages is None:
         if prompt is None:
             raise UsageError("nothing to do: give a PROMPT to continue, or --chat TEXT to answer")
-        if system is not None:
-            raise UsageError("--system is for conversations", hint="use --chat TEXT instead of a PROMPT")
+        for name, value in (("--system", options.system), ("--template", options.template)):
+            if value is not None:
+                raise UsageError(f"{name} is for conversations", hint="use --chat TEXT instead of a PROMPT")
         return []
     if prompt is not None:
         raise UsageError("a PROMPT is continued, --chat and --messages are answered", hint="give one of the two")
     found: list[Any] = list(read_messages(messages)) if messages is not None else []
-    if system is not None:
+    if options.system is not None:
         kept = found[1:] if found and found[0]["role"] == "system" else found
-        found = [{"role": "system", "content": system}, *kept]
+        found = [{"role": "system", "content": options.system}, *kept]
     if chat is not None:
         found.append({"role": "user", "content": chat})
     return check_messages(found, str(messages) if messages is not None else "messages")
 
 
-def _notes(found: Generation, sampling: Sampling, useless_parse: bool) -> None:
-    shaping = sampling.get("top_k") is not None or sampling.get("top_p") is not None
+def _notes(found: Generation, options: GenerationOptions, *, useless_parse: bool) -> None:
+    shaping = options.top_k is not None or options.top_p is not None
     if found.options.temperature == 0 and shaping:
         _console.note("note: --top-k and --top-p have no effect without a temperature, such as --temperature 0.7")
     if useless_parse:

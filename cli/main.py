@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from helium_edge import __version__
-from helium_edge.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, HeliumEdgeError, ResourceError, UsageError
+from helium_edge.errors import EXIT_INTERRUPTED, HeliumEdgeError, ResourceError, UsageError, too_many_files
 
 from . import (
     _console,
@@ -112,7 +112,22 @@ def _root(
 
 def main() -> None:
     """Run the command line of this process and exit with its code."""
+    _open_standard_streams()
     sys.exit(run(sys.argv[1:]))
+
+
+def _open_standard_streams() -> None:
+    """Open the null device where the caller has closed stdin, stdout or stderr.
+
+    Else the next file that anything opens would get the number, and what a library prints would go into it.
+    """
+    descriptor = os.open(os.devnull, os.O_RDWR)
+    while descriptor <= 2:
+        descriptor = os.dup(descriptor)
+    os.close(descriptor)
+    sys.stdin = sys.stdin or open(os.devnull, encoding="utf-8")  # noqa: SIM115 - for as long as the process lives
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -138,17 +153,18 @@ def run(arguments: Sequence[str]) -> int:
             # What foreign libraries print is hidden only above this level (helium_edge.runtime.quiet).
             logger.setLevel(logging.DEBUG)
         with termination:
+            _require_folder()
             code = app(args=options, prog_name="helium-edge", standalone_mode=False)
         code = code if isinstance(code, int) else 0
         if code == EXIT_INTERRUPTED:
-            code = _interrupted(termination, as_json=as_json)
+            code = _interrupted(termination, options, as_json=as_json)
         sys.stdout.flush()
     except SystemExit as error:  # from completion scripts, and from typer when the reader went away
         code = error.code if isinstance(error.code, int) else 0
     except BaseException as error:
         try:
             if isinstance(error, (KeyboardInterrupt, typer.Abort)):
-                code = _interrupted(termination, as_json=as_json)
+                code = _interrupted(termination, options, as_json=as_json)
             else:
                 code = _report(error, debug=debug, as_json=as_json)
         except BrokenPipeError:
@@ -158,6 +174,14 @@ def run(arguments: Sequence[str]) -> int:
     finally:
         logger.setLevel(level)  # a caller in this process gets it back as it was
     return _flush(code)
+
+
+def _require_folder() -> None:
+    """Refuse to work in a folder that was removed meanwhile: libraries ask for its name, and end the process."""
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:
+        raise UsageError("the current folder is not there any more", hint="change to another one") from error
 
 
 def _report(error: BaseException, *, debug: bool, as_json: bool) -> int:
@@ -171,9 +195,11 @@ def _report(error: BaseException, *, debug: bool, as_json: bool) -> int:
     return known.exit_code
 
 
-def _interrupted(termination: Termination, *, as_json: bool) -> int:
-    message, code = ("terminated", EXIT_TERMINATED) if termination.came else ("interrupted", EXIT_INTERRUPTED)
-    hint = "run the same command to resume"
+def _interrupted(termination: Termination, options: Sequence[str], *, as_json: bool) -> int:
+    message, code = (
+        ("terminated", 128 + termination.came) if termination.came else ("interrupted", EXIT_INTERRUPTED)
+    )
+    hint = f"run the same command {'to resume' if 'export' in options[:1] else 'again'}"
     _console.note(f"{message}; {hint}")
     if as_json:
         _console.document({"error": {"message": message, "hint": hint, "exit_code": code}})
@@ -190,6 +216,9 @@ def _as_known(error: BaseException) -> HeliumEdgeError:
         command = context.command_path if context is not None else "helium-edge"
         message = " ".join(error.format_message().split()).replace(": Value error, ", ": ")  # pydantic's prefix
         return UsageError(message, hint=f"`{command} --help` shows what is allowed")
+    full = too_many_files(error)
+    if full is not None:
+        return full
     # torch has no class of its own for this.
     if isinstance(error, MemoryError) or "DefaultCPUAllocator: can't allocate" in str(error):
         return ResourceError("out of memory", hint="close other programs, or export with a smaller --cache-len")

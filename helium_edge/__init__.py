@@ -7,13 +7,20 @@ may change in any release.
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
+# ONNX Runtime 1.32 sends events to its maker and keeps an id under the home folder, unless this is set before it
+# is loaded; the second is what huggingface_hub asks. Whoever sets them otherwise is obeyed.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
 if TYPE_CHECKING:
     from helium_edge.api import check as check
     from helium_edge.api import export as export
+    from helium_edge.conversation import Conversation as Conversation
     from helium_edge.errors import HeliumEdgeError as HeliumEdgeError
     from helium_edge.generation import Classifier as Classifier
     from helium_edge.generation import Encoder as Encoder
@@ -24,6 +31,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "check": "api",
     "export": "api",
+    "Conversation": "conversation",
     "HeliumEdgeError": "errors",
     "Classifier": "generation",
     "Encoder": "generation",
@@ -32,7 +40,10 @@ _HOMES = {
     "Recipe": "recipe",
 }
 
-__all__ = ["Classifier", "Encoder", "HeliumEdgeError", "LanguageModel", "Recipe", "check", "export", "load"]
+__all__ = [
+    "Classifier", "Conversation", "Encoder", "HeliumEdgeError", "LanguageModel", "Recipe", "check", "export",
+    "load",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

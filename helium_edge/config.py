@@ -56,6 +56,7 @@ _WORKS = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in ARCHITECTURE
 _WRAPPER = re.compile(r"(Peft|Auto)Model\w*")
 
 # Kinds of RoPE scaling whose factor 1 leaves every frequency as it is, bit for bit.
+_PARTS = ("text_config", "llm_config", "language_config")
 _EXACT_AT_ONE = ("linear", "dynamic")
 
 NO_TOKEN = -1
@@ -301,8 +302,17 @@ class _Reader:
 
     def refuse_unsupported(self) -> None:
         """Refuse what would change the maths or run foreign code."""
+        parts = [name for name in _PARTS if isinstance(self._data.get(name), dict)]
+        if parts and "hidden_size" not in self._data:
+            raise ConfigError(
+                f"{self._where}: the language model is described in {parts[0]}, as one part of another model",
+                hint="save that part alone in transformers, with a config.json of its own",
+            )
         if self._data.get("auto_map"):
-            raise self._fail("auto_map", self._data["auto_map"], "absent", "remote code is never run")
+            self.warnings.append(
+                "config.json: auto_map names code, which is never run; the class is that of transformers, as "
+                "without trust_remote_code"
+            )
         if self._data.get("quantization_config"):
             found = self._data["quantization_config"]
             method = found.get("quant_method") if isinstance(found, Mapping) else None

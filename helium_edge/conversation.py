@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 from typing_extensions import Unpack
@@ -25,6 +25,7 @@ class Conversation:
     Args:
         model: Answers; its bundle must have a chat template.
         system: The system message; None is none.
+        template: Which of the bundle's chat templates; None is the one called `default`.
         parse_special: Whether text that spells a special token becomes one.
         **sampling: Of all answers; see `Sampling`. Each answer draws with a seed of its own, from the given on.
 
@@ -35,6 +36,7 @@ class Conversation:
 
     Raises:
         BundleError: The bundle has no chat template.
+        UsageError: It has none of this name.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class Conversation:
         model: LanguageModel,
         *,
         system: str | None = None,
+        template: str | None = None,
         parse_special: bool = False,
         **sampling: Unpack[Sampling],
     ) -> None:
@@ -49,10 +52,11 @@ class Conversation:
         self.messages: list[Message] = []
         self.forgotten = 0
         self.last: Generation | None = None
+        self._template = template
         self._parse_special = parse_special
         self._sampling = sampling
         self._seed = sampling.get("seed", 0)
-        _ = model.conversations  # refuses a bundle without a template
+        model.conversations(template)  # refuses a bundle without it
         self.reset(system)
 
     @property
@@ -77,7 +81,7 @@ class Conversation:
         self.forgotten = 0
         self.last = None
 
-    def say(self, text: str) -> Iterator[str]:
+    def say(self, text: str) -> Generator[str, None, None]:
         """Add a turn of the user and answer it, piece by piece.
 
         Work is done as the pieces are taken. An answer that is ended early is remembered as far as it came;
@@ -89,13 +93,15 @@ class Conversation:
         """
         return self._answer([*self.messages, Message(role="user", content=text)])
 
-    def _answer(self, asked: list[Message]) -> Iterator[str]:
+    def _answer(self, asked: list[Message]) -> Generator[str, None, None]:
         sampling: Sampling = {**self._sampling, "seed": self._seed}
-        found = self.model.stream_chat(asked, parse_special=self._parse_special, **sampling)
+        found = self.model.stream_chat(
+            asked, template=self._template, parse_special=self._parse_special, **sampling
+        )
         self._seed = (self._seed + 1) % (1 << 64)
         return self._remember(asked, found)
 
-    def regenerate(self) -> Iterator[str]:
+    def regenerate(self) -> Generator[str, None, None]:
         """Answer the last turn of the user again; draws are others, a greedy answer is the same.
 
         Raises:
@@ -105,19 +111,18 @@ class Conversation:
             raise UsageError("there is no answer yet that could be given again")
         return self._answer(self.messages[:-1])
 
-    def _remember(self, asked: list[Message], found: Generation) -> Iterator[str]:
+    def _remember(self, asked: list[Message], found: Generation) -> Generator[str, None, None]:
         head = 1 if asked[0]["role"] == "system" else 0
         kept = [*asked[:head], *asked[head + found.dropped_messages :]]
-        pieces: list[str] = []
+        answer = Message(role="assistant", content="")
+        messages, forgotten = [*kept, answer], self.forgotten + found.dropped_messages
         self.last = found
-        try:
-            for piece in found:
-                pieces.append(piece)
-                yield piece
-        finally:
-            if found.ids or found.stats.stop_reason is not None:
-                self.forgotten += found.dropped_messages
-                self.messages = [*kept, Message(role="assistant", content="".join(pieces))]
+        # Kept before each piece is given, so that an interrupt may come at any time.
+        for piece in found:
+            answer["content"] += piece
+            self.messages, self.forgotten = messages, forgotten
+            yield piece
+        self.messages, self.forgotten = messages, forgotten
 
     def save(self, path: Path) -> None:
         """Write the messages to a JSON file, a list of objects with role and content.

@@ -6,8 +6,11 @@ Whoever reads one names the file and chooses the error; here it is only decided 
 from __future__ import annotations
 
 import json
+import math
 import os
+import re
 import stat
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +68,7 @@ MAX_ITEMS = 200_000
 
 
 def parse_json(data: bytes, *, constants: bool = True, max_items: int = MAX_ITEMS) -> Any:
-    """Parse UTF-8 JSON in which no object gives a key twice.
+    """Parse UTF-8 JSON in which no object gives a key twice, every text is Unicode and every number a float64.
 
     Args:
         data: The text.
@@ -84,16 +87,27 @@ def parse_json(data: bytes, *, constants: bool = True, max_items: int = MAX_ITEM
     items = sum(data.count(mark) for mark in b",[{")
     if items > max_items:
         raise DocumentError(f"{items} values are too many, the limit is {max_items}")
+    # Asking for each number costs more than seeing that none needs it.
+    long = _LONG_NUMBER.search(data) is not None
     try:
-        return json.loads(
+        found = json.loads(
             data.decode("utf-8"),
             object_pairs_hook=_distinct_keys,
             parse_constant=None if constants else _no_constant,
+            parse_float=_float if long else None,
+            parse_int=_int if long else None,
         )
+        if long:
+            _refuse_beyond(found, "")
+        if _SURROGATE.search(data):
+            json.dumps(found, ensure_ascii=False).encode("utf-8")
     except RecursionError as error:
         raise DocumentError("not readable as JSON: nested too deeply") from error
+    except UnicodeEncodeError as error:
+        raise DocumentError("not readable as JSON: half of a surrogate pair is not valid Unicode") from error
     except ValueError as error:
         raise DocumentError(f"not readable as JSON: {first_line(error)}") from error
+    return found
 
 
 MAX_YAML_BRACKETS = 800
@@ -166,6 +180,38 @@ def _distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
             raise ValueError(f"the key {shorten(key)!r} stands twice")
         result[key] = value
     return result
+
+
+_LONG_NUMBER = re.compile(rb"[0-9]{300}|[eE]\+?[0-9]{3}")
+"""Where a number may lie beyond float64, which ends at 1.8e308."""
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+
+
+@dataclass(frozen=True)
+class _Beyond:
+    """A number that float64 does not have, until the place of it is known."""
+
+    digits: str
+
+
+def _float(digits: str) -> float | _Beyond:
+    value = float(digits)
+    return value if math.isfinite(value) else _Beyond(digits)
+
+
+def _int(digits: str) -> int | _Beyond:
+    return int(digits) if math.isfinite(float(digits)) else _Beyond(digits)
+
+
+def _refuse_beyond(value: Any, place: str) -> None:
+    if isinstance(value, _Beyond):
+        raise DocumentError(f"{place.removeprefix('.') or 'a number'} = {shorten(value.digits)} is beyond float64")
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            _refuse_beyond(inner, f"{place}.{shorten(key)}")
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            _refuse_beyond(inner, f"{place}[{index}]")
 
 
 def _no_constant(name: str) -> Any:

@@ -44,6 +44,21 @@ except ImportError:  # pragma: no cover - Windows
     fcntl = None  # type: ignore[assignment]
 
 
+def require_utf8(path: Path, *, shown: str) -> None:
+    """Refuse a place whose name, or that of a folder above, is no UTF-8: native libraries open no other.
+
+    Raises:
+        UsageError: It is not.
+    """
+    try:
+        str(path.absolute()).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UsageError(
+            f"{shown!a}: the name, or that of a folder above, is not UTF-8, which the libraries that read it need",
+            hint="rename it",
+        ) from error
+
+
 def write_file(path: Path, data: bytes) -> None:
     """Create a file that must not exist yet, and bring it to the disk."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)

@@ -6,7 +6,6 @@ is not run again where the call asks for that, as conversations do.
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from helium_edge.runtime.prompt_cache import load_prompt_cache, save_prompt_cach
 from helium_edge.runtime.rows import all_rows
 from helium_edge.runtime.runner import CachedRunner, Logits
 from helium_edge.runtime.sampling import Sampler, SamplingOptions
+from helium_edge.runtime.stop_strings import StopStrings
 from helium_edge.runtime.text_generation import Generation
 from helium_edge.runtime.token_cache import TokenCache
 
@@ -85,6 +85,7 @@ class LanguageModel(Model):
     def __init__(self, bundle: Bundle, runner: CachedRunner) -> None:
         super().__init__(bundle)
         self._cache: TokenCache | None = TokenCache(runner)
+        self._conversations: dict[str | None, Conversations] = {}
 
     @property
     def runner(self) -> CachedRunner:
@@ -155,22 +156,35 @@ class LanguageModel(Model):
             stats=stats,
             context=ids[: len(ids) - len(rest)],
         )
-        strings = defaults.stop_strings if stop_strings is None else stop_strings
-        found = Generation(ids, options, stats, new_ids, self.tokenizer.stream(continuing=continuing), strings)
+        stop = self._stop(defaults.stop_strings if stop_strings is None else stop_strings, ids)
+        found = Generation(ids, options, stats, new_ids, self.tokenizer.stream(continuing=continuing), stop)
         found.reused_tokens = len(ids) - len(rest)
         return found
 
-    @functools.cached_property
-    def conversations(self) -> Conversations:
-        """Conversations as token ids.
+    def _stop(self, strings: Sequence[str], ids: list[int]) -> StopStrings:
+        """Stop strings behind a prompt, of which no more counts than they are long; a character has 4 bytes."""
+        longest = max(map(len, strings), default=0)
+        before = self.tokenizer.spell(ids[-4 * longest :]) if longest else ""
+        return StopStrings(strings, before[-longest:])
+
+    def conversations(self, template: str | None = None) -> Conversations:
+        """Conversations as token ids, by one of the bundle's chat templates; None is the one called `default`.
 
         Raises:
             BundleError: The bundle has no chat template.
+            UsageError: It has none of this name.
         """
-        return Conversations(self.bundle, self.tokenizer)
+        if template not in self._conversations:
+            self._conversations[template] = Conversations(self.bundle, self.tokenizer, template)
+        return self._conversations[template]
 
     def stream_chat(
-        self, messages: Sequence[Mapping[str, Any]], *, parse_special: bool = False, **sampling: Unpack[Sampling]
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        template: str | None = None,
+        parse_special: bool = False,
+        **sampling: Unpack[Sampling],
     ) -> Generation:
         """Answer a conversation, piece by piece; only what the cache does not hold already is run.
 
@@ -178,15 +192,17 @@ class LanguageModel(Model):
 
         Args:
             messages: `role` (`system`, `user` or `assistant`) and `content` of each turn, the user's last.
+            template: Which of the bundle's chat templates; None is the one called `default`.
             parse_special: Whether text of the turns that spells a special token becomes one.
             **sampling: See `Sampling`.
 
         Raises:
             BundleError: The bundle has no chat template.
-            UsageError: No such conversation, one that the template refuses, or a value outside its range.
+            UsageError: No such template or conversation, one that the template refuses, or a value outside its
+                range.
             CacheFullError: Not even the last turn fits.
         """
-        cache, host = self.token_cache, self.conversations
+        cache, host = self.token_cache, self.conversations(template)
         answer = most_new_tokens(self.manifest.generation, sampling, 0)
         room = cache.cache_len - min(answer, cache.cache_len // 4)
         ids, dropped = host.fit(check_messages(messages), room, cache.ids, parse_special=parse_special)
@@ -195,10 +211,15 @@ class LanguageModel(Model):
         return found
 
     def chat(
-        self, messages: Sequence[Mapping[str, Any]], *, parse_special: bool = False, **sampling: Unpack[Sampling]
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        template: str | None = None,
+        parse_special: bool = False,
+        **sampling: Unpack[Sampling],
     ) -> str:
         """The answer to a conversation; see `stream_chat` for arguments and errors."""
-        return "".join(self.stream_chat(messages, parse_special=parse_special, **sampling))
+        return "".join(self.stream_chat(messages, template=template, parse_special=parse_special, **sampling))
 
     def save_cache(self, path: str | os.PathLike[str], *, tokens: int | None = None) -> int:
         """Write what the cache holds to a file, or its first `tokens`, and return how many tokens they are.

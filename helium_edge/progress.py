@@ -22,6 +22,10 @@ class Progress(Protocol):
         """Count `amount` units of the stage as done; `note` names what was worked on."""
         ...
 
+    def tell(self, line: str) -> None:
+        """Say at once what people should know, as `warning: ...`; it belongs to no stage."""
+        ...
+
 
 class _Silent:
     """Ignores every report."""
@@ -30,6 +34,9 @@ class _Silent:
         """Ignore it."""
 
     def advance(self, amount: int = 1, note: str = "") -> None:
+        """Ignore it."""
+
+    def tell(self, line: str) -> None:
         """Ignore it."""
 
 

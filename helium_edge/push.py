@@ -26,6 +26,10 @@ BUNDLES = f"/sdcard/Android/data/{APP_ID}/files/bundles"
 
 Action = Literal["send", "resume", "there"]
 
+DEVICES_SECONDS = 30.0
+SHELL_SECONDS = 600.0
+"""What adb may take to answer: to list devices, and for a command, of which hashing a bundle is the longest."""
+
 _PIECE = 1 << 20
 
 
@@ -80,12 +84,16 @@ class Adb:
         Raises:
             MissingToolError: The device is gone.
         """
-        done = subprocess.run(
-            [self._program, "-s", self.serial, "shell", script],
-            capture_output=True,
-            check=False,
-            stdin=subprocess.DEVNULL,
-        )
+        try:
+            done = subprocess.run(
+                [self._program, "-s", self.serial, "shell", script],
+                capture_output=True,
+                check=False,
+                stdin=subprocess.DEVNULL,
+                timeout=SHELL_SECONDS,
+            )
+        except subprocess.TimeoutExpired as late:
+            raise self._lost(f"no answer within {SHELL_SECONDS:.0f} s") from late
         error = done.stderr.decode("utf-8", "replace")
         if done.returncode and error.startswith(("error:", "adb:")):
             raise self._lost(error)
@@ -125,7 +133,19 @@ class Adb:
 
 def _devices(program: str) -> dict[str, str]:
     """State of each device by serial."""
-    done = subprocess.run([program, "devices"], capture_output=True, check=False, stdin=subprocess.DEVNULL)
+    try:
+        done = subprocess.run(
+            [program, "devices"],
+            capture_output=True,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            timeout=DEVICES_SECONDS,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise MissingToolError(
+            f"adb does not answer within {DEVICES_SECONDS:.0f} s",
+            hint="`adb kill-server`, and connect the device again",
+        ) from error
     lines = [line.split("\t") for line in done.stdout.decode("utf-8", "replace").splitlines()]
     return {words[0]: words[1].strip() for words in lines if len(words) == 2}
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib.resources
 import itertools
-import json
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from helium_edge.documents import DocumentError, parse_json, read_document, shorten
 from helium_edge.errors import UsageError, did_you_mean
 
 LANGUAGES = ("en", "fr", "de", "it", "pt", "es")
@@ -161,9 +161,9 @@ BUILT_IN_TEXT = TextSource()
 def _read_texts(path: Path) -> Iterator[tuple[str, str]]:
     """Pairs of language and text."""
     try:
-        if path.stat().st_size > MAX_TEXT_BYTES:
-            raise UsageError(f"{path}: larger than {MAX_TEXT_BYTES >> 20} MiB; a part of it is enough")
-        content = path.read_text(encoding="utf-8")
+        content = read_document(path, MAX_TEXT_BYTES).decode("utf-8-sig")
+    except DocumentError as error:
+        raise UsageError(f"{path}: {error}", hint=error.hint) from error
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
         raise UsageError(f"{path}: the text cannot be read: {reason}") from error
@@ -174,9 +174,9 @@ def _read_texts(path: Path) -> Iterator[tuple[str, str]]:
         if not line.strip():
             continue
         try:
-            entry = json.loads(line)
-        except ValueError:
-            entry = None
+            entry = parse_json(line.encode("utf-8"), max_items=MAX_TEXT_BYTES)
+        except DocumentError as error:
+            raise UsageError(f"{path}: line {number}: {error}") from error
         text = entry.get("text") if isinstance(entry, dict) else None
         language = entry.get("language", "text") if isinstance(entry, dict) else None
         if not isinstance(text, str) or not isinstance(language, str):
@@ -204,7 +204,7 @@ def _cut(tokenizer: TextEncoder, text: str, window_len: int) -> Iterator[tuple[i
                 fails = middle
         if fits == begin:
             word = text[slice(*words[begin])]
-            raise UsageError(f"the word {word!r} does not fit a window of {window_len} tokens")
+            raise UsageError(f"the word {shorten(word)!r} does not fit a window of {window_len} tokens")
         if begin == 0 or fits < len(words) or len(ids) >= MIN_WINDOW_LEN:
             yield tuple(ids)
         begin = fits

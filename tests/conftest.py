@@ -50,7 +50,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def _cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Reference logits go to a folder of the run, also those of subprocesses."""
-    os.environ["HELIUM_EDGE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    os.environ["HELIUM_EDGE_CACHE"] = str(shared / "cache")
 
 
 @pytest.fixture(autouse=True)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from helium_edge.bundle.manifest import parse_manifest
 from helium_edge.errors import BundleError
+from helium_edge.tasks import TextTaskName
 
 DELETED = object()
 MUTATIONS: list[tuple[str, Any]] = [
@@ -128,6 +129,8 @@ MUTATIONS: list[tuple[str, Any]] = [
     ("tokens.eos", []),
     ("golden.greedy_ids.0", 9999),
     ("golden.margins", [1.0]),
+    ("golden.tolerances", {"same": 0.1}),
+    ("golden.tolerances.other", -1.0),
     ("golden.prompt_ids", []),
     ("tokenizer.file", "other.json"),
     ("files.0.bytes", -1),
@@ -155,6 +158,9 @@ MUTATIONS: list[tuple[str, Any]] = [
     ("files.1.path", "README.md"),
     ("files.1.path", "readme.MD"),
     ("files.1.path", "Helium-Edge.json"),
+    ("head", {"kind": "sequence_classification", "labels": ["a"], "problem_type": None}),
+    ("head", {"kind": "language_model", "labels": [], "problem_type": None}),
+    ("head", {"kind": "pairs", "labels": [], "problem_type": None}),
     ("files", []),
     ("files", {}),
 ]
@@ -176,6 +182,8 @@ def manifest_cases(path: Path) -> Iterator[dict[str, Any]]:
         ("nested deeply", "[" * 5000),
     ):
         yield verdict(broken, what)
+    for kind in get_args(TextTaskName):
+        yield verdict(json.dumps(of_text_model(json.loads(text), kind)), f"a model of the kind {kind}")
     for place, value in MUTATIONS:
         document = json.loads(text)
         *parents, last = place.split(".")
@@ -190,9 +198,18 @@ def manifest_cases(path: Path) -> Iterator[dict[str, Any]]:
         yield verdict(json.dumps(document), f"{place} {'deleted' if value is DELETED else f'= {value!r}'}")
 
 
+def of_text_model(document: dict[str, Any], kind: str) -> dict[str, Any]:
+    """The same manifest of a model that takes a whole text, and has no cache."""
+    graph = document["graphs"][0] | {"phase": "classify", "tokens": document["prefill_len"], "cache_len": None}
+    graph["inputs"] = [entry for entry in graph["inputs"] if entry["role"] == "tokens"]
+    graph["outputs"] = [entry for entry in graph["outputs"] if entry["role"] == "logits"]
+    output = {"kind": kind, "labels": [] if kind == "hidden_states" else ["a", "b"], "problem_type": None}
+    return document | {"graphs": [graph], "cache": None, "head": output, "golden": None}
+
+
 def verdict(text: str, what: str) -> dict[str, Any]:
     try:
-        parse_manifest(text.encode())
+        task = parse_manifest(text.encode()).task.name
     except BundleError as error:
         kinds = {"newer helium-edge": "newer", "no longer read": "older", "plain relative path": "path"}
         return {
@@ -200,4 +217,4 @@ def verdict(text: str, what: str) -> dict[str, Any]:
             "text": text,
             "verdict": next((kind for words, kind in kinds.items() if words in error.message), "manifest"),
         }
-    return {"what": what, "text": text, "verdict": "ok"}
+    return {"what": what, "text": text, "verdict": "ok", "task": task}

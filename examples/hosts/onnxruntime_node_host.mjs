@@ -9,7 +9,6 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import ort from 'onnxruntime-node';
 
-const TOLERANCE = 0.1; // of a logit: processors and versions of the runtime round otherwise
 const ARRAYS = { float32: Float32Array, int8: Int8Array, int32: Int32Array, int64: BigInt64Array };
 
 const tensor = (dtype, shape, values = []) => {
@@ -64,7 +63,7 @@ class Host {
 
 const [folder, ...flags] = process.argv.slice(2);
 const manifest = JSON.parse(readFileSync(join(folder, 'helium-edge.json'), 'utf8'));
-const { prompt_ids: prompt, greedy_ids: ids, margins, top5_first: top } = manifest.golden;
+const { prompt_ids: prompt, greedy_ids: ids, margins, top5_first: top, tolerances } = manifest.golden;
 const host = await Host.open(folder, manifest, flags.includes('--static'));
 let logits = await host.call(prompt); // longer ones in chunks of prefill_len
 const off = Math.max(...top.map(({ id, logit }) => Math.abs(logits[id] - logit)));
@@ -73,7 +72,7 @@ for (let step = 0; step < ids.length; step++) {
   if (logits.reduce((best, value, i) => (value > logits[best] ? i : best), 0) !== ids[step]) other.push(step);
   logits = await host.call([ids[step]]); // the recorded one, also after a near tie
 }
-const ties = other.filter((step) => margins[step] <= TOLERANCE);
+const ties = other.filter((step) => margins[step] <= tolerances.other);
 const same = `${ids.length - other.length} of ${ids.length}`;
 console.log(`${same} golden ids, near ties at [${ties}], first logits ${off.toExponential(1)} off`);
-process.exit(ties.length === other.length && off <= TOLERANCE ? 0 : 1);
+process.exit(ties.length === other.length && off <= tolerances.other ? 0 : 1);

@@ -2,9 +2,6 @@
 
 type Ort = typeof import('onnxruntime-web');
 
-/** Largest difference of a logit that counts as rounding. */
-export const TOLERANCE: number;
-
 export type Provider = 'webgpu' | 'wasm';
 
 /** What docs/bundle.md describes; only the fields that the module reads. */
@@ -17,7 +14,7 @@ export interface Manifest {
   cache_len: number;
   tokens: { bos: number | null; eos: number[]; forbidden?: number[] };
   files: { path: string; bytes: number; sha256: string }[];
-  golden: { prompt: string; prompt_ids: number[]; greedy_ids: number[]; margins: number[] } | null;
+  golden: { prompt: string; prompt_ids: number[]; greedy_ids: number[]; margins: number[]; tolerances: { same: number; other: number } } | null;
   [field: string]: unknown;
 }
 

@@ -5,7 +5,6 @@ The app writes one document, `bench/ID.json` beside its bundles, whole or not at
 
 from __future__ import annotations
 
-import json
 import secrets
 import shlex
 import time
@@ -19,6 +18,7 @@ from helium_edge.bench.report import BenchReport, BundleResult, Timing
 from helium_edge.bench.stats import Summary
 from helium_edge.bench.subject import describe, estimate
 from helium_edge.bundle import Bundle
+from helium_edge.documents import DocumentError, parse_json
 from helium_edge.errors import BundleError, HeliumEdgeError, MissingToolError, UsageError
 from helium_edge.progress import Progress
 from helium_edge.push import Adb
@@ -123,8 +123,8 @@ def _measure(
 
 def _parse(text: str) -> dict[str, Any]:
     try:
-        document = json.loads(text)
-    except ValueError:
+        document = parse_json(text.encode("utf-8", "surrogatepass"))
+    except DocumentError:
         document = None
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:
         raise HeliumEdgeError(

@@ -8,8 +8,8 @@ from helium_edge.bundle.companions import (
     generation_defaults,
     tokenizer_facts,
     write_companions,
-    write_genai_config,
 )
+from helium_edge.bundle.genai import GENAI_GRAPH, beyond_genai, write_genai_config
 from helium_edge.bundle.golden import GoldenCheck, GoldenTrace, check_golden, record_golden
 from helium_edge.bundle.graph_sections import CacheScalesSection, CacheSection, GraphEntry
 from helium_edge.bundle.manifest import MANIFEST_NAME, Manifest, read_manifest
@@ -33,8 +33,9 @@ __all__ = [
     # opening and checking
     "Bundle", "Check", "manifest_hash", "open_bundle", "verify_bundle",
     # writing
-    "BundleWriter", "Companions", "check_companions", "check_output", "generation_defaults",
-    "read_checkpoint_card", "tokenizer_facts", "write_card", "write_companions", "write_genai_config",
+    "GENAI_GRAPH", "BundleWriter", "Companions", "beyond_genai", "check_companions", "check_output",
+    "generation_defaults", "read_checkpoint_card", "tokenizer_facts", "write_card", "write_companions",
+    "write_genai_config",
     # the manifest
     "MANIFEST_NAME", "Manifest", "read_manifest", "CacheScalesSection", "CacheSection", "ChatSection", "CreatedBy",
     "FileEntry", "GenerationSection", "GraphEntry", "MemorySection", "ModelSection", "OutputSection",

@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from helium_edge import durable
+from helium_edge.bundle.genai import beyond_genai
 from helium_edge.bundle.manifest import Manifest
 from helium_edge.bundle.verify import GENAI_CONFIG, scan_folder
 from helium_edge.documents import parse_yaml, read_document
@@ -128,7 +129,7 @@ def render_card(manifest: Manifest, card: CheckpointCard, sizes: Mapping[str, in
         ),
         parity=_parity(manifest.parity),
         golden=_golden(manifest),
-        genai=(_GENAI if GENAI_CONFIG in sizes else "") + _left_out(manifest),
+        genai=(_genai(manifest) if GENAI_CONFIG in sizes else "") + _left_out(manifest),
         license=f"`{card.license}`, as the source checkpoint." if card.license else "See the source checkpoint.",
     )
 
@@ -170,6 +171,12 @@ def _golden(manifest: Manifest) -> str:
         f"`golden` holds {len(manifest.golden.greedy_ids)} greedy tokens after a prompt, to check the loop of an "
         "app with."
     )
+
+
+def _genai(manifest: Manifest) -> str:
+    """How to run it on onnxruntime-genai, and what its config has no key for."""
+    beyond = ", ".join(f"`{name}`" for name in beyond_genai(manifest.generation))
+    return _GENAI + (f" Its config has no key for {beyond}: set them in the app." if beyond else "")
 
 
 def _left_out(manifest: Manifest) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 
-from helium_edge.bundle.sections import Section, TokenId
+from pydantic import Field
+
+from helium_edge.bundle.sections import BundlePath, Section, TokenId
 from helium_edge.chat import ChatForm, RoleForm
 from helium_edge.chat.form import Trim
 from helium_edge.schemas import Items
@@ -48,6 +50,8 @@ class ChatSection(Section):
     """Behind the last turn of the user, where the answer begins."""
     stop: Items[TokenId] = ()
     """Ids that end an answer: `tokens.eos`, and the special token that follows an answer in the template."""
+    templates: dict[str, BundlePath] = Field(default_factory=dict)
+    """The file that holds each template, by name; what is data here is the one called `default`."""
 
     def to_form(self) -> ChatForm | None:
         """The data form; None where there is none."""

@@ -1,4 +1,4 @@
-"""The files beside the graphs: tokenizer and configs of the checkpoint, and what onnxruntime-genai reads.
+"""The files beside the graphs: tokenizer and configs of the checkpoint.
 
 Which file wins where two of them speak of one fact is written down in docs/checkpoints.md.
 """
@@ -13,14 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from helium_edge import durable
 from helium_edge.bundle.sections import GenerationSection, TokenizerSection
-from helium_edge.bundle.verify import GENAI_CONFIG
 from helium_edge.config import ModelConfig
 from helium_edge.documents import shorten
 from helium_edge.errors import CheckpointError
 from helium_edge.runtime.tokenizer import Tokenizer
 from helium_edge.runtime.tokenizer_merge import MergedTokenizer, merge_tokenizer
 from helium_edge.runtime.tokenizer_rules import MAX_TOKENIZER_BYTES, read_tokenizer_file
-from helium_edge.signature import ATTENTION_MASK, INPUT_IDS, LOGITS
 
 if TYPE_CHECKING:
     from helium_edge.checkpoint import Checkpoint
@@ -28,7 +26,6 @@ if TYPE_CHECKING:
 CONFIG = "config.json"
 GENERATION_CONFIG = "generation_config.json"
 TOKENIZER = "tokenizer.json"
-GENAI_GRAPH = "genai.onnx"
 
 _MAX_COMPANION_BYTES = 1 << 24
 """Of a file that is copied into the bundle without being read."""
@@ -118,14 +115,14 @@ def _silent_end(checkpoint: Checkpoint, merged: MergedTokenizer) -> list[str]:
         return []
     ends = ", ".join(map(str, config.eos_token_ids)) or "none"
     line = (
-        f"tokenizer_config.json: eos_token {shorten(text or '')} ({index}) is not among the ids that end "
+        f"the tokenizer's eos_token {shorten(text or '')} ({index}) is not among the ids that end "
         f"generation ({ends}), as in transformers; --generation-config with eos_token_id adds it"
     )
     return [line]
 
 
 def write_companions(checkpoint: Checkpoint, folder: Path, merged: MergedTokenizer | None = None) -> None:
-    """Copy the tokenizer files, config.json and generation_config.json byte for byte; write the last if absent.
+    """Copy tokenizer, chat templates, config.json and generation_config.json byte for byte, or write the last.
 
     Args:
         checkpoint: Where they are.
@@ -140,65 +137,16 @@ def write_companions(checkpoint: Checkpoint, folder: Path, merged: MergedTokeniz
             durable.write_file(folder / TOKENIZER, merged.content)
         else:
             _copy(source, folder / source.name)
+    for source in checkpoint.template_files():
+        (folder / source.parent.name).mkdir(exist_ok=True)
+        _copy(source, folder / source.parent.name / source.name)
     _copy(_config_file(checkpoint), folder / CONFIG)
     generation = checkpoint.generation.path
     if generation is not None:
         _copy(generation, folder / GENERATION_CONFIG)
     else:
         settings = dict(checkpoint.generation.settings)
-        _write_json(folder / GENERATION_CONFIG, {**_generation_config(checkpoint.config), **settings})
-
-
-def write_genai_config(config: ModelConfig, cache_len: int, folder: Path) -> None:
-    """Write `genai_config.json` for `genai.onnx`, whose cache onnxruntime-genai shares between past and present.
-
-    Written for onnxruntime-genai 0.18. Its `llama` stands for any decoder with these inputs and outputs; how
-    positions are rotated is in the graph.
-    """
-    decoder = {
-        "filename": GENAI_GRAPH,
-        "head_size": config.head_dim,
-        "hidden_size": config.hidden_size,
-        "num_attention_heads": config.num_attention_heads,
-        "num_hidden_layers": config.num_hidden_layers,
-        "num_key_value_heads": config.num_key_value_heads,
-        "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
-        "inputs": {
-            "input_ids": INPUT_IDS,
-            "attention_mask": ATTENTION_MASK,
-            "past_key_names": "past_key_values.%d.key",
-            "past_value_names": "past_key_values.%d.value",
-        },
-        "outputs": {
-            "logits": LOGITS,
-            "present_key_names": "present.%d.key",
-            "present_value_names": "present.%d.value",
-        },
-    }
-    model = {
-        "type": "llama",
-        "context_length": cache_len,
-        "vocab_size": config.vocab_size,
-        "decoder": decoder,
-        **_token_ids(config),
-    }
-    # It asks for a pad id even when nothing is ever padded, as with one sequence.
-    if config.pad_token_id is None and config.eos_token_ids:
-        model["pad_token_id"] = config.eos_token_ids[0]
-    search = {
-        "do_sample": False,
-        "early_stopping": True,
-        "max_length": cache_len,
-        "min_length": 0,
-        "num_beams": 1,
-        "num_return_sequences": 1,
-        "past_present_share_buffer": True,
-        "repetition_penalty": 1.0,
-        "temperature": 1.0,
-        "top_k": 1,
-        "top_p": 1.0,
-    }
-    _write_json(folder / GENAI_CONFIG, {"model": model, "search": search})
+        write_json(folder / GENERATION_CONFIG, {**_generation_config(checkpoint.config), **settings})
 
 
 def generation_defaults(checkpoint: Checkpoint) -> GenerationSection:
@@ -247,10 +195,10 @@ def _leading_ids(processor: Any) -> list[Any]:
 
 
 def _generation_config(config: ModelConfig) -> dict[str, Any]:
-    return {"do_sample": False, **_token_ids(config)}
+    return {"do_sample": False, **token_ids(config)}
 
 
-def _token_ids(config: ModelConfig) -> dict[str, Any]:
+def token_ids(config: ModelConfig) -> dict[str, Any]:
     """Special ids under the names of Hugging Face configs; what the model lacks is left out."""
     eos = config.eos_token_ids
     ids = {
@@ -277,5 +225,6 @@ def _copy(source: Path, target: Path) -> None:
         raise CheckpointError(f"{source.name}: not readable: {error.strerror}") from error
 
 
-def _write_json(path: Path, data: Mapping[str, Any]) -> None:
+def write_json(path: Path, data: Mapping[str, Any]) -> None:
+    """Write a file of settings."""
     durable.write_file(path, (json.dumps(data, sort_keys=True, indent=2) + "\n").encode("utf-8"))

@@ -26,12 +26,24 @@ _DECIMALS = 5
 
 _ROUNDING = 10.0**-_DECIMALS
 
+_SUMMATION = 1e-3
+"""Relative error of logits that the order of sums, and the instructions of one kind of processor, may make."""
+
 
 class TopToken(Section):
     """A token and its logit."""
 
     id: TokenId
     logit: float
+
+
+class Tolerances(Section):
+    """How far a logit may lie from the recorded one, and how near a tie is, by the kernels of the host."""
+
+    same: Annotated[float, Field(ge=0)]
+    """The runtime that recorded the trace, on the same kind of processor (x86-64)."""
+    other: Annotated[float, Field(ge=0)]
+    """Any other: a browser, a GPU, an ARM phone. Their kernels round activations otherwise, or not at all."""
 
 
 class GoldenTrace(Section):
@@ -46,6 +58,8 @@ class GoldenTrace(Section):
     """Logit of each greedy token minus that of the runner-up."""
     top5_first: Items[TopToken]
     """The five most likely tokens after the prompt, best first."""
+    tolerances: Tolerances | None = None
+    """None in bundles of schema version 1.4 and before."""
 
     @model_validator(mode="after")
     def _check(self) -> GoldenTrace:
@@ -76,10 +90,19 @@ def record_golden(
     *,
     new_tokens: int = GOLDEN_TOKENS,
     eos_ids: Collection[int] = (),
+    rounding: float = 0.0,
 ) -> GoldenTrace:
     """Record a greedy run in a new conversation; the runner is reset afterwards.
 
     Fewer than `new_tokens` are recorded when an end token comes or the cache is full.
+
+    Args:
+        runner: Of the bundle.
+        prompt: The text.
+        prompt_ids: Its token ids.
+        new_tokens: How many tokens to choose.
+        eos_ids: Tokens that end a text.
+        rounding: Relative error of logits between kernels that round activations differently; 0 for float kernels.
 
     Raises:
         CacheFullError: The prompt does not fit in the cache.
@@ -87,6 +110,7 @@ def record_golden(
     """
     runner.reset()
     row = _last_row(runner.prefill(prompt_ids), step=0)
+    spread = float(np.std(row.astype(np.float64)))
     top5 = tuple(TopToken(id=int(token), logit=_rounded(row[token])) for token in _best(row, TOP_TOKENS))
     greedy: list[int] = []
     margins: list[float] = []
@@ -105,6 +129,9 @@ def record_golden(
         greedy_ids=tuple(greedy),
         margins=tuple(margins),
         top5_first=top5,
+        tolerances=Tolerances(
+            same=_tolerance(_SUMMATION * spread), other=_tolerance(max(_SUMMATION, rounding) * spread)
+        ),
     )
 
 
@@ -160,6 +187,11 @@ def _last_row(logits: Logits, *, step: int) -> Logits:
         bad = int((~np.isfinite(row)).sum())
         raise ParityError(f"golden trace: step {step} returns {bad} NaN or infinite logits of {row.size}")
     return row
+
+
+def _tolerance(value: float) -> float:
+    """With two digits: more of them would say nothing."""
+    return float(f"{value:.1e}")
 
 
 def _rounded(value: np.float32) -> float:

@@ -20,6 +20,22 @@ from helium_edge.errors import BundleError
 MAX_GRAPH_BYTES = 32 << 20
 """Graphs have about 13 kB a layer; their weights are in another file."""
 
+_OPERATORS = frozenset({
+    "Add", "BitShift", "BitwiseAnd", "Cast", "Concat", "DequantizeLinear", "Div", "Equal", "Floor", "Gather",
+    "Gelu", "Less", "LessOrEqual", "MatMul", "Mul", "Pow", "RMSNormalization", "Range", "ReduceMax",
+    "ReduceMean", "ReduceSum", "Relu", "Reshape", "RotaryEmbedding", "Shape", "Sigmoid",
+    "SkipSimplifiedLayerNormalization", "Slice", "Softmax", "Split", "Sqrt", "Squeeze", "Sub", "Tile",
+    "Transpose", "Unsqueeze", "Where", "com.microsoft::GatherBlockQuantized",
+    "com.microsoft::GroupQueryAttention", "com.microsoft::MatMulNBits",
+    "com.microsoft::SkipSimplifiedLayerNormalization",
+})  # fmt: skip
+"""Of all graphs that any version has written. None loops, calls, or makes a tensor of a size that is data, but
+`Range` and `Tile`."""
+_ATTRIBUTES = frozenset({
+    onnx.AttributeProto.FLOAT, onnx.AttributeProto.INT, onnx.AttributeProto.STRING, onnx.AttributeProto.INTS,
+    onnx.AttributeProto.FLOATS,
+})  # fmt: skip
+
 _EXTERNAL_KEYS = frozenset({"location", "offset", "length", "checksum"})
 
 
@@ -45,6 +61,9 @@ def check_onnx_file(folder: Path, path: str, sizes: Mapping[str, int], entry: Gr
         model = onnx.load(str(folder / path), load_external_data=False)
     except Exception as error:  # protobuf's and onnx' errors have no common base
         raise BundleError(f"{path}: not readable as an ONNX graph: {first_line(error)}") from error
+    problem = next(_foreign_parts(model), "")
+    if problem:
+        raise BundleError(f"{path}: {problem}, which no graph of helium-edge has")
     count = 0
     for tensor in _tensors(model):
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
@@ -58,23 +77,26 @@ def check_onnx_file(folder: Path, path: str, sizes: Mapping[str, int], entry: Gr
     return count
 
 
+def _foreign_parts(model: onnx.ModelProto) -> Iterator[str]:
+    """What our graphs are not made of: other operators, functions, subgraphs, tensors as attributes."""
+    if model.functions:
+        yield f"has the function {shorten(model.functions[0].name)!r}"
+    if model.training_info:
+        yield "has parts for training"
+    if model.graph.sparse_initializer:
+        yield "has a sparse tensor"
+    for node in model.graph.node:
+        name = f"{node.domain}::{node.op_type}".removeprefix("::").removeprefix("ai.onnx::")
+        if name not in _OPERATORS:
+            yield f"has the operator {shorten(name)!r}"
+        for attribute in node.attribute:
+            if attribute.type not in _ATTRIBUTES or attribute.ref_attr_name:
+                yield f"has an operator {shorten(name)!r} with the attribute {shorten(attribute.name)!r}"
+
+
 def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    """Every tensor of a model: initializers and attributes, in all graphs, subgraphs and functions."""
-    graphs = [model.graph]
-    nodes = [node for function in model.functions for node in function.node]
-    while graphs or nodes:
-        if graphs:
-            graph = graphs.pop()
-            yield from graph.initializer
-            for sparse in graph.sparse_initializer:
-                yield from (sparse.values, sparse.indices)
-            nodes.extend(graph.node)
-            continue
-        for attribute in nodes.pop().attribute:
-            yield from (attribute.t, *attribute.tensors)
-            for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
-                yield from (sparse.values, sparse.indices)
-            graphs.extend((*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs))
+    """Every tensor of a model in which `_foreign_parts` found nothing."""
+    yield from model.graph.initializer
 
 
 def _external_problem(tensor: onnx.TensorProto, path: str, sizes: Mapping[str, int]) -> str:

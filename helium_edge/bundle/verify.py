@@ -145,7 +145,9 @@ def open_bundle(path: Path, *, unverified: bool = False) -> Bundle:
 
     Raises:
         BundleError: It is no bundle, or a damaged one.
+        UsageError: Its name is not UTF-8.
     """
+    durable.require_utf8(path, shown=str(path))
     for _ in range(_SWAP_RETRIES):
         before = _identity(path)
         try:

@@ -1,11 +1,11 @@
-"""The chat template of a checkpoint: found as transformers finds it, rendered in a process with limits."""
+"""A chat template, rendered in a process with limits."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -13,25 +13,12 @@ from typing import Any
 
 from helium_edge.chat import worker
 from helium_edge.chat.messages import Message
-from helium_edge.documents import DocumentError, first_line, parse_json
-from helium_edge.errors import CheckpointError, MissingDependencyError, UsageError
+from helium_edge.errors import MissingDependencyError, UsageError
 
-TEMPLATE_FILE = "chat_template.jinja"
-TOKENIZER_CONFIG = "tokenizer_config.json"
-SPECIAL_TOKENS = "special_tokens_map.json"
-
-MAX_TEMPLATE_BYTES = 1 << 18
-MAX_CONFIG_BYTES = 1 << 24
 MAX_CHARACTERS = 1 << 22
 """Of one rendered conversation."""
 MAX_MEMORY = 1 << 30
-MAX_SECONDS = 20
-
-_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
-_LLAMA = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
-
-ReadFile = Callable[[str, int], bytes | None]
-"""Content of a file of the checkpoint of at most so many bytes; None where there is none of that name."""
+MAX_SECONDS = 10
 
 
 class TemplateError(Exception):
@@ -131,71 +118,3 @@ def _ask(task: dict[str, Any], seconds: float) -> dict[str, Any]:
     if done.returncode < 0 or "MemoryError" in lines[-1]:
         raise TemplateError("it needs too much time or memory")
     raise TemplateError(f"it cannot be rendered: {lines[-1][:300]}")
-
-
-def find_template(read: ReadFile) -> ChatTemplate | None:
-    """The template of a checkpoint; None where it has none.
-
-    `chat_template.jinja` wins over `tokenizer_config.json`, as in transformers; of named templates `default` is
-    taken.
-
-    Args:
-        read: Reads a file of the checkpoint.
-
-    Raises:
-        CheckpointError: A file is malformed, or no template is called `default`.
-    """
-    data = read(TOKENIZER_CONFIG, MAX_CONFIG_BYTES)
-    config = {} if data is None else _object(data, TOKENIZER_CONFIG)
-    own = read(TEMPLATE_FILE, MAX_TEMPLATE_BYTES)
-    text = _decoded(own) if own is not None else _of_config(config.get("chat_template"))
-    if text is None:
-        return None
-    if len(text.encode("utf-8", "surrogatepass")) > MAX_TEMPLATE_BYTES:
-        raise CheckpointError(f"{TOKENIZER_CONFIG}: the chat template has more than {MAX_TEMPLATE_BYTES} bytes")
-    special = read(SPECIAL_TOKENS, MAX_CONFIG_BYTES)
-    return ChatTemplate(text, _variables(config, {} if special is None else _object(special, SPECIAL_TOKENS)))
-
-
-def _of_config(found: Any) -> str | None:
-    where = f"{TOKENIZER_CONFIG}: chat_template"
-    if found is None or isinstance(found, str):
-        return found
-    if isinstance(found, list):
-        pairs = [(item.get("name"), item.get("template")) for item in found if isinstance(item, dict)]
-        found = dict(pairs) if len(pairs) == len(found) else None
-    if not isinstance(found, dict) or not all(isinstance(text, str) for text in found.values()):
-        raise CheckpointError(f"{where} must be a text, or a list of named templates")
-    if "default" not in found:
-        names = ", ".join(sorted(map(str, found))) or "none"
-        raise CheckpointError(f"{where}: no template is called default; found {names}")
-    return str(found["default"])
-
-
-def _variables(config: Mapping[str, Any], special: Mapping[str, Any]) -> dict[str, str]:
-    """Special tokens, as strings or as objects with a content."""
-    found = dict(_LLAMA) if str(config.get("tokenizer_class")).startswith("LlamaTokenizer") else {}
-    for source in (special, config):
-        for name in _NAMES:
-            value = source.get(name)
-            value = value.get("content") if isinstance(value, dict) else value
-            if isinstance(value, str):
-                found[name] = value
-    return found
-
-
-def _decoded(data: bytes) -> str:
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise CheckpointError(f"{TEMPLATE_FILE}: is no UTF-8: {first_line(error)}") from error
-
-
-def _object(data: bytes, name: str) -> dict[str, Any]:
-    try:
-        found = parse_json(data)
-    except DocumentError as error:
-        raise CheckpointError(f"{name}: {error}") from error
-    if not isinstance(found, dict):
-        raise CheckpointError(f"{name}: the top level must be an object")
-    return found

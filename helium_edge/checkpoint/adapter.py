@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 
-from helium_edge.checkpoint.files import find_file
+from helium_edge.checkpoint.files import find_file, read_object
 from helium_edge.checkpoint.header import TensorInfo, read_header
+from helium_edge.checkpoint.tensor_file import read_tensor
 from helium_edge.checkpoint.weight_map import DTYPES, EMBEDDING, HEAD, PREFIX, first_few
 from helium_edge.config import ModelConfig
-from helium_edge.documents import DocumentError, parse_json, read_document, shorten
-from helium_edge.errors import CheckpointError, too_many_files
+from helium_edge.documents import shorten
+from helium_edge.errors import CheckpointError
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -84,9 +84,7 @@ class Adapter:
 
     def read(self, info: TensorInfo) -> torch.Tensor:
         """One tensor of the adapter's file, float32."""
-        with safe_open(self.folder / info.file, framework="pt") as file:
-            tensor: torch.Tensor = file.get_tensor(info.name)
-        return tensor.to(torch.float32)
+        return read_tensor(self.folder / info.file, info).to(torch.float32)
 
     def merge(self, name: str, base: torch.Tensor) -> torch.Tensor:
         """A weight with the adapter in it.
@@ -295,15 +293,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     path = find_file(folder, ADAPTER_CONFIG)
     if path is None:
         raise CheckpointError(f"{folder / ADAPTER_CONFIG}: no such file", hint="peft saves it beside the adapter")
-    try:
-        data = parse_json(read_document(path, _MAX_CONFIG_BYTES))
-    except OSError as error:
-        raise too_many_files(error) or CheckpointError(f"{path.name}: cannot be read: {error.strerror}") from error
-    except DocumentError as error:
-        raise CheckpointError(f"{path.name}: {error}", hint=error.hint) from error
-    if not isinstance(data, dict):
-        raise CheckpointError(f"{path.name}: the top level must be an object, found {type(data).__name__}")
-    return data
+    return read_object(path, _MAX_CONFIG_BYTES)
 
 
 def _base_name(folder: Path) -> str:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import os
 import stat
 from pathlib import Path
+from typing import Any
 
-from helium_edge.errors import CheckpointError
+from helium_edge.documents import DocumentError, parse_json, read_document
+from helium_edge.errors import CheckpointError, too_many_files
 
 
 def find_file(folder: Path, name: str) -> Path | None:
@@ -38,6 +40,30 @@ def find_file(folder: Path, name: str) -> Path | None:
     if not stat.S_ISREG(mode):
         raise CheckpointError(f"{path}: is not a regular file")
     return path
+
+
+def read_object(path: Path, limit: int, *, hint: str = "") -> dict[str, Any]:
+    """Read a JSON object.
+
+    Args:
+        path: The file.
+        limit: Most bytes that it may have.
+        hint: What to do about a malformed one, where its fault says nothing of that.
+
+    Raises:
+        CheckpointError: It cannot be read, or is no such file.
+    """
+    try:
+        data = parse_json(read_document(path, limit))
+    except OSError as error:
+        raise too_many_files(error) or CheckpointError(f"{path.name}: cannot be read: {error.strerror}") from error
+    except DocumentError as error:
+        raise CheckpointError(f"{path.name}: {error}", hint=error.hint or hint) from error
+    if not isinstance(data, dict):
+        raise CheckpointError(
+            f"{path.name}: the top level must be an object, found {type(data).__name__}", hint=hint
+        )
+    return data
 
 
 def hub_cache_identity(folder: Path) -> tuple[str, str] | None:

@@ -16,10 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from helium_edge.checkpoint.files import read_object
 from helium_edge.checkpoint.sampling_values import TOKEN_IDS, Values, legacy_settings, read_settings
 from helium_edge.config import NO_TOKEN, ModelConfig
-from helium_edge.documents import DocumentError, parse_json, read_document
-from helium_edge.errors import CheckpointError, too_many_files
 
 GENERATION_CONFIG = "generation_config.json"
 
@@ -79,10 +78,10 @@ def read_generation_file(path: Path | None, config: ModelConfig, config_path: Pa
         CheckpointError: It is unreadable, or a value is of the wrong type; the field is named.
     """
     if path is None:
-        values = Values(legacy_settings(_read(config_path)), config_path.name)
+        values = Values(legacy_settings(read_object(config_path, _MAX_BYTES)), config_path.name)
         settings, unsupported = read_settings(values)
         return _finished(values, GenerationFile(None, settings, unsupported))
-    values = Values(_read(path), path.name)
+    values = Values(read_object(path, _MAX_BYTES), path.name)
     settings, unsupported = read_settings(values)
     ids = {name: _ids(values, name, config.vocab_size) for name in TOKEN_IDS}
     bos, pad = (found[0] if (found := ids[name]) else None for name in ("bos_token_id", "pad_token_id"))
@@ -136,15 +135,3 @@ def _ids(values: Values, name: str, vocab_size: int) -> tuple[int, ...] | None:
         rows = f"outside the {vocab_size} rows of the embedding, so it is left out"
         values.warn(f"{name} holds {', '.join(map(str, bad[:5]))}, {rows}")
     return good or None
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        data = parse_json(read_document(path, _MAX_BYTES))
-    except OSError as error:
-        raise too_many_files(error) or CheckpointError(f"{path.name}: cannot be read: {error.strerror}") from error
-    except DocumentError as error:
-        raise CheckpointError(f"{path.name}: {error}", hint=error.hint) from error
-    if not isinstance(data, dict):
-        raise CheckpointError(f"{path.name}: the top level must be an object, found {type(data).__name__}")
-    return data

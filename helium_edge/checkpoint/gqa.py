@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 
 from helium_edge.checkpoint.reader import CONFIG_FILE, INDEX_FILE, SINGLE_FILE, Checkpoint
 from helium_edge.checkpoint.source import TOKENIZER_FILES
+from helium_edge.documents import parse_json
 from helium_edge.durable import PartialFolder, sync_file, sync_folder
 from helium_edge.errors import ResourceError, UsageError
 from helium_edge.progress import SILENT, Progress
@@ -95,7 +96,11 @@ def write_grouped(checkpoint: Checkpoint, groups: int, out: Path, progress: Prog
             source = checkpoint.find_file(name)
             if source is not None:
                 shutil.copyfile(source, partial / name)
-        config = json.loads((checkpoint.folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        for source in checkpoint.template_files():
+            (partial / source.parent.name).mkdir(exist_ok=True)
+            shutil.copyfile(source, partial / source.parent.name / source.name)
+        checkpoint.check_unchanged()
+        config = parse_json((checkpoint.folder / CONFIG_FILE).read_bytes())
         config["num_key_value_heads"] = groups
         _write_text(partial / CONFIG_FILE, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
         for path in partial.iterdir():

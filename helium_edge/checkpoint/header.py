@@ -39,6 +39,7 @@ class TensorInfo:
         shape: Its sizes, outermost first.
         file: Name of the file inside the checkpoint folder.
         nbytes: Bytes of data.
+        offset: Of the first of them, in the file.
     """
 
     name: str
@@ -46,6 +47,7 @@ class TensorInfo:
     shape: tuple[int, ...]
     file: str
     nbytes: int
+    offset: int
 
 
 def read_header(path: Path) -> dict[str, TensorInfo]:
@@ -63,7 +65,7 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
     except OSError as error:
         raise too_many_files(error) or CheckpointError(f"{path.name}: cannot be read: {error.strerror}") from error
     data_size = size - _LENGTH_BYTES - text
-    tensors = {name: _entry(name, entry, path.name, data_size) for name, entry in entries.items()}
+    tensors = {name: _entry(name, entry, path.name, size, data_size) for name, entry in entries.items()}
     try:
         with safe_open(path, framework="pt"):
             pass
@@ -105,7 +107,7 @@ def _parse(text: bytes, file: str) -> dict[str, Any]:
     return entries
 
 
-def _entry(name: str, entry: Any, file: str, data_size: int) -> TensorInfo:
+def _entry(name: str, entry: Any, file: str, size: int, data_size: int) -> TensorInfo:
     malformed = CheckpointError(f"{file}: tensor {shorten(name)} has a malformed header entry", hint=DAMAGED)
     if not isinstance(entry, dict):
         raise malformed
@@ -121,7 +123,7 @@ def _entry(name: str, entry: Any, file: str, data_size: int) -> TensorInfo:
             f"the file holds {data_size} bytes of data",
             hint=DAMAGED,
         )
-    return TensorInfo(name, dtype, shape, file, end - begin)
+    return TensorInfo(name, dtype, shape, file, end - begin, size - data_size + begin)
 
 
 def _sizes(values: Any) -> tuple[int, ...] | None:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import os
+import re
 import threading
 from collections.abc import Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
 import torch
-from safetensors import SafetensorError, safe_open
 
+from helium_edge.chat import TEMPLATE_FOLDER
 from helium_edge.checkpoint.adapter import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
@@ -24,15 +27,16 @@ from helium_edge.checkpoint.adapter import (
     refuse_adapter_alone,
     refuse_adapter_beside,
 )
-from helium_edge.checkpoint.files import find_file
+from helium_edge.checkpoint.files import find_file, read_object
 from helium_edge.checkpoint.foreign import refuse_foreign
 from helium_edge.checkpoint.generation_file import GENERATION_CONFIG, NO_FILE, GenerationFile, read_generation_file
 from helium_edge.checkpoint.header import DAMAGED, TensorInfo, read_header
 from helium_edge.checkpoint.names import NamedTensors, canonical, guess_architecture, unwrap
 from helium_edge.checkpoint.source import TOKENIZER_FILES, Source, resolve_source
+from helium_edge.checkpoint.tensor_file import read_tensor
 from helium_edge.checkpoint.weight_map import EMBEDDING, HEAD, PREFIX, check_tensors, first_few
 from helium_edge.config import ModelConfig
-from helium_edge.documents import DocumentError, first_line, parse_json, read_document, shorten
+from helium_edge.documents import first_line, shorten
 from helium_edge.errors import CheckpointError, UsageError, too_many_files
 from helium_edge.tasks import ENCODER
 
@@ -44,6 +48,7 @@ MAX_INDEX_BYTES = 2 << 20
 """An index has about 100 bytes a tensor."""
 
 _PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_TEMPLATE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
 _HASH_CHUNK = 1 << 20
 
 
@@ -78,6 +83,7 @@ class Checkpoint:
         adapter: What is merged into the weights as they are read; None where there is none.
         warnings: What was ignored, replaced or guessed, a line each.
         stored: The tensors as the base stores them, where an adapter changes them; None where it is `tensors`.
+        stamps: Of each file of the folder, what tells it from another one; see `check_unchanged`.
     """
 
     folder: Path
@@ -90,10 +96,15 @@ class Checkpoint:
     adapter: Adapter | None = None
     warnings: tuple[str, ...] = ()
     stored: Mapping[str, TensorInfo] | None = None
+    stamps: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def _stored(self) -> Mapping[str, TensorInfo]:
         return self.tensors if self.stored is None else self.stored
+
+    @property
+    def _hashed_names(self) -> list[str]:
+        return sorted({CONFIG_FILE, GENERATION_CONFIG, *self.weight_files, *TOKENIZER_FILES})
 
     @property
     def is_renamed(self) -> bool:
@@ -106,8 +117,7 @@ class Checkpoint:
     def read(self, name: str) -> torch.Tensor:
         """Read one tensor in its stored dtype, or in float32 where an adapter is merged into it.
 
-        The tensor is a private view of the mapped file: its pages come from disk when they are touched and are
-        given back when it is dropped, so keep none longer than needed. Safe to call from several threads.
+        It is in memory until it is dropped, so keep none longer than needed. Safe to call from several threads.
 
         Raises:
             CheckpointError: There is no such tensor, or the file changed since the checkpoint was opened.
@@ -117,7 +127,7 @@ class Checkpoint:
             return tensor
         try:
             return self.adapter.merge(name, tensor)
-        except (SafetensorError, OSError, RuntimeError) as error:
+        except (EOFError, OSError, RuntimeError) as error:
             raise too_many_files(error) or CheckpointError(
                 f"{ADAPTER_WEIGHTS}: the part for {name} cannot be merged: {first_line(error)}", hint=DAMAGED
             ) from error
@@ -127,17 +137,31 @@ class Checkpoint:
         info = self._stored.get(name)
         if info is None:
             raise CheckpointError(f"{self.source}: no tensor {shorten(name)}")
-        # Opened anew for each tensor: one mapping for all of them would keep every page touched resident.
         try:
-            with safe_open(self.folder / info.file, framework="pt") as file:
-                tensor: torch.Tensor = file.get_tensor(info.name)
-        except (SafetensorError, OSError, RuntimeError) as error:
+            return read_tensor(self.folder / info.file, info)
+        except EOFError as error:
+            raise CheckpointError(f"{info.file}: tensor {name} was cut while the checkpoint was in use") from error
+        except OSError as error:
             raise too_many_files(error) or CheckpointError(
                 f"{info.file}: tensor {name} cannot be read: {first_line(error)}", hint=DAMAGED
             ) from error
-        if tuple(tensor.shape) != info.shape or tensor.nbytes != info.nbytes:
-            raise CheckpointError(f"{info.file}: tensor {name} changed while the checkpoint was in use")
-        return tensor
+
+    def check_unchanged(self) -> None:
+        """Refuse if a file that `hashes` names is another one than when the checkpoint was opened.
+
+        `hashes` and `read` look at the files at different times; what both saw is one thing only if nobody wrote.
+
+        Raises:
+            CheckpointError: The file is named.
+        """
+        now = _stamps(self.folder)
+        templates = {name for name in {*now, *self.stamps} if "/" in name}
+        for name in sorted({*self._hashed_names, *templates}):
+            if now.get(name) != self.stamps.get(name):
+                raise CheckpointError(
+                    f"{name}: changed while the checkpoint was in use",
+                    hint="run it again when nothing writes there",
+                )
 
     def find_file(self, name: str) -> Path | None:
         """Return the path of a file of the folder, None when there is none.
@@ -161,6 +185,28 @@ class Checkpoint:
             )
         return [path for path in paths if path is not None]
 
+    def template_files(self) -> list[Path]:
+        """Return the paths of the named chat templates, sorted.
+
+        Raises:
+            CheckpointError: The folder cannot be listed, or holds what is no regular file.
+        """
+        try:
+            found = sorted(path.name for path in (self.folder / TEMPLATE_FOLDER).glob("*.jinja"))
+        except OSError as error:
+            raise CheckpointError(f"{TEMPLATE_FOLDER}: cannot be read: {error.strerror}") from error
+        names = [
+            name for name in found if not name.startswith(".")
+        ]  # as `._rag.jinja`, which macOS leaves in archives
+        odd = next((name for name in names if not _TEMPLATE_NAME.fullmatch(name)), None)
+        if odd is not None:
+            raise CheckpointError(
+                f"{TEMPLATE_FOLDER}: {shorten(odd)} is no name that a bundle can have",
+                hint="rename it; allowed: letters, digits, _, - and .",
+            )
+        paths = (self.find_file(f"{TEMPLATE_FOLDER}/{name}") for name in names)
+        return [path for path in paths if path is not None]
+
     def hashes(self) -> dict[str, str]:
         """Return the sha256 of the config, weight and tokenizer files, by name, sorted; computed once.
 
@@ -179,8 +225,8 @@ class Checkpoint:
 
         def run() -> None:
             try:
-                names = sorted({CONFIG_FILE, GENERATION_CONFIG, *self.weight_files, *TOKENIZER_FILES})
-                paths = {name: self.find_file(name) for name in names}
+                paths = {name: self.find_file(name) for name in self._hashed_names}
+                paths |= {f"{TEMPLATE_FOLDER}/{path.name}": path for path in self.template_files()}
                 future.set_result({name: _sha256(path) for name, path in paths.items() if path is not None})
             except BaseException as error:  # for whoever asks for the result
                 future.set_exception(error)
@@ -210,6 +256,7 @@ def open_checkpoint(
 
 def _open(source: Source, options: ReadOptions) -> Checkpoint:
     folder = source.folder
+    stamps = _stamps(folder)  # before anything is read
     _check_adapter(folder, options)
     find_file(folder, CONFIG_FILE)  # refuses what is no regular file before anything reads it
     config = ModelConfig.from_file(folder / CONFIG_FILE)
@@ -229,6 +276,7 @@ def _open(source: Source, options: ReadOptions) -> Checkpoint:
         files,
         generation,
         warnings=(*config.warnings, *guessed, *unwrapped.warnings, *named.warnings, *generation.warnings),
+        stamps=MappingProxyType(stamps),
     )
     _check_tied_head(checkpoint)
     if not options.merge_adapter:
@@ -241,6 +289,21 @@ def _open(source: Source, options: ReadOptions) -> Checkpoint:
         stored=MappingProxyType(tensors),
         weight_files=(*files, ADAPTER_CONFIG, ADAPTER_WEIGHTS),
     )
+
+
+def _stamps(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Size, time of change and number of each file of a folder, by name; what links point to."""
+    found = {}
+    for below in ("", f"{TEMPLATE_FOLDER}/"):
+        with suppress(OSError), os.scandir(folder / below) as entries:  # what is no folder is refused elsewhere
+            for entry in entries:
+                with suppress(OSError):
+                    found[f"{below}{entry.name}"] = _stamp(entry.stat())
+    return found
+
+
+def _stamp(status: os.stat_result) -> tuple[int, ...]:
+    return status.st_size, status.st_mtime_ns, status.st_ino, status.st_dev
 
 
 def _check_adapter(folder: Path, options: ReadOptions) -> None:
@@ -294,13 +357,7 @@ def _find_tensors(folder: Path) -> tuple[dict[str, TensorInfo], tuple[str, ...]]
 
 def _read_index(path: Path) -> dict[str, str]:
     """Return tensor name -> shard file, every file a plain name."""
-    try:
-        data = parse_json(read_document(path, MAX_INDEX_BYTES))
-    except OSError as error:
-        raise too_many_files(error) or CheckpointError(f"{path.name}: cannot be read: {error.strerror}") from error
-    except DocumentError as error:
-        raise CheckpointError(f"{path.name}: {error}", hint=error.hint or DAMAGED) from error
-    listing = data.get("weight_map") if isinstance(data, dict) else None
+    listing = read_object(path, MAX_INDEX_BYTES, hint=DAMAGED).get("weight_map")
     if not isinstance(listing, dict) or not listing:
         raise CheckpointError(f"{path.name}: has no weight_map", hint=DAMAGED)
     for name, file in listing.items():

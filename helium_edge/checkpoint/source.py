@@ -9,6 +9,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from helium_edge import durable
+from helium_edge.chat import TEMPLATE_FOLDER
 from helium_edge.checkpoint.files import hub_cache_identity
 from helium_edge.documents import first_line
 from helium_edge.errors import CheckpointError, InputError, ResourceError, UsageError, did_you_mean
@@ -36,6 +38,7 @@ DOWNLOADED = (
     "adapter_config.json",  # that there is an adapter must be known, or the base would be taken for the fine-tune
     "adapter_model.safetensors",
     *TOKENIZER_FILES,
+    f"{TEMPLATE_FOLDER}/*.jinja",
 )
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)
@@ -81,6 +84,7 @@ def resolve_source(source: str, *, revision: str | None = None) -> Source:
 
 
 def _local(folder: Path) -> Source:
+    durable.require_utf8(folder, shown=str(folder))
     identity = hub_cache_identity(folder)
     if identity is not None:
         return Source(folder, *identity)

@@ -217,7 +217,7 @@ def _misshapen(misshapen: Sequence[TensorInfo], allowed: Mapping[str, ExpectedTe
     def describe(tensor: TensorInfo) -> str:
         expected = allowed[tensor.name]
         keys = " x ".join(expected.keys)
-        return f"{tensor.name} is {list(tensor.shape)}, expected {list(expected.shape)} ({keys})"
+        return f"{tensor.name} is {shorten(str(list(tensor.shape)))}, expected {list(expected.shape)} ({keys})"
 
     return CheckpointError(
         f"{_files(misshapen)}: wrong shape: {first_few([describe(tensor) for tensor in misshapen])}",

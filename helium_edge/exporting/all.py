@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from helium_edge.durable import require_utf8
 from helium_edge.exporting.calibration import check_calibration
 from helium_edge.exporting.fit import fit, split
 from helium_edge.exporting.one import ExportResult, Job, export_one
@@ -15,6 +16,7 @@ from helium_edge.exporting.request import ExportRequest
 from helium_edge.exporting.source import open_source
 from helium_edge.parity import require_reference
 from helium_edge.progress import SILENT, Progress
+from helium_edge.quant import plan_weights
 from helium_edge.runtime.versions import check_runtime
 
 
@@ -39,6 +41,9 @@ def export_all(request: ExportRequest, progress: Progress = SILENT) -> list[Expo
     """
     if request.compares:
         require_reference()
+    for folder in (request.out, request.store):
+        if folder is not None:
+            require_utf8(folder, shown=str(folder))
     progress.stage("read checkpoint")
     source = open_source(request.source, revision=request.revision, strict=request.strict, reading=request.reading)
     checkpoint = source.checkpoint
@@ -52,7 +57,13 @@ def export_all(request: ExportRequest, progress: Progress = SILENT) -> list[Expo
             minimum = target.min_runtime(checkpoint.config, recipe)
             check_runtime(target.runtime, minimum, int8_cache=recipe.kv_cache == "int8")
         out = request.out if len(recipes) == 1 else request.out / name
-        jobs.append(Job(source, recipe, target, out, request))
+        files = dict(target.plan(checkpoint.config, recipe, plan_weights(checkpoint.config, recipe.quantization)))
+        jobs.append(Job(source, recipe, target, out, request, source.warnings_for(files)))
+    # At once: what follows may take hours.
+    for note in source.companions.notes:
+        progress.tell(f"note: {note}")
+    for warning in dict.fromkeys(line for job in jobs for line in job.warnings):
+        progress.tell(f"warning: {warning}")
     checkpoint.start_hashing()
     with _store_folder(request.out, request.store) as folder:
         return [export_one(job, folder, progress) for job in jobs]

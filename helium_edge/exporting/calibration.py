@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from helium_edge.bundle import CacheScalesSection, Manifest
+from helium_edge.bundle import CacheScalesSection
 from helium_edge.bundle.kv_scales import KV_SCALES_FILE, write_kv_scales
 from helium_edge.config import ModelConfig
 from helium_edge.errors import UsageError
@@ -115,9 +115,8 @@ def calibrate_cache(
     return found.scales, section
 
 
-def calibration_warnings(manifest: Manifest) -> tuple[str, ...]:
+def calibration_warnings(scales: CacheScalesSection | None) -> tuple[str, ...]:
     """A line where other text exceeds the scales of a bundle's cache by more than it should."""
-    scales = None if manifest.cache is None else manifest.cache.scales
     if scales is None or scales.clipped <= CLIPPED_LIMIT:
         return ()
     share = (

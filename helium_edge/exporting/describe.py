@@ -23,22 +23,10 @@ from helium_edge.bundle import (
     read_checkpoint_card,
     tokenizer_facts,
 )
-from helium_edge.bundle.chat_template import chat_section
 from helium_edge.exporting.source import ExportSource
 from helium_edge.quant import QuantizedStore
 from helium_edge.recipe import Recipe
-from helium_edge.runtime.tokenizer import Tokenizer
 from helium_edge.targets.base import BuiltGraph, Target
-
-
-def chat_warnings(manifest: Manifest) -> tuple[str, ...]:
-    """A line where hosts without Jinja cannot chat, or not with a system message."""
-    chat = manifest.chat
-    if chat is None or chat.reason is None:
-        return ()
-    if not chat.declarative:
-        return (f"the chat template cannot be said as data, so that phones refuse to chat: {chat.reason}",)
-    return (f"the chat template takes no system message: {chat.reason}",)
 
 
 def describe(
@@ -108,9 +96,7 @@ def describe(
         prefill_len=recipe.shapes.prefill_len,
         cache_len=recipe.shapes.cache_len,
         generation=generation_defaults(checkpoint),
-        chat=chat_section(checkpoint, Tokenizer(path, merged.content), tokens.eos)
-        if config.task.has_cache
-        else None,
+        chat=source.chat,
         memory=MemorySection.estimate(
             weights_bytes=sum(report.nbytes for report in reports),
             packed_bytes=memory["weights"],

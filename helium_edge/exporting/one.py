@@ -7,22 +7,26 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from helium_edge.bundle import (
+    GENAI_GRAPH,
     Bundle,
     BundleWriter,
     CacheScalesSection,
     Manifest,
+    generation_defaults,
     open_bundle,
     read_checkpoint_card,
     write_card,
     write_companions,
+    write_genai_config,
 )
 from helium_edge.checkpoint import Checkpoint
 from helium_edge.errors import HeliumEdgeError, ParityError
 from helium_edge.exporting.calibration import calibrate_cache, calibration_texts, calibration_warnings
-from helium_edge.exporting.describe import chat_warnings, describe
+from helium_edge.exporting.describe import describe
 from helium_edge.exporting.request import ExportRequest
 from helium_edge.exporting.source import ExportSource
 from helium_edge.exporting.try_out import try_out
+from helium_edge.first_run import remember
 from helium_edge.memory import PeakMemory, peak_rss_bytes
 from helium_edge.model.kv_cache import KvScales
 from helium_edge.model.weights import EMBEDDING
@@ -48,6 +52,7 @@ class Job:
         target: What builds the graphs.
         out: The bundle's folder.
         request: What was asked for.
+        warnings: What is known before any work is done, a line each.
     """
 
     source: ExportSource
@@ -55,6 +60,7 @@ class Job:
     target: Target
     out: Path
     request: ExportRequest
+    warnings: tuple[str, ...] = ()
 
     @property
     def checkpoint(self) -> Checkpoint:
@@ -109,12 +115,19 @@ def export_one(job: Job, store: Path, progress: Progress = SILENT) -> ExportResu
         writer.require_space(int(sum(size for _, size in files) * _SPACE))
         weights = QuantizedStore(checkpoint, recipe.quantization, store)
         scales, section = _calibrate(job, weights, writer.folder, progress)
+        late = calibration_warnings(section)
+        for line in late:
+            progress.tell(f"warning: {line}")
         sizes = _original_bytes(checkpoint, weights.names)
         progress.stage("quantize and write", sum(sizes.values()), "tensor bytes")
         graphs = target.build(
             weights, recipe, writer.folder, lambda name: progress.advance(sizes[name], name), scales
         )
         write_companions(checkpoint, writer.folder, job.source.companions.tokenizer)
+        if GENAI_GRAPH in dict(files):
+            generation = generation_defaults(checkpoint)
+            stop = () if job.source.chat is None else job.source.chat.stop
+            write_genai_config(checkpoint.config, recipe.shapes.cache_len, writer.folder, generation, stop)
         writer.start_hashing()
         progress.stage("describe")
         manifest = describe(job.source, recipe, target, graphs, weights, section)
@@ -129,8 +142,12 @@ def export_one(job: Job, store: Path, progress: Progress = SILENT) -> ExportResu
             manifest = manifest.model_copy(update={"parity": report.summary()})
         progress.stage("publish")
         write_card(manifest, read_checkpoint_card(checkpoint.folder), writer.folder)
+        checkpoint.check_unchanged()
         bundle = writer.publish(manifest)
-    final = open_bundle(bundle, unverified=True).manifest
+    published = open_bundle(bundle, unverified=True)
+    if request.run:
+        remember(published)
+    final = published.manifest
     return ExportResult(
         bundle=bundle,
         manifest=final,
@@ -140,7 +157,7 @@ def export_one(job: Job, store: Path, progress: Progress = SILENT) -> ExportResu
         peak_anonymous_bytes=peak.anonymous_bytes,
         peak_mapped_bytes=peak.mapped_bytes,
         bundle_bytes=sum(path.stat().st_size for path in bundle.iterdir()),
-        warnings=(*job.source.warnings, *calibration_warnings(final), *chat_warnings(final)),
+        warnings=(*job.warnings, *late),
         notes=job.source.companions.notes,
     )
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from helium_edge.checkpoint import ReadOptions
 from helium_edge.config import ModelConfig
 from helium_edge.exporting.fit import fit, split
-from helium_edge.exporting.source import open_source
+from helium_edge.exporting.source import ExportSource, open_source
 from helium_edge.presets import preset
 from helium_edge.quant import PlannedWeight, plan_weights
 from helium_edge.recipe import Recipe
@@ -57,16 +57,17 @@ def plan(
     The source may also be the name of a preset, a shape without weights; a folder of that name is preferred.
     """
     config = None if revision is not None or Path(source).is_dir() else preset(source)
-    warnings: tuple[str, ...] = ()
+    opened: ExportSource | None = None
     if config is None:
         opened = open_source(source, revision=revision, strict=strict, reading=reading)
-        config, warnings = opened.checkpoint.config, opened.warnings
-    return [_plan(config, single, warnings, run=run) for single in split(recipe).values()]
+        config = opened.checkpoint.config
+    return [_plan(config, single, opened, run=run) for single in split(recipe).values()]
 
 
-def _plan(config: ModelConfig, asked: Recipe, warnings: tuple[str, ...], *, run: bool) -> ExportPlan:
+def _plan(config: ModelConfig, asked: Recipe, source: ExportSource | None, *, run: bool) -> ExportPlan:
     recipe, target = fit(config, asked)
     weights = plan_weights(config, recipe.quantization)
+    files = target.plan(config, recipe, weights)
     phone = target.memory(config, recipe, weights)
     largest = max(math.prod(weight.shape) for weight in weights)
     # One weight at a time: the original's pages, its codes, their packed form. Then all as the runtime holds them.
@@ -75,10 +76,10 @@ def _plan(config: ModelConfig, asked: Recipe, warnings: tuple[str, ...], *, run:
     return ExportPlan(
         recipe=asked,
         weights=weights,
-        files=target.plan(config, recipe, weights),
+        files=files,
         host_bytes=_BASE_BYTES + max(building, running),
         parity_bytes=_BASE_BYTES + 4 * config.num_parameters + sum(phone.values()),
         phone_bytes=phone,
         cache_len=recipe.shapes.cache_len,
-        warnings=warnings,
+        warnings=() if source is None else source.warnings_for(dict(files)),
     )

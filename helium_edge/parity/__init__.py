@@ -4,7 +4,7 @@ from helium_edge.parity import facts
 from helium_edge.parity.cache_checks import CacheChecks
 from helium_edge.parity.document import CheckResult, GreedySample, StoreDifference
 from helium_edge.parity.harness import Clock, Comparison, Reference
-from helium_edge.parity.logits_store import LogitsStore, cache_folder
+from helium_edge.parity.logits_store import LogitsStore
 from helium_edge.parity.reference import reference_runner, require_reference
 from helium_edge.parity.report import Cost, LevelReport, ParityReport, StoreReport
 from helium_edge.parity.store_check import compare_store, readback
@@ -26,7 +26,6 @@ __all__ = [
     "StoreDifference",
     "StoreReport",
     "Yardstick",
-    "cache_folder",
     "compare_store",
     "facts",
     "graph_limits",

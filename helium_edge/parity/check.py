@@ -11,10 +11,10 @@ from typing import Literal
 from helium_edge.bundle import Bundle, open_bundle
 from helium_edge.checkpoint import Checkpoint
 from helium_edge.errors import UsageError
+from helium_edge.first_run import ensure_runs
 from helium_edge.generation import LanguageModel, language_model, text_model
 from helium_edge.parity import facts
 from helium_edge.parity.greedy import first_words
-from helium_edge.parity.logits_store import cache_folder
 from helium_edge.parity.oracle_optimum import require_optimum
 from helium_edge.parity.original import original_of
 from helium_edge.parity.reference import require_reference
@@ -27,6 +27,7 @@ from helium_edge.quant import QuantizedStore
 from helium_edge.recipe import Recipe
 from helium_edge.targets import load_target
 from helium_edge.texts import BUILT_IN_TEXT, MIN_WINDOW_LEN, TextSource, evaluation_windows
+from helium_edge.user_cache import cache_folder
 
 FULL_WINDOW = 256
 """Tokens of one conversation."""
@@ -79,6 +80,7 @@ def check(  # noqa: PLR0913 - an argument per option of the command
         require_optimum()
     progress.stage("read bundle")
     bundle = open_bundle(bundle_path, unverified=unverified)
+    ensure_runs(bundle, unverified=unverified)
     has_cache = bundle.manifest.task.has_cache
     if not has_cache and (decoders_only or layers or oracle is not None):
         raise UsageError(

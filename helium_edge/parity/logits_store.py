@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import json
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,15 +22,13 @@ import numpy as np
 from helium_edge.durable import NO_SPACE, replacing
 from helium_edge.errors import ResourceError, UsageError
 from helium_edge.runtime.runner import Logits
+from helium_edge.user_cache import cache_limit
+
+_ABANDONED_SECONDS = 3600.0
+"""A file that nobody has written to for so long was left by a run that was killed."""
 
 _VERSION = 1
 """Raised whenever the same key would mean other numbers."""
-
-
-def cache_folder() -> Path:
-    """Where results that can be computed again are kept."""
-    given = os.environ.get("HELIUM_EDGE_CACHE")
-    return Path(given) if given else Path("~/.cache/helium-edge").expanduser()
 
 
 class LogitsStore:
@@ -38,10 +37,15 @@ class LogitsStore:
     Args:
         folder: Where files lie, created when the first is written; None keeps them in memory, for a short text.
         identity: What all of them have in common: checkpoint, library versions.
+
+    Raises:
+        UsageError: See `cache_limit`.
     """
 
     def __init__(self, folder: Path | None, identity: Mapping[str, Any]) -> None:
         self._folder = folder
+        if folder is not None:
+            cache_limit()  # said before minutes of work
         self._kept: dict[str, Logits] = {}
         self._identity = dict(identity)
 
@@ -125,7 +129,11 @@ def _fill(file: BinaryIO, shape: tuple[int, int], pieces: Iterable[Logits]) -> N
 
 def _prune(folder: Path, coming: int) -> None:
     """Remove what was not used longest, until what is coming fits."""
-    limit = float(os.environ.get("HELIUM_EDGE_CACHE_GIB", "8")) * 2**30
+    for beside in folder.glob(".logits-*.npy.partial-*"):
+        with contextlib.suppress(OSError):
+            if time.time() - beside.stat().st_mtime > _ABANDONED_SECONDS:
+                beside.unlink()
+    limit = cache_limit()
     files = sorted(_sizes(folder), key=lambda entry: entry[1])
     held = sum(size for _, _, size in files)
     for path, _, size in files:

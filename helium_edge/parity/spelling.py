@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from helium_edge.checkpoint import TOKENIZER_FILES
 from helium_edge.checkpoint.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from helium_edge.documents import parse_json
 
 if TYPE_CHECKING:
     from helium_edge.checkpoint import Checkpoint
@@ -37,7 +38,7 @@ def folder_for_transformers(checkpoint: Checkpoint, version: str) -> Iterator[Pa
     Yields:
         A folder to load from; gone after the block, which open files and mappings survive.
     """
-    config = json.loads((checkpoint.folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    config = parse_json((checkpoint.folder / CONFIG_FILE).read_bytes())
     old = int(version.partition(".")[0]) < 5 and isinstance(config.get("rope_parameters"), dict)
     # With an adapter in it, transformers loads that too if it can, and leaves it out without a word if it cannot.
     if not old and checkpoint.adapter is None:

@@ -17,6 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from helium_edge.documents import parse_json
 from helium_edge.durable import NO_SPACE, replacing
 from helium_edge.errors import HeliumEdgeError, ResourceError, UsageError
 from helium_edge.quant.affine import group_count
@@ -102,7 +103,7 @@ def read_shard(path: Path, *, key: str, scheme: Scheme, shape: tuple[int, int]) 
     expected = (shape[0], group_count(scheme, shape[1]))
     try:
         with safe_open(path, framework="pt") as file:
-            facts = json.loads((file.metadata() or {})[_METADATA])
+            facts = parse_json((file.metadata() or {})[_METADATA].encode("utf-8"))
             names = ("scales",) if scheme.symmetric else ("scales", "zero_points")
             tensors = {name: file.get_tensor(name) for name in names}
         if facts["key"] != key or facts["content"] != tensor_hash(*tensors.values()):

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import re
+import sys
 from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
 from helium_edge.errors import MissingDependencyError
 from helium_edge.report.numbers import power_of_ten
+from helium_edge.user_cache import cache_folder
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,6 +50,9 @@ def require_matplotlib() -> None:
     Raises:
         MissingDependencyError: matplotlib is not installed.
     """
+    if "matplotlib" not in sys.modules:
+        # Its cache of fonts goes where ours is, not into the home folder.
+        os.environ.setdefault("MPLCONFIGDIR", str(cache_folder() / "matplotlib"))
     try:
         import matplotlib.backends.backend_svg  # noqa: F401
     except ImportError as error:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import json
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from helium_edge.documents import first_line
+from helium_edge.documents import first_line, parse_json
 from helium_edge.errors import BundleError, MissingDependencyError
 from helium_edge.mlpackage.flattened_folder import FlattenedFolder
 from helium_edge.pte.builder import DTYPES
@@ -144,7 +143,7 @@ def _read_method(file: PteFile, plan: ExecutionPlan, packages: dict[str, _Packag
     key, function_name, content = f"inline {plan.name}", "main", file.delegate(plan)
     try:
         if content[: len(REFERENCE)] == REFERENCE:
-            reference = json.loads(bytes(content[len(REFERENCE) :]))
+            reference = parse_json(bytes(content[len(REFERENCE) :]))
             key, function_name = reference["key"], reference["functionName"]
             content = file.named(key)
         if key not in packages:
@@ -194,7 +193,7 @@ def _read_package(content: memoryview, where: str) -> _Package:
         loader = importlib.import_module("coremltools.converters.mil.frontend.milproto.load")
         try:
             folder = FlattenedFolder(content)
-            metadata = json.loads(bytes(folder.file("metadata.json")))
+            metadata = parse_json(bytes(folder.file("metadata.json")))
             specification = models.Model.FromString(bytes(folder.file(f"{_PROGRAM}/model.mlmodel")))
             (Path(scratch) / "weight.bin").write_bytes(folder.file(f"{_PROGRAM}/weights/weight.bin"))
             version = int(specification.specificationVersion)

@@ -237,7 +237,7 @@ def load_methods(path: Path, names: Sequence[str], threads: int, runner: object)
                 program = open_program(path, purpose)
                 known = program.method_names
                 methods = {name: program.load_method(name) for name in names if name in known}
-        except RuntimeError as error:
+        except (RuntimeError, UnicodeDecodeError) as error:  # the latter of a method's name
             detail = noise.last_error() or first_line(error)
             raise BundleError(
                 f"{path.name}: ExecuTorch cannot load the program: {detail}",

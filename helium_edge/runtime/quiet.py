@@ -13,6 +13,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
+from typing import BinaryIO, cast
 
 
 class Noise:
@@ -23,7 +24,8 @@ class Noise:
     def last_error(self) -> str:
         """The last line that a C++ log marks as an error, without its place; empty when there is none."""
         lines = [line for line in self.text.splitlines() if line.startswith(("E ", "[E", "F "))]
-        lines = lines or [line for line in self.text.splitlines() if "rror" in line or "ailed" in line]
+        others = [line for line in self.text.splitlines() if not line.startswith(("I ", "[I", "W ", "[W", "D "))]
+        lines = lines or [line for line in others if "rror" in line or "ailed" in line]
         return lines[-1].rpartition("] ")[2].strip() if lines else ""
 
 
@@ -63,7 +65,7 @@ def _captured(noise: Noise) -> Iterator[None]:
 
     `sys.stderr` itself stays: a library that is imported meanwhile may keep it for its log.
     """
-    with tempfile.TemporaryFile() as file:
+    with _scratch() as file:
         _flush()
         saved = [(number, os.dup(number)) for number in (1, 2)]
         for number, _ in saved:
@@ -77,6 +79,13 @@ def _captured(noise: Noise) -> Iterator[None]:
                 os.close(copy)
             file.seek(0)
             noise.text = file.read().decode("utf-8", "replace")
+
+
+def _scratch() -> BinaryIO:
+    """A file without a name; in memory where the system has such files, so that no folder is needed."""
+    if hasattr(os, "memfd_create"):
+        return cast("BinaryIO", os.fdopen(os.memfd_create("helium-edge"), "w+b"))
+    return cast("BinaryIO", tempfile.TemporaryFile())
 
 
 def _flush() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
 from typing import final
 
 from helium_edge.runtime.generate import GenerationStats
@@ -31,7 +31,7 @@ class Generation(Iterator[str]):
         stats: GenerationStats,
         new_ids: Iterator[int],
         decoder: StreamDecoder,
-        stop_strings: Sequence[str] = (),
+        stop: StopStrings | None = None,
     ) -> None:
         self.prompt_ids = prompt_ids
         self.ids: list[int] = []
@@ -39,7 +39,7 @@ class Generation(Iterator[str]):
         self.stats = stats
         self.reused_tokens = 0
         self.dropped_messages = 0
-        self._pieces = self._decode(new_ids, decoder, StopStrings(stop_strings))
+        self._pieces = self._decode(new_ids, decoder, stop or StopStrings(()))
 
     def __next__(self) -> str:
         return next(self._pieces)
@@ -53,7 +53,7 @@ class Generation(Iterator[str]):
     ) -> Generator[str, None, None]:
         for token in new_ids:
             self.ids.append(token)
-            if piece := stop.push(decoder.push(token)):
+            if piece := stop.push(decoder.push(token)) + stop.push(decoder.unshown(token), shown=False):
                 yield piece
             if stop.found:
                 self.stats.stop_reason = "stop_string"

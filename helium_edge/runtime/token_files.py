@@ -11,7 +11,7 @@ from tokenizers import AddedToken
 
 from helium_edge.documents import DocumentError, parse_json, read_document, shorten
 from helium_edge.errors import InputError
-from helium_edge.runtime.llama_tokenizer import DEFAULTS, is_rebuilt, rebuild
+from helium_edge.runtime.llama_tokenizer import CLASSES, DEFAULTS, is_rebuilt, rebuild
 
 TOKENIZER, CONFIG = "tokenizer.json", "tokenizer_config.json"
 SPECIAL_MAP, ADDED = "special_tokens_map.json", "added_tokens.json"
@@ -88,6 +88,8 @@ def read_declared(files: Mapping[str, Path], tokenizer: Mapping[str, Any]) -> De
     named = {key: _raw(key, value) for key, value in pairs.items() if value is not None}
     found.extra = [_raw("extra_special_tokens", value) for value in stated.extra]
     found.named = {key: str(token) for key, token in named.items()}
+    if settings.get("tokenizer_class") in CLASSES:
+        found.named = {key: text for key, text in DEFAULTS.items() if key not in settings} | found.named
     if settings and (not legacy or named or found.extra):
         found.sources.insert(0, CONFIG)
     by_text = {str(token.content): token for token in found.by_id.values()}
@@ -129,8 +131,9 @@ def _state(settings: Mapping[str, Any], special_map: Mapping[str, Any]) -> _Stat
     if "additional_special_tokens" in values and not values.get("extra_special_tokens"):
         values["extra_special_tokens"] = values.pop("additional_special_tokens")
     first = {key: values.pop(key) for key in _own_names(values) if isinstance(values[key], str)}
-    if isinstance(values.get("extra_special_tokens"), dict):
-        first |= values.pop("extra_special_tokens")
+    for key in ("model_specific_special_tokens", "extra_special_tokens"):
+        if isinstance(values.get(key), dict):
+            first |= values.pop(key)
     objects = frozenset(key for key in NAMED if isinstance(values.get(key), dict) and key not in special_map)
     for key, value in special_map.items():
         old = values.get(key)

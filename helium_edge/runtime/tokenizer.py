@@ -175,6 +175,12 @@ class Tokenizer:
         """Text of ids as it reads after some other text, so that a leading blank counts."""
         return self.decode([self._anchor, *ids])[len(self.decode([self._anchor])) :]
 
+    def spell(self, ids: Sequence[int]) -> str:
+        """Text of ids as it reads after some other text, with that of special tokens."""
+        with library_errors(self._path):
+            whole = str(self._inner.decode([self._anchor, *ids], skip_special_tokens=False))
+        return whole[len(self.decode([self._anchor])) :]
+
     def _find_anchor(self) -> int:
         """A token with text of its own, to stand for the text before."""
         for token_id in range(self.vocab_size):
@@ -210,6 +216,10 @@ class StreamDecoder:
             return self._utf8.decode(self._tokenizer.token_bytes(token_id))
         self._pending.append(token_id)
         return "" if self._tokenizer.is_byte(token_id) else self._flush()
+
+    def unshown(self, token_id: int) -> str:
+        """Text of a special token, which `push` leaves out; that of others is empty."""
+        return self._tokenizer.text_of(token_id) if self._tokenizer.is_silent(token_id) else ""
 
     def finish(self) -> str:
         """Return the rest; a character that is still incomplete reads U+FFFD, as in the text of all ids."""
@@ -268,6 +278,10 @@ def _check_ids(ids: Sequence[int]) -> None:
         raise UsageError(f"token id {bad} is outside any vocabulary")
 
 
+_OF_NEWER = ("Unknown tokenizer version", "untagged enum", "unknown variant")
+"""What the library says of kinds of parts that it does not know."""
+
+
 @contextmanager
 def library_errors(path: Path) -> Iterator[Any]:
     """Turn what the library raises over a malformed file into one line of ours."""
@@ -277,4 +291,9 @@ def library_errors(path: Path) -> Iterator[Any]:
         # A panic of the Rust code is no Exception, so that `except Exception` cannot hide it.
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
-        raise InputError(f"{path}: not a usable tokenizer.json: {first_line(error)}") from error
+        line = first_line(error)
+        newer = any(part in line for part in _OF_NEWER)
+        hint = (
+            f"it may be of a newer tokenizers library than {tokenizers.__version__}: upgrade that" if newer else ""
+        )
+        raise InputError(f"{path}: not a usable tokenizer.json: {line}", hint=hint) from error

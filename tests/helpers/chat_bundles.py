@@ -17,9 +17,12 @@ def chat_checkpoint(folder: Path) -> Path:
     return folder
 
 
-def chat_bundle(checkpoint: Path, recipe: str, folder: Path, **changes: object) -> Path:
+def chat_bundle(
+    checkpoint: Path, recipe: str, folder: Path, generation_config: Path | None = None, **changes: object
+) -> Path:
     """Export with a cache that a long conversation fills."""
     made = bundle_recipe(recipe, **changes)
     shapes = made.shapes.model_copy(update={"prefill_len": PREFILL_LEN, "cache_len": CACHE_LEN})
-    export(checkpoint, recipe=made.model_copy(update={"shapes": shapes}), out=folder, parity=False)
+    recipe_of_it = made.model_copy(update={"shapes": shapes})
+    export(checkpoint, recipe=recipe_of_it, out=folder, parity=False, generation_config=generation_config)
     return folder

@@ -10,6 +10,7 @@ class Recorder:
         self.stages: list[tuple[str, int | None, str]] = []
         self.amounts: list[int] = []
         self.notes: list[str] = []
+        self.told: list[str] = []
 
     def stage(self, name: str, total: int | None = None, unit: str = "") -> None:
         self.stages.append((name, total, unit))
@@ -17,3 +18,6 @@ class Recorder:
     def advance(self, amount: int = 1, note: str = "") -> None:
         self.amounts.append(amount)
         self.notes.append(note)
+
+    def tell(self, line: str) -> None:
+        self.told.append(line)

@@ -91,7 +91,7 @@ _index("a tensor that no shard holds", _place(SHARDS[0], "ghost"), SHARDS[0], "g
 _index("a tensor that is not listed", lambda data: data["weight_map"].pop(NORM), SHARDS[1], NORM, "not listed")
 _index("a shard that is absent", _place("model-00003-of-00003.safetensors"), "1 of 3 shards", "model-00003")
 _index("total_size is wrong", lambda data: data["metadata"].update(total_size=1), code=OK, note="it is not used")
-_index("total_size is 10^400", lambda data: data["metadata"].update(total_size=10**400), code=OK)
+_index("total_size is 10^400", lambda data: data["metadata"].update(total_size=10**400), "metadata.total_size")
 
 
 @add(LISTING, "a tensor listed twice", INDEX, NORM, "stands twice")

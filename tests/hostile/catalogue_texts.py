@@ -102,7 +102,12 @@ _config("another model_type", {"model_type": "gpt2"})
 _config("model_type is a list", {"model_type": ["helium"]})
 _config("another architecture", {"architectures": ["GPT2LMHeadModel"]})
 _config("two architectures", {"architectures": ["HeliumForCausalLM", "HeliumForCausalLM"]})
-_config("auto_map: remote code", {"auto_map": {"AutoModel": "evil.Model"}}, "auto_map", "never run")
+_config(
+    "auto_map: remote code",
+    {"auto_map": {"AutoModel": "evil.Model"}},
+    code=OK,
+    note="the code is never run, and a warning says so",
+)
 _config(
     "trust_remote_code in the file",
     {"trust_remote_code": True},

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tests.hostile import (
     catalogue_bundle,
+    catalogue_chat,
     catalogue_index,
     catalogue_output,
     catalogue_recipes,
@@ -23,6 +24,7 @@ SOURCES = (
     catalogue_recipes,
     catalogue_output,
     catalogue_bundle,
+    catalogue_chat,
 )
 
 OUTCOMES = {OK: "accepted", USAGE: "refused (2)", INPUT: "refused (3)", PARITY: "refused (4)", FULL: "refused (6)"}

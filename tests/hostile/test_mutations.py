@@ -12,6 +12,7 @@ import pytest
 import yaml
 from helium_edge.cli.main import run
 
+from helium_edge import first_run
 from helium_edge.bundle import TargetSection, verify_bundle
 from helium_edge.bundle.graph_sections import GraphEntry
 from helium_edge.errors import BundleError
@@ -148,6 +149,7 @@ def test_nothing_is_loaded_of_a_bundle_that_does_not_verify(
         raise BundleError("loaded")
 
     monkeypatch.setattr(importlib.import_module(module), name, loader)
+    monkeypatch.setattr(first_run, "_run_apart", lambda _: {})
     folder = fake_bundle(tmp_path / "b", target)
     shutil.copy(Path(__file__).parents[2] / "helium_edge/data/helium-tiny/tokenizer.json", folder)
     relist(folder)

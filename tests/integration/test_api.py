@@ -12,6 +12,7 @@ import pytest
 from helium_edge import Classifier, Encoder, LanguageModel, export, load
 from helium_edge.errors import BundleError, CacheFullError, UsageError
 from helium_edge.generation import Label
+from tests.helpers.chat_bundles import chat_bundle, chat_checkpoint
 from tests.helpers.exports import small_recipe
 from tests.helpers.text_models import make_text_model, text_recipe
 
@@ -183,6 +184,7 @@ def test_an_encoder(tmp_path: Path) -> None:
 @pytest.mark.full
 def test_the_documentation_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    chat_bundle(chat_checkpoint(tmp_path / "helium-tiny-chat"), "onnx-int8", tmp_path / "my-chat")
     text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
     test = doctest.DocTestParser().get_doctest(text, {}, "api.md", "docs/api.md", 0)
     assert len(test.examples) > 15

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,11 +19,12 @@ from safetensors.torch import load_file, save_file
 from helium_edge import check, export
 from helium_edge.bundle import open_bundle, verify_bundle
 from helium_edge.checkpoint import open_checkpoint
-from helium_edge.errors import HeliumEdgeError
+from helium_edge.errors import HeliumEdgeError, UsageError
 from helium_edge.parity import LevelReport
 from helium_edge.recipe import load_recipe
 from tests.helpers.checkpoints import make_checkpoint
 from tests.helpers.exports import small_recipe
+from tests.helpers.genai import genai_ids
 
 
 @pytest.fixture(scope="module")
@@ -88,18 +90,9 @@ def test_parity_refuses_another_checkpoint(tiny_bundle: Path, tmp_path: Path) ->
 
 def test_onnxruntime_genai_runs_the_bundle(tiny_bundle: Path) -> None:
     """It has no wheel for Python 3.10; where it is installed, it must generate the golden ids."""
-    og = pytest.importorskip("onnxruntime_genai", reason="onnxruntime-genai is not installed")
     golden = open_bundle(tiny_bundle).manifest.golden
     assert golden is not None
-    model = og.Model(str(tiny_bundle))
-    parameters = og.GeneratorParams(model)
-    parameters.set_search_options(max_length=128, do_sample=False)
-    generator = og.Generator(model, parameters)
-    generator.append_tokens(list(golden.prompt_ids))
-    found = []
-    while len(found) < len(golden.greedy_ids) and not generator.is_done():
-        generator.generate_next_token()
-        found.append(int(generator.get_next_tokens()[0]))
+    found = genai_ids(tiny_bundle, golden.prompt_ids, len(golden.greedy_ids), max_length=128)
     assert found == list(golden.greedy_ids)
 
 
@@ -196,6 +189,8 @@ class Slow:
     def advance(self, amount=1, note=""):
         print(f"{self.name}: {note}", flush=True)
         time.sleep(0.05)
+    def tell(self, line):
+        pass
 
 export(sys.argv[1], recipe="onnx-int4", out=sys.argv[2], parity=False, progress=Slow())
 """
@@ -227,3 +222,17 @@ def test_a_killed_export_is_taken_up_again(tmp_path: Path) -> None:
     assert {name: seen[name] for name in kept} == kept  # taken up, not written anew
     assert sorted(os.listdir(out.parent)) == ["bundle"]
     verify_bundle(out)
+
+
+@pytest.mark.skipif(os.name == "nt" or sys.platform == "darwin", reason="names of files are Unicode there")
+@pytest.mark.parametrize("place", ["source", "out", "store"])
+def test_a_name_that_is_not_utf8_is_refused_as_such(tiny_checkpoint: Path, tmp_path: Path, place: str) -> None:
+    name = tmp_path / os.fsdecode(b"mod\xe8le")
+    if place == "source":
+        shutil.copytree(tiny_checkpoint, name)
+    paths = {"source": tiny_checkpoint, "out": tmp_path / "out", "store": tmp_path / "store"} | {place: name}
+    with pytest.raises(UsageError, match=r"mod\\udce8le.* is not UTF-8"):
+        export(
+            paths["source"], recipe="onnx-int4", out=paths["out"], store=paths["store"], run=False, parity=False
+        )
+    assert not (tmp_path / "out").exists()

@@ -84,6 +84,82 @@ def test_the_golden_trace_ends_at_any_stop_id(tmp_path: Path) -> None:
     assert other.greedy_ids == golden.greedy_ids[: golden.greedy_ids.index(stop) + 1]
 
 
+def shards(folder: Path) -> None:
+    """Two shards, of which the index says a wrong size, and one of another save that it does not list."""
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    names = sorted(weights)
+    files = {f"model-0000{part + 1}-of-00002.safetensors": names[part::2] for part in range(2)}
+    for file, part in files.items():
+        save_file({name: weights[name] for name in part}, folder / file, metadata={"format": "pt"})
+    listing = {name: file for file, part in files.items() for name in part}
+    index = {"metadata": {"total_size": 1}, "weight_map": listing}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    save_file({"x": torch.zeros(2)}, folder / "model-00001-of-00009.safetensors", metadata={"format": "pt"})
+
+
+def leftovers(folder: Path) -> None:
+    """What trainers and other engines leave beside a model."""
+    for name in ("training_args.bin", "optimizer.pt", "trainer_state.json", "chat_template.json"):
+        (folder / name).write_text("{}")
+    save_file({"x": torch.zeros(2)}, folder / "consolidated.safetensors")
+    weights = load_file(folder / "model.safetensors")
+    weights["model.norm.weight"] = weights["model.norm.weight"].float()
+    save_file(weights, folder / "model.safetensors")
+
+
+def truncating(folder: Path) -> None:
+    """A tokenizer.json that was saved while it cut texts to 3 tokens."""
+    data = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    data["truncation"] = {"direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 0}
+    (folder / "tokenizer.json").write_text(json.dumps(data, ensure_ascii=False), encoding="utf-8")
+
+
+Files = dict[str, dict[str, Any]]
+ORDINARY: dict[str, tuple[Files, Callable[[Path], Any] | None]] = {
+    "a list of stop ids over one": ({"generation_config": {"eos_token_id": [283, 2]}}, None),
+    "dtype over torch_dtype": ({"config": {"dtype": "float32", "torch_dtype": "bfloat16"}}, None),
+    "a vocabulary padded to 64": ({"config": {"vocab_size": 4160}}, lambda folder: with_rows(folder, 64)),
+    "settings of training": (
+        {"config": {"use_cache": False, "attention_dropout": 0.1, "pretraining_tp": 1}}, None,
+    ),
+    "code beside it": ({"config": {"auto_map": {"AutoModelForCausalLM": "modeling_x.Model"}}}, None),
+    "sampling that is off": ({"generation_config": {"temperature": 0.6, "top_p": 0.9}}, None),
+    "a generation config of the model's": (
+        {"generation_config": {"_from_model_config": True, "cache_implementation": "static", "top_k": 50.0}}, None,
+    ),
+    "sides and lengths": (
+        {"tokenizer_config": {"padding_side": "left", "truncation_side": "left", "model_max_length": 512}}, None,
+    ),
+    "another end in special_tokens_map": (
+        {"tokenizer_config": {"eos_token": "</s>"}, "special_tokens_map": {"eos_token": "<pad>"}}, None,
+    ),
+    "shards": ({}, shards),
+    "leftovers": ({}, leftovers),
+    "truncation": ({}, truncating),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ORDINARY)
+def test_an_ordinary_folder_says_what_it_says_in_transformers(name: str, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    files, change = ORDINARY[name]
+    folder = tiny_copy(tmp_path / "model", **files)
+    if change is not None:
+        change(folder)
+    with helium_edge.load(exported(folder, tmp_path / "bundle").bundle) as model:
+        assert isinstance(model, LanguageModel)
+        found = model.stream(PROMPT, max_new_tokens=12, temperature=0)
+        list(found)
+        ended = [*found.ids, *((found.stats.stop_reason == "eos") * [283])]
+        texts = (PROMPT, "x</s> <pad> y", "The sensor reads 12 degrees\n")
+        ours = [model.ids(text) for text in texts]
+    assert ended == greedy(folder, 12)
+    theirs = AutoTokenizer.from_pretrained(folder)
+    assert ours == [theirs(text, truncation=False).input_ids for text in texts]
+
+
 def with_rows(folder: Path, rows: int) -> Path:
     """helium-tiny whose embedding and head have some rows more."""
     weights = load_file(folder / "model.safetensors")

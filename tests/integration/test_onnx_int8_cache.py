@@ -22,6 +22,7 @@ from helium_edge.targets.loading import open_runner
 from tests.helpers.bundles import MODEL, Exported, bundle_recipe, export_bundle
 from tests.helpers.checkpoints import make_checkpoint
 from tests.helpers.exports import random_tokens
+from tests.helpers.genai import genai_ids
 
 torch = pytest.importorskip("torch")
 VOCAB = 320
@@ -94,18 +95,9 @@ def test_the_same_input_gives_the_same_bytes(exported: Exported, checkpoint: Pat
 
 
 def test_onnxruntime_genai_runs_it(exported: Exported) -> None:
-    og = pytest.importorskip("onnxruntime_genai", reason="onnxruntime-genai is not installed")
     golden = exported.open().manifest.golden
     assert golden is not None
-    model = og.Model(str(exported.folder))
-    parameters = og.GeneratorParams(model)
-    parameters.set_search_options(max_length=48, do_sample=False)
-    generator = og.Generator(model, parameters)
-    generator.append_tokens(list(golden.prompt_ids))
-    found = []
-    while len(found) < len(golden.greedy_ids) and not generator.is_done():
-        generator.generate_next_token()
-        found.append(int(generator.get_next_tokens()[0]))
+    found = genai_ids(exported.folder, golden.prompt_ids, len(golden.greedy_ids), max_length=48)
     assert found == list(golden.greedy_ids)
 
 

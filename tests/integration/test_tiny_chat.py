@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from helium_edge import LanguageModel, check, export, load
-from helium_edge.conversation import Conversation
+from helium_edge import Conversation, LanguageModel, check, export, load
 from tiny_chat import DIALOGUES, write_checkpoint
 
 STEPS = 300

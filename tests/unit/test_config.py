@@ -284,8 +284,18 @@ def test_a_token_without_a_row_has_a_hint_of_its_own() -> None:
     assert "call resize_token_embeddings" in refusal(pad_token_id=160)
 
 
-def test_remote_code_and_quantized_checkpoints_are_refused() -> None:
-    assert "remote code is never run" in refusal(auto_map={"AutoModel": "x.Y"})
+def test_code_beside_the_model_is_ignored_and_told() -> None:
+    config = ModelConfig.from_dict(tiny_config(auto_map={"AutoModel": "x.Y"}))
+    assert config.warnings[0].startswith("config.json: auto_map names code, which is never run")
+
+
+def test_a_model_of_several_parts_is_named() -> None:
+    with pytest.raises(ConfigError, match="the language model is described in text_config, as one part") as caught:
+        ModelConfig.from_dict({"model_type": "helium", "text_config": tiny_config()})
+    assert "save that part alone" in caught.value.hint
+
+
+def test_quantized_checkpoints_are_refused() -> None:
     assert "bring the unquantized checkpoint" in refusal(quantization_config={"bits": 4})
 
 

@@ -17,13 +17,16 @@ from tests.unit.cli.test_main import HEAVY
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-NAMES = ["Classifier", "Encoder", "HeliumEdgeError", "LanguageModel", "Recipe", "check", "export", "load"]
+NAMES = [
+    "Classifier", "Conversation", "Encoder", "HeliumEdgeError", "LanguageModel", "Recipe", "check", "export",
+    "load",
+]  # fmt: skip
 
 SCRIPT = """
 from pathlib import Path
 
 from helium_edge import (
-    Classifier, Encoder, HeliumEdgeError, LanguageModel, Recipe, check, export, load,
+    Classifier, Conversation, Encoder, HeliumEdgeError, LanguageModel, Recipe, check, export, load,
 )
 
 
@@ -44,6 +47,9 @@ def use(bundle: Path) -> list[float]:
             stream = model.stream(answer)
             pieces: list[str] = list(stream)
             rows, width = model.logits(pieces[0]).shape
+            answers = Conversation(model, system="Be brief.", temperature=0.7).say(answer)
+            pieces.append(next(answers))
+            answers.close()
             score = model.score("a", "b")
             return [rows, width, score.log_probability, stream.stats.new_tokens]
         if isinstance(model, Classifier):

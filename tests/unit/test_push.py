@@ -13,6 +13,7 @@ from helium_edge.cli.main import run
 
 from helium_edge import push as transfer
 from helium_edge.bundle import MANIFEST_NAME
+from helium_edge.errors import MissingToolError
 from tests.unit.bundle.bundles import write_bundle
 
 # What it does is in the environment: devices, installed apps, and how much of a file gets through.
@@ -66,6 +67,17 @@ def phone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("FAKE_LOG", str(tmp_path / "adb.log"))
     monkeypatch.setattr(transfer, "BUNDLES", str(folder))
     return folder
+
+
+def test_an_adb_that_does_not_answer(bundle: Path, phone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transfer, "DEVICES_SECONDS", 0.01)
+    with pytest.raises(MissingToolError, match="adb does not answer within"):
+        transfer.Adb()
+    monkeypatch.setattr(transfer, "DEVICES_SECONDS", 30.0)
+    device = transfer.Adb()
+    monkeypatch.setattr(transfer, "SHELL_SECONDS", 0.01)
+    with pytest.raises(MissingToolError, match="no answer within"):
+        device.shell("sleep 5")
 
 
 def contents(folder: Path) -> dict[str, bytes]:

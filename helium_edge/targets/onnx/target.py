@@ -16,7 +16,7 @@ import onnx
 import onnx_ir as ir
 from typing_extensions import override
 
-from helium_edge.bundle import Bundle, GraphEntry, write_genai_config
+from helium_edge.bundle import GENAI_GRAPH, Bundle, GraphEntry
 from helium_edge.bundle.kv_scales import read_kv_scales
 from helium_edge.config import ModelConfig
 from helium_edge.documents import first_line
@@ -44,7 +44,6 @@ GRAPH_FILES: dict[Phase, str] = {
     "decode": "decode.onnx",
     "any": "decoder.onnx",
 }
-GENAI_FILE = "genai.onnx"
 TEXT_FILE = f"{TEXT_STEM}.onnx"
 
 # Measured: 11 to 13 kB per decoder layer, in either dialect, and little else.
@@ -150,8 +149,6 @@ class OnnxTarget(Target):
             file: _save(store.config, model, signature, options, folder / file)
             for file, signature in signatures.items()
         }
-        if GENAI_FILE in signatures:
-            write_genai_config(store.config, recipe.shapes.cache_len, folder)
         return [
             BuiltGraph(file, None, signature, operators[file])
             for file, signature in signatures.items()
@@ -169,7 +166,7 @@ class OnnxTarget(Target):
         found: dict[str, GraphSignature | TextSignature] = {
             file: graph(phase, tokens[phase]) for phase, file in GRAPH_FILES.items()
         }
-        return found | ({GENAI_FILE: graph("any", None, genai=True)} if _has_genai(recipe) else {})
+        return found | ({GENAI_GRAPH: graph("any", None, genai=True)} if _has_genai(recipe) else {})
 
     @override
     def debug(self, bundle: Bundle, *, static: bool = False) -> list[DebugProgram]:

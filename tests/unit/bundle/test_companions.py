@@ -13,6 +13,7 @@ from helium_edge.bundle import (
     GraphEntry,
     OutputSection,
     SourceSection,
+    beyond_genai,
     check_companions,
     generation_defaults,
     read_checkpoint_card,
@@ -29,6 +30,8 @@ from helium_edge.signature import GraphSignature
 from tests.helpers.added_tokens import token
 from tests.helpers.checkpoints import tiny_config
 from tests.unit.bundle.bundles import CACHE, CONFIG, make_manifest
+
+GREEDY = GenerationSection()
 
 
 @pytest.fixture
@@ -183,7 +186,7 @@ def test_what_is_no_tokenizer_is_refused(tmp_path: Path, text: str) -> None:
 
 
 def test_the_genai_config_names_the_graph_as_it_is(folder: Path) -> None:
-    write_genai_config(CONFIG, 32, folder)
+    write_genai_config(CONFIG, 32, folder, GREEDY)
     data = json.loads((folder / "genai_config.json").read_text())
     decoder = data["model"]["decoder"]
     signature = GraphSignature("any", None, CONFIG.vocab_size, CACHE, genai=True)
@@ -206,9 +209,35 @@ def test_the_genai_config_names_the_graph_as_it_is(folder: Path) -> None:
 
 def test_several_end_tokens_and_no_pad_token(folder: Path) -> None:
     config = ModelConfig.from_dict(tiny_config(eos_token_id=[2, 7], pad_token_id=None))
-    write_genai_config(config, 32, folder)
+    write_genai_config(config, 32, folder, GREEDY, stop=(7, 9))
     model = json.loads((folder / "genai_config.json").read_text())["model"]
-    assert (model["eos_token_id"], model["pad_token_id"]) == ([2, 7], 2)
+    assert (model["eos_token_id"], model["pad_token_id"]) == ([2, 7, 9], 2)
+
+
+def test_the_genai_config_has_the_sampling_of_the_checkpoint(folder: Path) -> None:
+    def search(section: GenerationSection) -> dict[str, Any]:
+        write_genai_config(CONFIG, 32, folder, section)
+        written = folder / "genai_config.json"
+        found: dict[str, Any] = json.loads(written.read_text())["search"]
+        written.unlink()
+        return found
+
+    shaping = {"temperature": 0.7, "top_p": 0.9, "repetition_penalty": 1.2, "no_repeat_ngram_size": 3}
+    found = search(GenerationSection(do_sample=True, top_k=20, max_length=24, max_new_tokens=24, **shaping))
+    assert found.items() >= {"do_sample": True, "top_k": 20, "max_length": 24, **shaping}.items()
+    # It refuses more than the vocabulary; 0 are all tokens to both.
+    assert search(GenerationSection(do_sample=True, top_k=5000))["top_k"] == 160
+    assert search(GenerationSection(do_sample=True, top_k=0))["top_k"] == 0
+    greedy = search(GREEDY)
+    assert (greedy["do_sample"], greedy["top_k"], greedy["max_length"]) == (False, 50, 32)
+
+
+def test_what_the_genai_config_has_no_key_for_is_named() -> None:
+    assert beyond_genai(GREEDY) == beyond_genai(GenerationSection(max_length=99, max_new_tokens=99)) == ()
+    section = GenerationSection(min_p=0.1, suppress_tokens=(3,), stop_strings=("x",), max_new_tokens=99)
+    assert beyond_genai(section) == ("min_p", "suppress_tokens", "stop_strings", "max_new_tokens")
+    card = render_card(make_manifest(generation=section), CheckpointCard(), {"genai_config.json": 1})
+    assert "no key for `min_p`, `suppress_tokens`, `stop_strings`, `max_new_tokens`" in card
 
 
 # The model card

@@ -12,15 +12,18 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from helium_edge.chat import ChatTemplate, Message, find_template
+from helium_edge.chat import ChatTemplate, ChatTemplates, Message, find_templates
 from helium_edge.chat.derive import conversation, held_out_conversations
 from helium_edge.chat.template import Request, TemplateError
 from helium_edge.errors import CheckpointError, UsageError
+from helium_edge.runtime.token_files import read_declared
 from tests.helpers import chat_templates as forms
 
 TINY = Path(str(importlib.resources.files("helium_edge.data"))) / "helium-tiny"
 TOKENS = {"bos_token": "<s>", "eos_token": "</s>"}
 ALL = {**forms.DECLARATIVE, "mistral-last": forms.MISTRAL_SYSTEM_IN_LAST_TURN, "thinking": forms.THINKING}
+USER: list[Message] = conversation("x")
+NAMED = [{"name": "rag", "template": "t"}, {"name": "default", "template": "d"}]
 DEEP = """{% set ns = namespace(n=0) %}{% for m in messages %}{% if m.role == 'system' %}{% continue %}{% endif %}
 {%- if loop.index > 5 %}{% break %}{% endif %}{% set ns.n = ns.n + 1 %}
 {{ ns.n }}: {{ m | tojson }} {{ m.content | tojson(indent=2) }}
@@ -39,11 +42,19 @@ def folder_with(path: Path, config: dict[str, Any], files: dict[str, str] | None
     return path
 
 
-def found_in(folder: Path) -> ChatTemplate | None:
+def all_in(folder: Path) -> ChatTemplates | None:
     def read(name: str, limit: int) -> bytes | None:
         return (folder / name).read_bytes() if (folder / name).is_file() else None
 
-    return find_template(read)
+    names = [path.name for path in (folder / "additional_chat_templates").glob("*.jinja")]
+    files = {path.name: path for path in folder.glob("*.json")}
+    declared = read_declared(files, json.loads((folder / "tokenizer.json").read_text(encoding="utf-8")))
+    return find_templates(read, names, declared.named)
+
+
+def found_in(folder: Path) -> ChatTemplate | None:
+    found = all_in(folder)
+    return None if found is None else found.default
 
 
 @pytest.mark.parametrize("name", [*ALL, "deep"])
@@ -67,26 +78,47 @@ def test_texts_are_those_of_transformers(name: str, tmp_path: Path) -> None:
         ({}, {}, None),
         ({"chat_template": "a"}, {}, "a"),
         ({"chat_template": "a"}, {"chat_template.jinja": "b"}, "b"),
-        ({"chat_template": [{"name": "rag", "template": "t"}, {"name": "default", "template": "d"}]}, {}, "d"),
+        ({"chat_template": NAMED}, {}, "d"),
+        ({"chat_template": {"rag": "t", "default": "d"}}, {}, "d"),
         ({}, {"chat_template.jinja": "b", "additional_chat_templates/tool_use.jinja": "t"}, "b"),
+        # Any file of templates takes the place of all that are in tokenizer_config.json, its default too.
+        ({"chat_template": NAMED}, {"additional_chat_templates/other.jinja": "o"}, None),
+        ({"chat_template": "a"}, {"additional_chat_templates/default.jinja": "o"}, "o"),
+        (
+            {"chat_template": "a"},
+            {"chat_template.jinja": "b", "additional_chat_templates/default.jinja": "o"},
+            "o",
+        ),
     ],
 )
-def test_the_template_is_the_one_that_transformers_takes(
+def test_templates_are_those_that_transformers_takes(
     config: dict[str, Any], files: dict[str, str], expected: str | None, tmp_path: Path
 ) -> None:
     folder = folder_with(tmp_path / "a", config, files)
-    template = found_in(folder)
-    assert (None if template is None else template.text) == expected
-    if expected is not None:
-        reference = AutoTokenizer.from_pretrained(folder)
-        assert reference.apply_chat_template(conversation("x"), tokenize=False) == expected
+    found = all_in(folder)
+    assert (None if found is None or found.default is None else found.default.text) == expected
+    theirs = AutoTokenizer.from_pretrained(folder).chat_template
+    theirs = {"default": theirs} if isinstance(theirs, str) else theirs
+    assert (None if found is None else {name: each.text for name, each in found.by_name.items()}) == theirs
+
+
+def test_templates_that_lose_are_told(tmp_path: Path) -> None:
+    both = folder_with(tmp_path / "a", {"chat_template": "a"}, {"chat_template.jinja": "b"})
+    found = all_in(both)
+    assert found is not None
+    (line,) = found.warnings
+    assert line.startswith("tokenizer_config.json: chat_template (default) is not that of chat_template.jinja")
+    (both / "chat_template.jinja").write_text("a")
+    same = all_in(both)
+    assert same is not None
+    assert same.warnings == ()
 
 
 @pytest.mark.parametrize(
     ("found", "message"),
     [
         (7, "must be a text, or a list of named templates"),
-        ([{"name": "tool_use", "template": "t"}], "no template is called default; found tool_use"),
+        ([{"name": 3, "template": "t"}], "must be a text"),
         ([{"name": "default"}], "must be a text"),
     ],
 )
@@ -95,18 +127,32 @@ def test_a_malformed_template_is_named(found: object, message: str, tmp_path: Pa
         found_in(folder_with(tmp_path / "a", {"chat_template": found}))
 
 
-def test_special_tokens_may_be_objects_and_llama_has_its_own(tmp_path: Path) -> None:
-    objects = {"bos_token": {"content": "<b>", "special": True}, "chat_template": "x"}
-    template = found_in(folder_with(tmp_path / "a", objects))
-    assert template is not None
-    assert template.variables == {"bos_token": "<b>", "eos_token": "</s>"}
-    llama = {"tokenizer_class": "LlamaTokenizerFast", "bos_token": None, "eos_token": None, "chat_template": "x"}
-    template = found_in(folder_with(tmp_path / "b", llama))
-    assert template is not None
-    assert template.variables == {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+DECODER = {
+    str(at): {"content": text, "special": True} for at, text in enumerate(("<unk>", "<s>", "</s>", "<pad>"))
+}
+SPECIAL = "{{ bos_token }}|{{ eos_token }}|{{ unk_token }}|{{ pad_token }}|{{ image_token }}|{{ end_token }}"
+TOKENS_OF_FILES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "texts": ({}, {}),
+    "objects": ({"bos_token": {"content": "<s>", "special": True, "__type": "AddedToken"}}, {}),
+    "LlamaTokenizer has its own": ({"tokenizer_class": "LlamaTokenizer", "bos_token": None}, {}),
+    "the map wins": ({}, {"eos_token": "<pad>", "bos_token": {"content": "</s>"}}),
+    "the map wins over null": ({"eos_token": None}, {"eos_token": "<pad>"}),
+    "added_tokens_decoder ends the map": ({"added_tokens_decoder": DECODER}, {"eos_token": "<pad>"}),
+    "names of its own": ({"image_token": "<pad>"}, {"end_token": "</s>"}),
+    "an object of extra tokens": ({"extra_special_tokens": {"image_token": "<pad>", "end_token": "<e>"}}, {}),
+    "tokens of the model": ({"model_specific_special_tokens": {"image_token": "<pad>"}}, {}),
+}
 
 
-USER: list[Message] = conversation("x")
+@pytest.mark.parametrize("name", TOKENS_OF_FILES)
+def test_a_template_sees_the_special_tokens_of_transformers(name: str, tmp_path: Path) -> None:
+    config, special = TOKENS_OF_FILES[name]
+    files = {"special_tokens_map.json": json.dumps(special)} if special else {}
+    folder = folder_with(tmp_path / "a", config | {"chat_template": SPECIAL}, files)
+    template = found_in(folder)
+    assert template is not None
+    theirs = AutoTokenizer.from_pretrained(folder)
+    assert template.render(USER) == theirs.apply_chat_template(USER, tokenize=False)
 
 
 @pytest.mark.parametrize(

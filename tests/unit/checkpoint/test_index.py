@@ -104,7 +104,7 @@ def test_a_wrong_total_size_is_ignored(sharded: Path) -> None:
         (b'{"weight_map": {', "not readable as JSON"),
         (b"[" * 200_000, "not readable as JSON"),
         (b'"\xff"', "not readable as JSON"),
-        (b"[]", "has no weight_map"),
+        (b"[]", "must be an object"),
         (b"{}", "has no weight_map"),
         (b'{"weight_map": {}}', "has no weight_map"),
         (b'{"weight_map": ["x"]}', "has no weight_map"),

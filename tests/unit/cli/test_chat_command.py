@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import itertools
 import json
-import os
-import select
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helium_edge.cli._chat_session import ChatSession
-from helium_edge.cli._termination import Terminated
 
 from tests.helpers.chat_bundles import chat_bundle, chat_checkpoint
 from tests.unit.cli.test_generate_command import Cli
@@ -161,83 +153,6 @@ def test_no_processor_of_the_command_line_is_lost(cli: Cli, bundle: Path) -> Non
     stopped = json.loads(out)
     assert stopped["text"] == text[: text.index(text[9:14])]
     assert stopped["stats"]["stop_reason"] == "stop_string"
-
-
-class Talk:
-    """A conversation whose answer is interrupted after its first piece."""
-
-    def __init__(self, interrupt: type[BaseException]) -> None:
-        self.forgotten = 0
-        self.last = None
-        self.kept: list[str] = []
-        self._interrupt = interrupt
-
-    def say(self, text: str) -> Iterator[str]:
-        try:
-            yield text
-            raise self._interrupt
-        finally:
-            self.kept.append(text)
-
-
-def test_ctrl_c_ends_the_answer_and_sigterm_the_session(capsys: pytest.CaptureFixture[str]) -> None:
-    talk = Talk(KeyboardInterrupt)
-    session = ChatSession(talk)  # type: ignore[arg-type]
-    session._is_live = True
-    session._take("one")
-    session._take("two")
-    assert talk.kept == ["one", "two"]
-    assert capsys.readouterr().out == "one\ntwo\n"
-    ended = ChatSession(Talk(Terminated))  # type: ignore[arg-type]
-    ended._is_live = True
-    with pytest.raises(Terminated):
-        ended._take("one")
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals")
-@pytest.mark.parametrize("columns", [50, 80])
-def test_at_a_terminal_the_session_goes_on_after_ctrl_c_and_errors(bundle: Path, columns: int) -> None:
-    import pty
-
-    parent, child = pty.openpty()
-    environment = os.environ | {"COLUMNS": str(columns), "TERM": "dumb"}
-    words = [*HELIUM_EDGE, "chat", str(bundle), "--max-new-tokens", "8"]
-    streams = {"stdin": child, "stdout": child, "stderr": child}
-    process = subprocess.Popen(words, **streams, env=environment, start_new_session=True)  # type: ignore[call-overload]
-    os.close(child)
-
-    def ask(line: bytes, expected: str) -> str:
-        """Write a line until the answer comes: what is typed before a prompt may be dropped by an interrupt."""
-        seen, end = "", time.monotonic() + 60
-        while expected not in seen:
-            assert time.monotonic() < end, seen
-            if line:
-                os.write(parent, line)
-            while select.select([parent], [], [], 3)[0] and expected not in seen:
-                seen += os.read(parent, 4096).decode(errors="replace")
-        return seen
-
-    try:
-        assert "Ctrl-D" in ask(b"", "> ")
-        # Once, however long the answer takes; and the interrupt at the prompt, as one in an answer ends only that.
-        os.write(parent, b"Hello\n")
-        if "> " not in ask(b"", "tok/s").partition("tok/s")[2]:
-            ask(b"", "> ")
-        os.killpg(process.pid, signal.SIGINT)
-        ask(b"", "Ctrl-C again, or Ctrl-D, ends the conversation")
-        ask(b"/nonsense\n", "no such command")
-        ask(b"/save\n", "a file is missing")
-        os.write(parent, b"\x04")
-        end = time.monotonic() + 30
-        while process.poll() is None and time.monotonic() < end:
-            if select.select([parent], [], [], 0.2)[0]:
-                with contextlib.suppress(OSError):
-                    os.read(parent, 4096)
-        assert process.poll() == 0
-    finally:
-        process.kill()
-        process.wait()
-        os.close(parent)
 
 
 def test_a_closed_output_ends_it_quietly(bundle: Path) -> None:

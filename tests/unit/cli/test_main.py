@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -167,21 +168,70 @@ def test_an_interruption_ends_with_130(
     cli: Cli, broken: Callable[[BaseException], None], error: BaseException
 ) -> None:
     broken(error)
-    assert cli("recipes") == (130, "", "interrupted; run the same command to resume\n")
+    assert cli("recipes") == (130, "", "interrupted; run the same command again\n")
     code, out, err = cli("recipes", "--json")
-    assert (code, err) == (130, "interrupted; run the same command to resume\n")
-    hint = "run the same command to resume"
+    assert (code, err) == (130, "interrupted; run the same command again\n")
+    hint = "run the same command again"
     assert json.loads(out) == {"error": {"message": "interrupted", "hint": hint, "exit_code": 130}}
 
 
-def test_a_termination_ends_with_143(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr("helium_edge.recipe.recipe_names", lambda: os.kill(os.getpid(), signal.SIGTERM))
-    assert cli("recipes") == (143, "", "terminated; run the same command to resume\n")
+def test_only_an_export_goes_on_where_it_ended(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("helium_edge.recipe.load_recipe", lambda _: os.kill(os.getpid(), signal.SIGTERM))
+    assert cli("export", "helium-tiny", "--recipe", "onnx-int4", "-o", "x")[2] == (
+        "terminated; run the same command to resume\n"
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_termination_ends_with_128_and_its_number(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    before = signal.getsignal(number)
+    monkeypatch.setattr("helium_edge.recipe.recipe_names", lambda: os.kill(os.getpid(), number))
+    assert cli("recipes") == (128 + number, "", "terminated; run the same command again\n")
     assert json.loads(cli("recipes", "--json")[1])["error"] == {
-        "message": "terminated", "hint": "run the same command to resume", "exit_code": 143,
+        "message": "terminated", "hint": "run the same command again", "exit_code": 128 + number,
     }  # fmt: skip
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert signal.getsignal(number) is before
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_streams_that_the_caller_closed(closed: str, tmp_path: Path) -> None:
+    """What is opened next would get their numbers, and what a library prints would go into it."""
+    program = (
+        "import os\n"
+        "from helium_edge.cli import main\n"
+        "@main.app.command()\n"
+        "def probe(path: str) -> None:\n"
+        "    os.write(os.open(path, os.O_WRONLY | os.O_CREAT), b'x')\n"
+        "    print('noise')\n"
+        "main.main()\n"
+    )
+    for arguments in (["recipes"], ["recipes", "show", "nothing"], ["probe", str(tmp_path / "file")]):
+        ended = subprocess.run(
+            ["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "-c", program, *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
+        assert ended.returncode == (2 if "nothing" in arguments else 0), ended.stderr
+        assert "Traceback" not in ended.stderr
+    assert (tmp_path / "file").read_bytes() == b"x"
+
+
+@pytest.mark.parametrize(
+    ("command", "stream"),
+    [(("recipes",), "stdout"), (("doctor",), "stdout"), (("recipes", "show", "nothing"), "stderr")],
+)
+def test_a_reader_that_went_away_ends_with_141(command: tuple[str, ...], stream: str) -> None:
+    receiver, sender = os.pipe()
+    os.close(receiver)
+    streams: Any = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, stream: sender}
+    program = [sys.executable, "-m", "helium_edge.cli.main", *command]
+    ended = subprocess.run(program, check=False, stdin=subprocess.DEVNULL, **streams)
+    os.close(sender)
+    assert ended.returncode == 141
 
 
 def test_a_second_termination_ends_at_once() -> None:
@@ -375,3 +425,14 @@ def test_output_without_unicode_does_not_end_a_command() -> None:
     done = start("generate", "nowhere", "Les modèles", "--json", PYTHONIOENCODING="ascii")
     assert done.returncode == 3
     assert json.loads(done.stdout)["error"]["exit_code"] == 3
+
+
+def test_a_folder_that_was_removed(tmp_path: Path) -> None:
+    (tmp_path / "gone").mkdir()
+    script = f'cd "$0" && rmdir "$0" && exec {sys.executable} -m helium_edge.cli.main recipes'
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    ended = subprocess.run(
+        ["sh", "-c", script, str(tmp_path / "gone")], capture_output=True, text=True, check=False, env=environment
+    )
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr == "error: the current folder is not there any more\nhint: change to another one\n"

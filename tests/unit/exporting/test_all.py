@@ -16,6 +16,7 @@ from helium_edge.exporting.one import Job
 from helium_edge.recipe import parse_recipe
 from tests.helpers.checkpoints import make_checkpoint
 from tests.helpers.exports import small_recipe
+from tests.helpers.progress import Recorder
 
 TWO = """
 name: two
@@ -45,6 +46,22 @@ def test_an_export_opens_its_checkpoint_once(tmp_path: Path, opened: list[Checkp
     recipe = small_recipe("onnx-int8")
     export_all(ExportRequest(str(source), recipe, tmp_path / "bundle", parity=False, run=False))
     assert len(opened) == 1
+
+
+def test_what_is_to_be_known_is_told_at_once_and_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(all_module, "export_one", lambda job, store, progress: progress.stage("work"))
+    source = make_checkpoint(tmp_path / "checkpoint")
+    (source / "generation_config.json").write_text('{"num_beams": 4, "stop_strings": ["x"]}')
+    (source / "added_tokens.json").write_text('{"[PAD]": 262}')
+    seen = Recorder()
+    recipe = small_recipe("onnx-int8")
+    both = recipe.model_copy(update={"targets": parse_recipe(TWO, where="here").targets})
+    export_all(ExportRequest(str(source), both, tmp_path / "out", parity=False, run=False), seen)
+    assert [stage for stage, _, _ in seen.stages] == ["read checkpoint", "work", "work"]
+    assert len(set(seen.told)) == len(seen.told)
+    assert seen.told[0].startswith("note: tokenizer.json: the bundle's holds the added tokens of")
+    assert any(line.startswith("warning: generation_config.json: num_beams = 4: not") for line in seen.told)
+    assert seen.told[-1].startswith("warning: genai_config.json has no key for stop_strings:")
 
 
 def test_all_targets_are_exported_from_the_same_one(

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from helium_edge.errors import ResourceError, UsageError
-from helium_edge.parity.logits_store import LogitsStore, cache_folder
+from helium_edge.parity.logits_store import LogitsStore
 from helium_edge.runtime.runner import Logits
+from helium_edge.user_cache import cache_folder
 
 ROWS, VOCAB = 10, 7
 
@@ -109,6 +110,25 @@ def test_the_file_not_used_longest_makes_room(tmp_path: Path, monkeypatch: pytes
     assert models[0].runs == 1
     get(tmp_path, models[1], what=1)
     assert models[1].runs == 2
+
+
+@pytest.mark.parametrize("value", ["abc", "-1", "nan", "", "8 GiB"])
+def test_a_limit_that_is_no_number_is_said_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv("HELIUM_EDGE_CACHE_GIB", value)
+    with pytest.raises(UsageError, match="is no number of GiB"):
+        LogitsStore(tmp_path, {})
+
+
+def test_what_a_killed_run_left_goes(tmp_path: Path) -> None:
+    old, young = (tmp_path / f".logits-{name}.npy.partial-0123abcd" for name in ("old", "young"))
+    for path in (old, young):
+        path.write_bytes(b"x")
+    os.utime(old, (1, 1))
+    LogitsStore(tmp_path, {}).get({}, 1, 4, lambda: [np.zeros((1, 4), np.float32)])
+    assert not old.exists()
+    assert young.exists()
 
 
 def test_the_folder_is_the_users_choice(monkeypatch: pytest.MonkeyPatch) -> None:

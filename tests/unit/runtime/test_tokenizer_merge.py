@@ -247,3 +247,13 @@ def test_any_folder_gives_the_ids_of_auto_tokenizer(tmp_path: Path, seed: int) -
     theirs = transformers.AutoTokenizer.from_pretrained(folder)
     for text in texts_with(TOKENS, 30, seed=seed):
         assert ours.encode(text) == theirs(text).input_ids, text
+
+
+@pytest.mark.parametrize("change", [{"version": "2.0"}, {"pre_tokenizer": {"type": "BrandNew"}}])
+def test_a_file_of_a_newer_library_is_told_as_one(change: dict[str, Any], tmp_path: Path) -> None:
+    data = json.loads((TINY / "tokenizer.json").read_text(encoding="utf-8"))
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(data | change), encoding="utf-8")
+    with pytest.raises(InputError, match=r"not a usable tokenizer\.json") as caught:
+        merge_tokenizer({"tokenizer.json": path})
+    assert caught.value.hint.startswith("it may be of a newer tokenizers library than ")

@@ -8,6 +8,7 @@ import android.content.ComponentCallbacks2
 import android.content.Context
 import android.content.Intent
 import android.os.Bundle
+import android.system.Os
 import android.view.View
 import android.view.WindowManager
 import android.widget.Button
@@ -45,6 +46,7 @@ class MainActivity : Activity() {
     private lateinit var guard: CrashGuard
     private lateinit var loader: BundleLoader
     private lateinit var bundles: File
+    private lateinit var chat: ChatPanel
     private val engine = EngineThread(::onBusy, ::onError)
 
     /** Written by the engine's thread while it is busy, read by the main thread while it is not. */
@@ -53,8 +55,10 @@ class MainActivity : Activity() {
 
     override fun onCreate(savedInstanceState: Bundle?) {
         super.onCreate(savedInstanceState)
+        Os.setenv("ORT_DISABLE_TELEMETRY", "1", false) // before ONNX Runtime is loaded
         setContentView(R.layout.activity_main)
         device = Device(this)
+        chat = ChatPanel(this, chatScreen)
         settings = SettingsStore(getSharedPreferences("settings", Context.MODE_PRIVATE))
         guard = CrashGuard(File(filesDir, "loading.txt"))
         // The app's own folder on shared storage, where `helium-edge push` writes; without one, private storage.
@@ -66,6 +70,9 @@ class MainActivity : Activity() {
         onClick(R.id.settings, ::editSettings)
         onClick(R.id.self_test, ::selfTest)
         onClick(R.id.benchmark, ::benchmark)
+        onClick(R.id.chat, ::toggleChat)
+        onClick(R.id.regenerate, ::regenerate)
+        onClick(R.id.new_conversation) { chat.startAnew() }
         onClick(R.id.copy, ::copyOutput)
         onClick(R.id.run) { if (engine.isBusy) engine.stop() else runText() }
         openFrom(intent)
@@ -160,6 +167,7 @@ class MainActivity : Activity() {
     }
 
     private fun load(folder: File, stop: StopSignal, chosen: Settings = settings.load()) {
+        val before = loaded?.manifest?.name
         loaded?.close()
         loaded = null
         val (bundle, estimate) = loader.inspect(folder, chosen)
@@ -167,13 +175,17 @@ class MainActivity : Activity() {
         engine.show { facts("$name: needs ${estimate.describe()}, ${MemoryEstimate.megabytes(device.availableMemory())} are free") }
         val ready = loader.load(folder, chosen, progress("checked", stop)) ?: return
         loaded = ready
+        chat.reloaded(ready, same = name == before)
         engine.show { facts("$name on ${ready.engineName}: ${estimate.describe()}") }
     }
 
     private fun unload() = engine.start {
         loaded?.close()
         loaded = null
-        engine.show { facts(getString(R.string.no_bundle)) }
+        engine.show {
+            chat.end()
+            facts(getString(R.string.no_bundle))
+        }
     }
 
     private fun progress(verb: String, stop: StopSignal): (Long, Long) -> Boolean {
@@ -193,7 +205,45 @@ class MainActivity : Activity() {
     private fun runText() {
         val ready = loaded ?: return
         val text = view<EditText>(R.id.prompt).text.toString()
-        engine.start { stop -> if (ready.classifier == null) generate(ready, text, stop) else classify(ready, text) }
+        val session = chat.session
+        engine.start { stop ->
+            when {
+                session != null -> chat.say(session, settings.load(), stop, text)
+                ready.classifier == null -> generate(ready, text, stop)
+                else -> classify(ready, text)
+            }
+        }
+    }
+
+    private fun toggleChat() {
+        val ready = loaded ?: return
+        try {
+            if (chat.session == null) chat.open(ready) else chat.close()
+            onBusy(false)
+        } catch (error: HeliumException) {
+            onError(error)
+        }
+    }
+
+    private fun regenerate() {
+        val session = chat.session ?: return
+        engine.start { stop -> chat.regenerate(session, settings.load(), stop) }
+    }
+
+    private val chatScreen = object : ChatPanel.Screen {
+        override fun show(block: () -> Unit) = engine.show(block)
+
+        override fun output(text: String) = this@MainActivity.output(text)
+
+        override fun append(text: String) = this@MainActivity.append(text)
+
+        override fun stats(stats: GenerationStats) = finish(stats)
+    }
+
+    private fun finish(stats: GenerationStats) {
+        val reason = stats.stopReason?.let { "; ${it.name.lowercase(Locale.ROOT)}" }.orEmpty()
+        val line = describe(stats) + reason
+        engine.show { stats(line) }
     }
 
     private fun generate(ready: LoadedBundle, prompt: String, stop: StopSignal) {
@@ -206,8 +256,7 @@ class MainActivity : Activity() {
                 stats(line)
             }
         }
-        val line = "${describe(stats)}; ${stats.stopReason?.name?.lowercase(Locale.ROOT)}"
-        engine.show { stats(line) }
+        finish(stats)
     }
 
     private fun describe(stats: GenerationStats): String = String.format(
@@ -260,9 +309,12 @@ class MainActivity : Activity() {
             .setView(form)
             .setPositiveButton(R.string.save) { _, _ ->
                 try {
+                    val before = settings.load()
                     settings.save(fields.mapValues { (_, field) -> field.text.toString() })
-                    // Threads and runtime are those of a loaded bundle: load it again.
-                    loaded?.let { open(it.bundle.folder) }
+                    val now = settings.load()
+                    // These are those of a loaded bundle, and its memory: load it again.
+                    val same = listOf(before, now).map { listOf(it.runtime, it.threads, it.contextTokens) }.distinct().size == 1
+                    if (!same) loaded?.let { open(it.bundle.folder) }
                 } catch (error: HeliumException) {
                     onError(error)
                 }
@@ -284,13 +336,18 @@ class MainActivity : Activity() {
         }
         val ready = loaded
         for (id in listOf(R.id.open, R.id.import_bundle, R.id.settings)) view<View>(id).isEnabled = !busy
-        for (id in listOf(R.id.self_test, R.id.benchmark)) view<View>(id).isEnabled = !busy && ready?.decoder != null
+        for (id in listOf(R.id.self_test, R.id.benchmark, R.id.chat)) view<View>(id).isEnabled = !busy && ready?.decoder != null
         val run = view<Button>(R.id.run)
         run.isEnabled = busy || ready != null
         run.setText(if (busy) R.string.stop else if (ready?.classifier != null) R.string.classify else R.string.generate)
+        chat.update(busy)
     }
 
-    private fun onError(error: HeliumException) = output("${error.what}.\n\n${error.fix}")
+    private fun onError(error: HeliumException) {
+        val text = "${error.what}.\n\n${error.fix}"
+        // A conversation stays on the screen.
+        if (chat.session == null) output(text) else append("\n\n$text")
+    }
 
     private fun facts(text: String) {
         view<TextView>(R.id.facts).text = text
@@ -324,7 +381,13 @@ class MainActivity : Activity() {
             "temperature" to R.id.temperature,
             "top_k" to R.id.top_k,
             "top_p" to R.id.top_p,
+            "min_p" to R.id.min_p,
+            "repetition_penalty" to R.id.repetition_penalty,
+            "no_repeat_ngram_size" to R.id.no_repeat_ngram_size,
+            "suppress_tokens" to R.id.suppress_tokens,
+            "stop_strings" to R.id.stop_strings,
             "max_new_tokens" to R.id.max_new_tokens,
+            "max_length" to R.id.max_length,
             "seed" to R.id.seed,
         )
     }

@@ -2,9 +2,9 @@ package dev.heliumedge.app
 
 import android.content.SharedPreferences
 import dev.heliumedge.core.DeviceProbe
+import dev.heliumedge.core.GenerationOverrides
 import dev.heliumedge.core.InvalidRequestException
 import dev.heliumedge.core.Runtime
-import dev.heliumedge.core.SamplingOptions
 import dev.heliumedge.core.Settings
 
 /** The settings as the texts of their fields, kept between starts. */
@@ -20,7 +20,8 @@ class SettingsStore(private val preferences: SharedPreferences) {
     fun save(texts: Map<String, String>) {
         parse(texts)
         val editor = preferences.edit()
-        texts.forEach { (key, text) -> editor.putString(key, text.trim()) }
+        // Blanks of a stop string belong to it.
+        texts.forEach { (key, text) -> editor.putString(key, if (key == "stop_strings") text else text.trim()) }
         editor.apply()
     }
 
@@ -33,16 +34,38 @@ class SettingsStore(private val preferences: SharedPreferences) {
             runtime = if (runtime.isEmpty()) null else runtimeOf(runtime),
             threads = whole(texts, "threads"),
             contextTokens = whole(texts, "context"),
-            sampling = sampling(texts),
-            maxNewTokens = whole(texts, "max_new_tokens"),
+            generation = generation(texts),
             seed = whole(texts, "seed").toLong(),
         )
     }
 
-    private fun sampling(texts: Map<String, String>): SamplingOptions? {
-        if (texts.getValue("temperature").isBlank()) return null
-        return SamplingOptions(number(texts, "temperature"), whole(texts, "top_k"), number(texts, "top_p"))
+    /** An empty field leaves what the bundle says. */
+    private fun generation(texts: Map<String, String>): GenerationOverrides {
+        fun <T> given(key: String, read: (Map<String, String>, String) -> T): T? = if (texts.getValue(key).isBlank()) null else read(texts, key)
+        return GenerationOverrides(
+            temperature = given("temperature", ::number),
+            topK = given("top_k", ::whole),
+            topP = given("top_p", ::number),
+            minP = given("min_p", ::number),
+            repetitionPenalty = given("repetition_penalty", ::number),
+            noRepeatNgramSize = given("no_repeat_ngram_size", ::whole),
+            suppressTokens = given("suppress_tokens", ::ids),
+            stopStrings = given("stop_strings", ::lines),
+            maxNewTokens = given("max_new_tokens", ::whole),
+            maxLength = given("max_length", ::whole),
+        )
     }
+
+    private fun ids(texts: Map<String, String>, key: String): List<Int> =
+        parts(texts.getValue(key).split(' ', ',').filter(String::isNotBlank)).map { part ->
+            part.toIntOrNull() ?: throw bad(key, texts, "whole numbers with blanks between them")
+        }
+
+    private fun lines(texts: Map<String, String>, key: String): List<String> =
+        parts(texts.getValue(key).lines().filter(String::isNotEmpty)).map { it.replace("\\n", "\n") }
+
+    /** A lone minus is an empty list. */
+    private fun parts(parts: List<String>): List<String> = if (parts == listOf("-")) emptyList() else parts
 
     private fun runtimeOf(text: String): Runtime = Runtime.values().firstOrNull { it.id == text }
         ?: throw InvalidRequestException("runtime \"$text\" is not known", "Allowed: ${Runtime.values().joinToString { it.id }}, or nothing.")
@@ -62,9 +85,15 @@ class SettingsStore(private val preferences: SharedPreferences) {
             "threads" to { DeviceProbe.suggestedThreads().toString() },
             "context" to { "1024" },
             "temperature" to { "" },
-            "top_k" to { "50" },
-            "top_p" to { "0.95" },
-            "max_new_tokens" to { "0" },
+            "top_k" to { "" },
+            "top_p" to { "" },
+            "min_p" to { "" },
+            "repetition_penalty" to { "" },
+            "no_repeat_ngram_size" to { "" },
+            "suppress_tokens" to { "" },
+            "stop_strings" to { "" },
+            "max_new_tokens" to { "" },
+            "max_length" to { "" },
             "seed" to { "0" },
         )
 

@@ -1,10 +1,10 @@
 package dev.heliumedge.app
 
 import android.content.SharedPreferences
+import dev.heliumedge.core.GenerationOverrides
 import dev.heliumedge.core.HeliumException
 import dev.heliumedge.core.InvalidRequestException
 import dev.heliumedge.core.Runtime
-import dev.heliumedge.core.SamplingOptions
 import org.junit.Assert.assertEquals
 import org.junit.Assert.assertNull
 import org.junit.Assert.assertTrue
@@ -35,23 +35,32 @@ class SettingsStoreTest {
     fun `the first start has sensible settings`() {
         val settings = store.load()
         assertNull(settings.runtime)
-        assertNull("the bundle's own", settings.sampling)
+        assertEquals("the bundle's own", GenerationOverrides(), settings.generation)
         assertTrue(settings.threads >= 1)
         assertEquals(1024, settings.contextTokens)
     }
 
     @Test
     fun `what is saved is loaded`() {
-        store.save(texts("runtime" to "executorch ", "temperature" to "0.5", "top_k" to "7", "top_p" to "0.9", "seed" to "3"))
+        store.save(
+            texts(
+                "runtime" to "executorch ", "temperature" to "0.5", "top_k" to "7", "top_p" to "0.9", "min_p" to "0.1", "seed" to "3",
+                "repetition_penalty" to "1.2", "no_repeat_ngram_size" to "3", "suppress_tokens" to "5, 17 ",
+                "stop_strings" to "User: \n\\n\\n\n", "max_new_tokens" to "9", "max_length" to "100",
+            ),
+        )
         val settings = store.load()
         assertEquals(Runtime.EXECUTORCH, settings.runtime)
-        assertEquals(SamplingOptions(0.5, 7, 0.9), settings.sampling)
+        val wanted = GenerationOverrides(0.5, 7, 0.9, 0.1, 1.2, 3, listOf(5, 17), listOf("User: ", "\n\n"), 9, 100)
+        assertEquals(wanted, settings.generation)
         assertEquals(3L, settings.seed)
+        store.save(texts("suppress_tokens" to "-", "stop_strings" to " - ".trim(), "temperature" to ""))
+        assertEquals(wanted.copy(temperature = null, suppressTokens = emptyList(), stopStrings = emptyList()), store.load().generation)
     }
 
     @Test
     fun `what is out of range is refused, and nothing is kept`() {
-        for (bad in listOf("runtime" to "tflite", "threads" to "-1", "threads" to "", "context" to "1.5", "temperature" to "x", "seed" to "99999999999")) {
+        for (bad in listOf("runtime" to "tflite", "threads" to "-1", "threads" to "", "context" to "1.5", "temperature" to "x", "seed" to "99999999999", "max_length" to "0", "max_new_tokens" to "0", "suppress_tokens" to "5 x", "min_p" to "2")) {
             try {
                 store.save(texts(bad))
                 throw AssertionError("$bad was taken")

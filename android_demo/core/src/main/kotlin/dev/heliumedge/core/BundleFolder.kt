@@ -17,6 +17,13 @@ public class BundleFolder internal constructor(
     public fun file(path: String): File = File(folder, path)
 
     /**
+     * sha256 of the manifest's file, which lists those of all others: what tells one bundle from another.
+     *
+     * @throws StorageException It cannot be read any more.
+     */
+    public fun manifestSha256(): String = sha256(file(MANIFEST_NAME)) { true }.orEmpty()
+
+    /**
      * Compares the sha256 of every file with the manifest.
      *
      * @param log Remembers what was verified before, so that an unchanged file is read once in its life; null reads all.

@@ -14,15 +14,13 @@ public fun interface EngineFactory {
  * @property runtime The runtime that bundles must be for; null takes what the bundle says.
  * @property threads Threads within an operator; 0 lets the runtime choose.
  * @property contextTokens Longest conversation; 0 is what the cache holds.
- * @property sampling Null takes the defaults of the bundle.
- * @property maxNewTokens 0 takes the default of the bundle.
+ * @property generation What is wanted in place of the bundle's own defaults.
  */
 public data class Settings(
     val runtime: Runtime? = null,
     val threads: Int = 0,
     val contextTokens: Int = 0,
-    val sampling: SamplingOptions? = null,
-    val maxNewTokens: Int = 0,
+    val generation: GenerationOverrides = GenerationOverrides(),
     val seed: Long = 0,
 ) {
     /** The longest conversation with a bundle. */
@@ -31,7 +29,7 @@ public data class Settings(
 }
 
 /**
- * A bundle that is ready to run: a [decoder] or, for head bundles, a [classifier].
+ * A bundle that is ready to run: a [decoder] or, for classifiers, a [classifier].
  *
  * @property loadNanos What the runtime took to load its graphs.
  */
@@ -49,20 +47,21 @@ public class LoadedBundle internal constructor(
     /**
      * Continues a text in a new conversation.
      *
+     * @param reuse Run only what the cache does not hold already, from the call before or from [loadCache].
      * @throws CacheFullException The prompt is longer than the context.
      * @throws HeliumException What [Generation.run] throws.
      */
-    public fun generate(prompt: String, settings: Settings, stop: StopSignal, stats: GenerationStats, listener: TokenListener) {
-        val decoder = decoder ?: throw InvalidRequestException("${manifest.name} classifies text", "Choose a bundle of a text model.")
+    public fun generate(prompt: String, settings: Settings, stop: StopSignal, stats: GenerationStats, reuse: Boolean = false, listener: TokenListener) {
+        val decoder = textDecoder()
         val ids = tokenizer.encode(prompt)
         val context = settings.contextOf(manifest)
         if (ids.size > context) throw CacheFullException("the prompt has ${ids.size} tokens, the context $context")
+        val wanted = settings.generation.applyTo(manifest.generation)
         // One more than fits may be chosen: it is shown and not fed back.
-        val most = minOf(wanted(settings), context - ids.size + 1, maxOf(1, (manifest.generation.maxLength ?: Int.MAX_VALUE) - ids.size))
-        decoder.rewind()
-        conversations?.forget()
-        Generation(decoder, tokenizer, manifest.tokens.eos, stopStrings = manifest.generation.stopStrings)
-            .run(ids, sampler(decoder, settings), most, stop, stats, listener = listener)
+        val most = minOf(wanted.newTokensBehind(ids.size), context - ids.size + 1)
+        if (reuse) stats.reusedTokens = decoder.follow(ids) else decoder.rewind()
+        Generation(decoder, tokenizer, manifest.tokens.eos, stopStrings = wanted.stopStrings)
+            .run(ids.copyOfRange(stats.reusedTokens, ids.size), sampler(decoder, wanted, settings.seed), most, stop, stats, listener = listener)
     }
 
     /**
@@ -79,22 +78,46 @@ public class LoadedBundle internal constructor(
         stats: GenerationStats,
         listener: TokenListener,
     ): AnswerFacts {
-        val decoder = decoder ?: throw InvalidRequestException("${manifest.name} classifies text", "Choose a bundle of a text model.")
-        val chat = conversations ?: Conversations(decoder, tokenizer, manifest).also { conversations = it }
-        return chat.answer(messages, sampler(decoder, settings), wanted(settings), stop, stats, listener)
+        val wanted = settings.generation.applyTo(manifest.generation)
+        return conversations().answer(messages, sampler(textDecoder(), wanted, settings.seed), wanted, stop, stats, settings.contextOf(manifest), listener)
     }
+
+    /**
+     * Writes what the cache holds to a file, or its first [tokens]; see [PromptCache.save].
+     *
+     * @throws InvalidRequestException The cache is empty, or the bundle has none.
+     * @throws StorageException The file cannot be written.
+     */
+    public fun saveCache(file: File, tokens: Int = Int.MAX_VALUE): Int = PromptCache.save(file, textDecoder(), bundle.manifestSha256(), tokens)
+
+    /**
+     * Fills the cache from a file of [saveCache] or of the Python host; a text with `reuse`, or a conversation, that
+     * begins with its tokens is not run again so far.
+     *
+     * @return How many tokens the cache holds then.
+     * @throws PromptCacheException The file is missing, truncated, of another kind or of another bundle.
+     */
+    public fun loadCache(file: File): Int = PromptCache.load(file, textDecoder(), bundle.manifestSha256())
+
+    private fun textDecoder(): Decoder =
+        decoder ?: throw InvalidRequestException("${manifest.name} classifies text", "Choose a bundle of a text model.")
+
+    /**
+     * Refuses a bundle that cannot chat, by name.
+     *
+     * @throws InvalidRequestException It has no chat template, one that only Jinja can render, or classifies text.
+     */
+    public fun checkConversations() {
+        conversations()
+    }
+
+    private fun conversations(): Conversations =
+        conversations ?: Conversations(textDecoder(), tokenizer, manifest).also { conversations = it }
 
     private var conversations: Conversations? = null
 
-    private fun wanted(settings: Settings): Int =
-        if (settings.maxNewTokens > 0) settings.maxNewTokens else manifest.generation.maxNewTokens
-
-    private fun sampler(decoder: Decoder, settings: Settings): Sampler {
-        // The settings have three of the values; what else the checkpoint asks for stays.
-        val defaults = SamplingOptions.of(manifest.generation)
-        val sampling = settings.sampling?.let { defaults.copy(temperature = it.temperature, topK = it.topK, topP = it.topP) } ?: defaults
-        return Sampler(decoder.vocabSize, sampling, SeededUniforms(settings.seed))
-    }
+    private fun sampler(decoder: Decoder, wanted: GenerationDefaults, seed: Long) =
+        Sampler(decoder.vocabSize, SamplingOptions.of(wanted), SeededUniforms(seed))
 
     override fun close() {
         decoder?.close()
@@ -144,7 +167,7 @@ public class BundleLoader(
         val start = Clock.System.nanos()
         val engine = factoryOf(bundle.manifest, settings).open(bundle, settings.threads, allocator)
         try {
-            val classifier = if (bundle.manifest.isClassifier) Classifier(bundle.manifest, engine) else null
+            val classifier = if (bundle.manifest.task != Task.LANGUAGE_MODEL) Classifier(bundle.manifest, engine) else null
             val decoder = if (classifier == null) Decoder(bundle.manifest, engine, allocator) else null
             // Loads the graph now, so that the first text does not wait for it.
             decoder?.warmUp()

@@ -1,11 +1,5 @@
 package dev.heliumedge.core
 
-import java.util.regex.Matcher
-import java.util.regex.Pattern
-
-/** White_Space of Unicode, written out: `\s` is ASCII alone in the JDK and another set in Android's ICU. */
-private const val SPACE = """\t-\r\x85\p{Z}"""
-
 private const val REPLACEMENT = "\uFFFD"
 
 /** The characters that stand for bytes in a vocabulary, as of GPT-2: no byte is a blank or a control character. */
@@ -40,64 +34,31 @@ internal object ByteLevel {
     }
 }
 
-/**
- * The expressions by which byte-level tokenizers cut a text into words.
- *
- * A list, not any expression of a file: one that backtracks without end would hang a phone, and each of these is known
- * to mean the same in the `java.util.regex` of the JDK, in that of Android, and in the library.
- */
-internal enum class WordExpression(private val source: String) {
-    GPT_2("""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""),
-    LLAMA_3("""$CONTRACTIONS|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|$SIGNS"""),
-    QWEN_2("""$CONTRACTIONS|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|$SIGNS""");
+/** The words of GPT-2, which byte-level tokenizers cut by that name no expression of their own. */
+private const val WORDS = """'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
 
-    private val pattern: Pattern by lazy {
-        val explicit = source.replace("""[^\s""", "[^$SPACE")
-            .replace("""\s""", "[$SPACE]")
-            .replace("""\S""", "[^$SPACE]")
-        // For the part that ignores case: without it the long s is no s.
-        Pattern.compile(explicit, Pattern.UNICODE_CASE)
-    }
-
-    /** Hands out the matches and what stands between them, in order. */
-    inline fun cut(text: String, piece: (String) -> Unit) {
-        val matcher = matcher(text)
-        var done = 0
-        while (matcher.find()) {
-            if (done < matcher.start()) piece(text.substring(done, matcher.start()))
-            if (matcher.start() < matcher.end()) piece(matcher.group())
-            done = matcher.end()
-        }
-        if (done < text.length) piece(text.substring(done))
-    }
-
-    fun matcher(text: String): Matcher = pattern.matcher(text)
-
-    companion object {
-        /** The one that is written exactly like this, or null. */
-        fun of(source: String): WordExpression? = values().firstOrNull { it.source == source }
-    }
+/** One cut of a text: matches become pieces, and so does what stands between them where [keepsRest]. */
+internal class Split(private val expression: Expression, private val keepsRest: Boolean) {
+    inline fun cut(text: String, piece: (String) -> Unit) = expression.cut(text, keepsRest, piece)
 }
 
-private const val CONTRACTIONS = """(?i:'s|'t|'re|'ve|'m|'ll|'d)"""
-private const val SIGNS = """ ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"""
-
-/** How text is cut before it is spelled in bytes. */
+/** How text is cut before it is spelled in bytes: by each of [splits] in turn, then into words where [findsWords]. */
 internal class ByteLevelCutting(
-    private val first: WordExpression?,
-    /** Whether what [first] leaves gets a blank in front where it has none. */
+    splits: List<Split>,
+    /** Whether what [splits] leave gets a blank in front where it has none. */
     private val prefixesBlank: Boolean,
-    private val second: WordExpression?,
+    findsWords: Boolean,
 ) {
-    /** Hands out the pieces of a text, spelled in bytes. */
-    fun cut(text: String, piece: (String) -> Unit) {
-        if (first == null) cutAgain(text, piece) else first.cut(text) { cutAgain(it, piece) }
-    }
+    private val before = splits.size
+    private val all = if (findsWords) splits + Split(Expression(WORDS), keepsRest = true) else splits
 
-    private fun cutAgain(part: String, piece: (String) -> Unit) {
+    /** Hands out the pieces of a text, spelled in bytes. */
+    fun cut(text: String, piece: (String) -> Unit) = cut(text, 0, piece)
+
+    private fun cut(part: String, done: Int, piece: (String) -> Unit) {
         if (part.isEmpty()) return
-        val text = if (prefixesBlank && part[0] != ' ') " $part" else part
-        if (second == null) piece(ByteLevel.spell(text)) else second.cut(text) { piece(ByteLevel.spell(it)) }
+        val text = if (done == before && prefixesBlank && part[0] != ' ') " $part" else part
+        if (done == all.size) piece(ByteLevel.spell(text)) else all[done].cut(text) { cut(it, done + 1, piece) }
     }
 }
 

@@ -6,7 +6,7 @@ import kotlin.math.exp
 public data class Score(val label: Int, val name: String, val score: Double)
 
 /**
- * Runs the one graph of a head bundle: ids (1, T) to logits (1, labels), or (1, T, labels) for a label per token.
+ * Runs the one graph of a classifier: ids (1, T) to logits (1, labels), or (1, T, labels) for a label per token.
  *
  * The graph is bound once; texts shorter than T are padded at the end, where no real token sees it.
  *
@@ -69,14 +69,14 @@ public class Classifier(private val manifest: Manifest, private val engine: Grap
     private fun scores(offset: Int): List<Score> {
         val logits = DoubleArray(labels) { step.logits.get(offset + it).toDouble() }
         if (logits.any { it.isNaN() || it.isInfinite() }) throw BadLogitsException("the classifier returned NaN or infinity")
-        val names = manifest.head?.labels.orEmpty()
+        val names = manifest.output?.labels.orEmpty()
         val scores = activated(logits)
         return List(labels) { Score(it, names.getOrElse(it) { _ -> "label $it" }, scores[it]) }.sortedByDescending { it.score }
     }
 
     /** A softmax; a sigmoid of each where several labels may hold or there is one alone; logits of a regression as they are. */
     private fun activated(logits: DoubleArray): DoubleArray {
-        val kind = manifest.head?.problemType
+        val kind = manifest.output?.problemType
         if (kind == "regression") return logits
         if (kind == "multi_label_classification" || labels == 1) return DoubleArray(labels) { 1 / (1 + exp(-logits[it])) }
         val top = logits.max()

@@ -28,7 +28,6 @@ public class Conversations(
 ) {
     private val form: ChatForm
     private val encoder: SpanEncoder
-    private val cached = TokenLog()
 
     /** Ids that end an answer. */
     public val stop: Set<Int>
@@ -60,31 +59,31 @@ public class Conversations(
     /**
      * Answers a conversation; the listener gets the tokens as those of [Generation.run].
      *
+     * @param wanted How long an answer may be, and which texts end it; how tokens are chosen is the [sampler]'s.
+     * @param contextTokens Longest conversation; at most what the cache holds.
      * @throws CacheFullException Not even the last turn fits.
      * @throws HeliumException What [Generation.run] throws.
      */
     public fun answer(
         messages: List<ChatMessage>,
         sampler: Sampler,
-        maxNewTokens: Int,
+        wanted: GenerationDefaults = manifest.generation,
         stopSignal: StopSignal = StopSignal(),
         stats: GenerationStats = GenerationStats(),
+        contextTokens: Int = decoder.cacheLen,
         listener: TokenListener,
     ): AnswerFacts {
-        val room = decoder.cacheLen - minOf(maxNewTokens, decoder.cacheLen / 4)
-        // Behind a call that was stopped, the cache holds more than is known of it, never less.
-        cached.truncate(minOf(cached.size, decoder.position))
-        val fitted = fitConversation(::ids, messages, room, cached)
-        val shared = commonPrefix(fitted.ids, cached, fitted.ids.size - 1)
-        decoder.rewind(shared)
-        cached.truncate(shared)
-        Generation(decoder, tokenizer, stop, stopStrings = manifest.generation.stopStrings, continuing = false)
-            .run(fitted.ids.copyOfRange(shared, fitted.ids.size), sampler, maxNewTokens, stopSignal, stats, cached, listener)
+        val room = contextTokens - minOf(wanted.newTokensBehind(0), contextTokens / 4)
+        val fitted = fitConversation(::ids, messages, room, decoder.tokens)
+        val shared = decoder.follow(fitted.ids)
+        // Where the context is the whole cache, that ends the answer by itself.
+        val most = if (contextTokens < decoder.cacheLen) contextTokens - fitted.ids.size + 1 else Int.MAX_VALUE
+        stats.reusedTokens = shared
+        stats.droppedMessages = fitted.dropped
+        Generation(decoder, tokenizer, stop, stopStrings = wanted.stopStrings, continuing = false)
+            .run(fitted.ids.copyOfRange(shared, fitted.ids.size), sampler, minOf(wanted.newTokensBehind(fitted.ids.size), most), stopSignal, stats, listener)
         return AnswerFacts(shared, fitted.dropped)
     }
-
-    /** Forgets what the cache holds, because somebody else used the decoder. */
-    public fun forget(): Unit = cached.truncate(0)
 }
 
 /**
@@ -99,20 +98,14 @@ internal fun fitConversation(
 ): FittedConversation {
     var ids = encode(messages)
     if (ids.size <= room) return FittedConversation(ids, 0)
-    val head = if (messages.first().role == ChatRole.SYSTEM) 1 else 0
-    val last = messages.size - head - 1
+    val opening = if (messages.first().role == ChatRole.SYSTEM) 1 else 0
+    val last = messages.size - opening - 1
     var best: FittedConversation? = null
     for (dropped in 2..last step 2) {
-        ids = encode(messages.take(head) + messages.drop(head + dropped))
-        if (ids.size <= room && 2 * commonPrefix(ids, cached, ids.size) >= ids.size) return FittedConversation(ids, dropped)
+        ids = encode(messages.take(opening) + messages.drop(opening + dropped))
+        if (ids.size <= room && 2 * cached.commonPrefix(ids, ids.size) >= ids.size) return FittedConversation(ids, dropped)
         val fits = ids.size <= room / 2 || (dropped == last && ids.size <= room)
         if (best == null && fits) best = FittedConversation(ids, dropped)
     }
     return best ?: throw CacheFullException("the last turn has ${ids.size} tokens, the KV cache has room for $room and an answer")
-}
-
-private fun commonPrefix(ids: IntArray, cached: TokenLog, limit: Int): Int {
-    var count = 0
-    while (count < minOf(limit, cached.size) && ids[count] == cached[count]) count++
-    return count
 }

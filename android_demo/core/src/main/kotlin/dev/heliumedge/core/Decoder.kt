@@ -1,5 +1,6 @@
 package dev.heliumedge.core
 
+import java.nio.ByteBuffer
 import java.nio.FloatBuffer
 import java.util.Random
 
@@ -24,6 +25,9 @@ public class Decoder(
     private val anyGraph = if (static) null else manifest.graph(Phase.ANY)
     private val decodeGraphs = manifest.graphs.filter { it.phase == Phase.DECODE }.associateBy { it.cacheLen }
     private val cache: KvCache
+
+    /** Type and shape of the cache. */
+    internal val cacheSpec: CacheSpec
     private val planner: PrefillPlanner
     private val steps = ArrayList<KeptStep>()
     private val prefillGraphs = manifest.graphs.filter { it.phase == Phase.PREFILL }.associateBy { it.tokens }
@@ -36,13 +40,20 @@ public class Decoder(
         if (anyGraph == null && prefillGraphs.isEmpty()) throw missing("prefill")
         if (anyGraph == null && spec.slots !in decodeGraphs) throw missing("decode graph for ${spec.slots} slots")
         val buckets = if (anyGraph == null) decodeGraphs.keys.filterNotNull() else emptyList()
+        cacheSpec = spec
         cache = KvCache(spec, allocator, buckets)
         val widths = if (anyGraph == null) prefillGraphs.keys.filterNotNull() else listOf(manifest.prefillLen)
         planner = PrefillPlanner(widths, spec.slots, dynamic = anyGraph != null)
     }
 
+    /** Ids of the cache from its first slot on; fewer than there are where somebody moved the position by [seek]. */
+    internal val tokens = TokenLog()
+
     /** Tokens in the cache, which is the position of the next one. */
     public val position: Int get() = cache.position
+
+    /** Ids of the tokens in the cache, a copy. */
+    public fun cachedTokens(): IntArray = tokens.toArray()
 
     /** Tokens that fit. */
     public val cacheLen: Int get() = cache.slots
@@ -56,13 +67,48 @@ public class Decoder(
     }
 
     /** Starts a new conversation, or goes back to an earlier position; the buffers stay. */
-    public fun rewind(to: Int = 0): Unit = cache.rewind(to)
+    public fun rewind(to: Int = 0) {
+        cache.rewind(to)
+        tokens.truncate(minOf(to, tokens.size))
+    }
+
+    /**
+     * Goes back to where the cache and [ids] part. At least the last one is left to be run, because its logits are
+     * wanted.
+     *
+     * @return How many of [ids] the cache holds then; the others have yet to be run.
+     */
+    public fun follow(ids: IntArray): Int {
+        val shared = tokens.commonPrefix(ids, ids.size - 1)
+        rewind(shared)
+        return shared
+    }
 
     /** Takes the first [to] slots for tokens, whatever they hold, to measure speed at that depth. */
-    internal fun seek(to: Int): Unit = cache.seek(to)
+    internal fun seek(to: Int) {
+        cache.seek(to)
+        tokens.truncate(minOf(to, tokens.size))
+    }
 
     /** Fills every slot of the cache, for the same purpose. */
-    internal fun fillCache(): Unit = cache.full.fill(Random(0))
+    internal fun fillCache() {
+        cache.full.fill(Random(0))
+        tokens.truncate(0)
+    }
+
+    /** The first [count] rows of each head of a buffer: of key and value of each layer in turn. */
+    internal fun cachedRows(index: Int, count: Int): List<ByteBuffer> = cache.full.firstRows(index, count)
+
+    /**
+     * Takes [ids] for what the cache holds, after [fill] wrote the rows of every tensor; should that fail, it is empty.
+     */
+    internal fun restore(ids: IntArray, fill: (String, List<ByteBuffer>) -> Unit) {
+        // Also tells shorter caches that what they copied is of the past.
+        rewind()
+        tensorNames(cacheSpec.layers).forEachIndexed { index, name -> fill(name, cachedRows(index, ids.size)) }
+        seek(ids.size)
+        tokens.addAll(ids)
+    }
 
     /**
      * Appends tokens in chunks.
@@ -73,11 +119,11 @@ public class Decoder(
      * @throws InvalidRequestException No tokens, or an id outside the vocabulary.
      * @throws EngineException The runtime stopped.
      */
-    public fun prefill(tokens: IntArray, stop: StopSignal? = null): Logits? {
-        tokens.forEach(::checkId)
+    public fun prefill(ids: IntArray, stop: StopSignal? = null): Logits? {
+        ids.forEach(::checkId)
         var logits: Logits? = null
-        for (chunk in planner.plan(position, tokens.size)) {
-            logits = unlessStopped(stop) { run(chunk, tokens) } ?: return null
+        for (chunk in planner.plan(position, ids.size)) {
+            logits = unlessStopped(stop) { run(chunk, ids) } ?: return null
         }
         return logits
     }
@@ -96,7 +142,7 @@ public class Decoder(
         return unlessStopped(stop) {
             val step = decodeStep()
             step.ids.put(0, token.toLong())
-            finish(step, 1)
+            finish(step, 1).also { if (tokens.size == position - 1) tokens.add(token) }
         }
     }
 
@@ -120,7 +166,7 @@ public class Decoder(
         }
     }
 
-    private fun run(chunk: Chunk, tokens: IntArray): Logits {
+    private fun run(chunk: Chunk, ids: IntArray): Logits {
         val any = anyGraph
         val kept = any == null || chunk.width == 1 || chunk.width == manifest.prefillLen
         val step = when {
@@ -132,9 +178,10 @@ public class Decoder(
         try {
             for (index in 0 until chunk.width) {
                 // Any valid id will do for the padding: attention is causal.
-                step.ids.put(index, tokens[chunk.start + minOf(index, chunk.count - 1)].toLong())
+                step.ids.put(index, ids[chunk.start + minOf(index, chunk.count - 1)].toLong())
             }
             val logits = finish(step, chunk.count)
+            if (tokens.size == position - chunk.count) for (index in 0 until chunk.count) tokens.add(ids[chunk.start + index])
             return if (kept) logits else Logits(copy(logits), 0)
         } finally {
             // A ragged tail has one of many widths: only those that recur are worth keeping.

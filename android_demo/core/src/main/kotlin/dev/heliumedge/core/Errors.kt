@@ -53,6 +53,10 @@ public class NotEnoughMemoryException(what: String) :
 public class TokenizerException(what: String, cause: Throwable? = null) :
     HeliumException(what, "Export the checkpoint again; if it persists, the tokenizer needs support in this app.", cause)
 
+/** A saved prompt cache is missing, damaged, of another kind, or of another bundle. */
+public class PromptCacheException(what: String, cause: Throwable? = null) :
+    HeliumException(what, "Save the cache again, with this bundle.", cause)
+
 /** A call asks for what cannot be done: no tokens, an id outside the vocabulary, an option out of range. */
 public class InvalidRequestException(what: String, fix: String) : HeliumException(what, fix)
 

@@ -30,8 +30,16 @@ public fun interface Clock {
 
 /** What a generation did so far; read it at any time, also from the listener. */
 public class GenerationStats {
-    /** Tokens of the prompt. */
+    /** Tokens of the prompt that were run. */
     public var promptTokens: Int = 0
+        internal set
+
+    /** Tokens of the prompt that the cache held already. */
+    public var reusedTokens: Int = 0
+        internal set
+
+    /** Oldest messages of a conversation that were left out, because it did not fit. */
+    public var droppedMessages: Int = 0
         internal set
 
     /** Tokens given to the listener. */
@@ -92,14 +100,14 @@ public class Generation(
     private val continuing: Boolean = true,
 ) {
     /**
-     * Continues a prompt; the decoder keeps what is in its cache, so a second call carries the text on.
+     * Continues a prompt; the decoder keeps what is in its cache, so a second call carries the text on. The sampler is
+     * shown all of it.
      *
      * @param promptIds Ids to append before the first new one.
      * @param sampler Chooses each token.
      * @param maxNewTokens Upper bound of the tokens given to [listener]; end tokens are not given.
      * @param stop Ends it: inside prefill after the chunk that runs, later before the next token.
      * @param stats Filled in along the way.
-     * @param context Ids that are in the cache already, for a sampler that looks at them; the new ones are appended.
      * @return [stats], complete.
      * @throws CacheFullException The prompt does not fit; nothing was written.
      * @throws HeliumException What [Decoder.prefill], [Decoder.decode] and [Sampler.pick] throw.
@@ -110,7 +118,6 @@ public class Generation(
         maxNewTokens: Int,
         stop: StopSignal = StopSignal(),
         stats: GenerationStats = GenerationStats(),
-        context: TokenLog = TokenLog(),
         listener: TokenListener,
     ): GenerationStats {
         if (maxNewTokens < 1) throw InvalidRequestException("$maxNewTokens new tokens is out of range", "Allowed: 1 and above.")
@@ -119,10 +126,9 @@ public class Generation(
         if (row != null) {
             stats.promptTokens = promptIds.size
             stats.prefillNanos = clock.nanos() - start
-            context.addAll(promptIds)
-            val first = sampler.pick(row.buffer, row.offset, context)
+            val first = sampler.pick(row.buffer, row.offset, decoder.tokens)
             stats.firstTokenNanos = clock.nanos() - start
-            stats.stopReason = loop(first, Chooser(sampler, context, stop, stats), maxNewTokens, listener)
+            stats.stopReason = loop(first, Chooser(sampler, stop, stats), maxNewTokens, listener)
         } else {
             stats.stopReason = StopReason.STOPPED
         }
@@ -165,7 +171,6 @@ public class Generation(
     /** Feeds tokens back and chooses the next ones. */
     private inner class Chooser(
         private val sampler: Sampler,
-        private val context: TokenLog,
         val stop: StopSignal,
         val stats: GenerationStats,
     ) {
@@ -173,8 +178,7 @@ public class Generation(
         fun next(token: Int): Int {
             val start = clock.nanos()
             val logits = decoder.decode(token, stop) ?: return NO_TOKEN
-            context.add(token)
-            val next = sampler.pick(logits.buffer, logits.offset, context)
+            val next = sampler.pick(logits.buffer, logits.offset, decoder.tokens)
             stats.decodeSteps++
             stats.decodeNanos += clock.nanos() - start
             return next

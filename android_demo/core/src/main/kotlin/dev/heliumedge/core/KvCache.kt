@@ -35,6 +35,18 @@ public class KvBuffers internal constructor(private val spec: CacheSpec, public 
         }
     }
 
+    /**
+     * The first [count] rows of each head, each a view of its own.
+     *
+     * @param index Of key and value of each layer in turn.
+     */
+    internal fun firstRows(index: Int, count: Int): List<ByteBuffer> = List(spec.kvHeads) { head ->
+        val view = buffers[index].duplicate()
+        view.clear()
+        view.limit((head * slots + count) * spec.rowBytes).position(head * slots * spec.rowBytes)
+        view.slice()
+    }
+
     /** Writes every slot with small numbers, so that each page is there and none of them is NaN. */
     internal fun fill(random: Random) {
         val block = ByteArray(1 shl 16)

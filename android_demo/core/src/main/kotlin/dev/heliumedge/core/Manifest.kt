@@ -134,7 +134,11 @@ public data class GenerationDefaults(
     val stopStrings: List<String> = emptyList(),
     /** Most tokens of prompt and answer together, or null. */
     val maxLength: Int? = null,
-)
+) {
+    /** Most new tokens behind a prompt; at least one. */
+    public fun newTokensBehind(promptTokens: Int): Int =
+        if (maxLength == null) maxNewTokens else maxOf(1, minOf(maxNewTokens, maxLength - promptTokens))
+}
 
 /** Memory of a running bundle, in bytes, as the exporter estimates it. */
 public data class MemorySpec(val weights: Long, val packed: Long, val cache: Long, val activations: Long, val total: Long)
@@ -142,23 +146,37 @@ public data class MemorySpec(val weights: Long, val packed: Long, val cache: Lon
 /** A token and its logit. */
 public data class TopToken(val id: Int, val logit: Double)
 
-/** A recorded greedy run; [margins] says how far each choice was ahead of the next best one. */
+/**
+ * A recorded greedy run; [margins] says how far each choice was ahead of the next best one.
+ *
+ * @property tolerance How far a logit may lie from the recorded one on a processor of another kind than the exporter's,
+ *   and how near a tie is; null in bundles of schema version 1.4 and before.
+ */
 public class GoldenTrace(
     public val prompt: String,
     public val promptIds: IntArray,
     public val greedyIds: IntArray,
     public val margins: DoubleArray,
     public val top5First: List<TopToken>,
+    public val tolerance: Double? = null,
 )
 
+/** What a model is for, as the manifest spells it in `head.kind`. */
+public enum class Task(public val id: String) {
+    LANGUAGE_MODEL("language_model"),
+    SEQUENCE_CLASSIFICATION("sequence_classification"),
+    TOKEN_CLASSIFICATION("token_classification"),
+    ENCODER("hidden_states"),
+}
+
 /**
- * What a model returns that is no language model.
+ * What a model returns that is no language model; the manifest's field for it is called `head`.
  *
- * @property kind `sequence_classification`, `token_classification` or `hidden_states`.
- * @property labels Names of the logits, in order; empty for hidden states.
+ * @property task Any but [Task.LANGUAGE_MODEL].
+ * @property labels Names of the logits, in order; empty for an encoder.
  * @property problemType How logits become scores, as `config.json` has it, or null; see [Classifier].
  */
-public data class HeadSpec(val kind: String, val labels: List<String>, val problemType: String?)
+public data class OutputSpec(val task: Task, val labels: List<String>, val problemType: String?)
 
 /** One file of the bundle. */
 public data class FileSpec(val path: String, val bytes: Long, val sha256: String)
@@ -166,8 +184,8 @@ public data class FileSpec(val path: String, val bytes: Long, val sha256: String
 /**
  * What `helium-edge.json` says, as far as a host needs it. Read it with [ManifestReader].
  *
- * @property cache Null for bundles without a decoder (classifiers).
- * @property head Null for language models.
+ * @property cache Null for classifiers and encoders, which take a whole text at once.
+ * @property output Null for language models.
  * @property golden Null when no run was recorded.
  * @property chat How a conversation reads; null where the checkpoint has no chat template.
  * @property runtimeMinVersion The oldest version of the runtime that runs the graphs; null where any does.
@@ -190,13 +208,13 @@ public data class Manifest(
     val generation: GenerationDefaults,
     val memory: MemorySpec,
     val golden: GoldenTrace?,
-    val head: HeadSpec?,
+    val output: OutputSpec?,
     val files: List<FileSpec>,
     val runtimeMinVersion: String? = null,
     val chat: ChatSpec? = null,
 ) {
-    /** Whether the bundle classifies text instead of continuing it. */
-    val isClassifier: Boolean get() = graphs.any { it.phase == Phase.CLASSIFY }
+    /** What the model is for. */
+    val task: Task get() = output?.task ?: Task.LANGUAGE_MODEL
 
     /** The graph of a phase with the full cache and for most tokens, or null. */
     public fun graph(phase: Phase): GraphSpec? =

@@ -68,7 +68,7 @@ public object ManifestReader {
             generation = generation(root.obj("generation")),
             memory = memory(root.obj("memory")),
             golden = root.objOrNull("golden")?.let(::golden),
-            head = root.objOrNull("head")?.let(::head),
+            output = root.objOrNull("head")?.let(::output),
             files = root.objects("files").map(::file),
             runtimeMinVersion = root.textOrNull("runtime_min_version"),
             chat = root.objOrNull("chat")?.let(::chat),
@@ -141,7 +141,7 @@ public object ManifestReader {
         return spec
     }
 
-    private fun generation(entry: JsonFields): GenerationDefaults {
+    internal fun generation(entry: JsonFields): GenerationDefaults {
         val temperature = if (entry.has("temperature")) entry.number("temperature") else 1.0
         if (temperature < 0) entry.fail("temperature", "is out of range; allowed: 0 and above")
         val topP = if (entry.has("top_p")) entry.number("top_p") else 1.0
@@ -207,12 +207,20 @@ public object ManifestReader {
         val prompt = entry.ints("prompt_ids")
         if (prompt.isEmpty()) entry.fail("prompt_ids", "is empty")
         val top = entry.objects("top5_first").map { TopToken(it.int("id"), it.number("logit")) }
-        return GoldenTrace(entry.text("prompt"), prompt, greedy, margins, top)
+        val tolerance = entry.objOrNull("tolerances")?.run {
+            val (same, other) = number("same") to number("other")
+            if (same < 0) fail("same", "is $same, less than 0")
+            if (other < 0) fail("other", "is $other, less than 0")
+            other
+        }
+        return GoldenTrace(entry.text("prompt"), prompt, greedy, margins, top, tolerance)
     }
 
-    private fun head(entry: JsonFields): HeadSpec {
+    private fun output(entry: JsonFields): OutputSpec {
         val labels = entry.items("labels").map { (it as? Json.Str)?.value ?: entry.fail("labels", "must hold names") }
-        return HeadSpec(entry.text("kind"), labels, entry.textOrNull("problem_type"))
+        val kind = entry.text("kind")
+        val task = Task.values().firstOrNull { it.id == kind && it != Task.LANGUAGE_MODEL } ?: entry.fail("kind", "= \"$kind\" is not known to this app")
+        return OutputSpec(task, labels, entry.textOrNull("problem_type"))
     }
 
     private fun file(entry: JsonFields): FileSpec {
@@ -248,6 +256,7 @@ private fun contradiction(manifest: Manifest): String? {
     if (widest != null && widest != manifest.prefillLen) {
         return "prefill_len = ${manifest.prefillLen}, but the prefill graphs take up to $widest tokens"
     }
+    if ((manifest.cache != null) != (manifest.task == Task.LANGUAGE_MODEL)) return "a bundle has either a cache or a head"
     return cacheContradiction(manifest) ?: idOutsideVocabulary(manifest)
 }
 

@@ -31,6 +31,13 @@ public class TokenLog {
         size = count
     }
 
+    /** How many ids, up to [limit], it and [others] begin with alike. */
+    internal fun commonPrefix(others: IntArray, limit: Int): Int {
+        var count = 0
+        while (count < minOf(limit, size) && others[count] == ids[count]) count++
+        return count
+    }
+
     /** A copy of all. */
     public fun toArray(): IntArray = ids.copyOf(size)
 }

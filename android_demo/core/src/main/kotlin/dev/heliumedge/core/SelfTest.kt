@@ -26,14 +26,14 @@ public data class SelfTestResult(
  * Replays the golden trace: first the tokenizer, then one prefill, then the loop, feeding the recorded tokens back, so
  * that a near tie does not end the comparison.
  *
- * @param tolerance Largest difference of logits that counts as equal. Processors round activations of quantized layers
- *   differently (docs/arm64.md), so on another kind of processor it must be wide.
+ * @param tolerance Largest difference of logits that counts as equal; by default what the bundle allows a processor of
+ *   another kind than the exporter's.
  */
 public class SelfTest(
     private val manifest: Manifest,
     private val tokenizer: Tokenizer,
     private val decoder: Decoder,
-    private val tolerance: Double = DEFAULT_TOLERANCE,
+    private val tolerance: Double = manifest.golden?.tolerance ?: DEFAULT_TOLERANCE,
 ) {
     /**
      * Runs it in a new conversation; the decoder is rewound before and afterwards.
@@ -94,7 +94,7 @@ public class SelfTest(
     private fun stopped(step: Int) = SelfTestResult(false, step, emptyList(), 0.0, "stopped after $step choices")
 
     public companion object {
-        /** For int4 on a processor of another kind than the exporter's. */
+        /** For bundles that say nothing: int4 on a processor of another kind than the exporter's. */
         public const val DEFAULT_TOLERANCE: Double = 0.5
     }
 }

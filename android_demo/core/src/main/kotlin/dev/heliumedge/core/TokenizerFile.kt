@@ -204,7 +204,7 @@ private class TokenizerParser(private val root: JsonFields) {
         val step = steps.firstOrNull() ?: return Cutting()
         if (steps.last().text("type") == "ByteLevel") return Cutting(byteLevel = byteLevel(steps))
         if (steps.size > 1) {
-            step.fail("type", "is one of several; allowed: one Split or Metaspace, or a Split and ByteLevel")
+            step.fail("type", "is one of several; allowed: one Split or Metaspace, or Splits and ByteLevel")
         }
         when (val type = step.text("type")) {
             "Metaspace" -> return metaspace(step)
@@ -216,24 +216,34 @@ private class TokenizerParser(private val root: JsonFields) {
     }
 
     private fun byteLevel(steps: List<JsonFields>): ByteLevelCutting {
-        if (steps.size > 2) steps[0].fail("type", "is one of ${steps.size}; allowed: one Split before ByteLevel")
         val last = steps.last()
-        val ownExpression = !last.has("use_regex") || last.flag("use_regex")
         return ByteLevelCutting(
-            if (steps.size == 2) expression(steps[0]) else null, last.flag("add_prefix_space"),
-            if (ownExpression) WordExpression.GPT_2 else null,
+            steps.dropLast(1).map(::split), last.flag("add_prefix_space"), !last.has("use_regex") || last.flag("use_regex"),
         )
     }
 
-    private fun expression(step: JsonFields): WordExpression {
-        val type = step.text("type")
-        if (type != "Split") step.fail("type", "= $type is not implemented before ByteLevel; allowed: Split")
-        if (step.text("behavior") != "Isolated" || step.flag("invert")) {
-            step.fail("behavior", "must be Isolated before ByteLevel, not inverted")
+    private fun split(step: JsonFields): Split = when (val type = step.text("type")) {
+        "Digits" -> Split(Expression(if (step.flag("individual_digits")) "\\p{N}" else "\\p{N}+"), keepsRest = true)
+        "Split" -> Split(expression(step), keepsRest = !dropsRest(step))
+        else -> step.fail("type", "= $type is not implemented before ByteLevel; allowed: Split, Digits")
+    }
+
+    private fun dropsRest(step: JsonFields): Boolean {
+        val behavior = step.text("behavior")
+        val inverted = step.flag("invert")
+        if (!(behavior == "Isolated" && !inverted) && !(behavior == "Removed" && inverted)) {
+            step.fail("behavior", "= $behavior is not implemented before ByteLevel; allowed: Isolated, or Removed and inverted")
         }
+        return inverted
+    }
+
+    private fun expression(step: JsonFields): Expression {
         val source = step.obj("pattern").text("Regex")
-        return WordExpression.of(source)
-            ?: step.fail("pattern", "= $source is not implemented; allowed: those of GPT-2, Llama 3 and Qwen 2")
+        return try {
+            Expression(source)
+        } catch (error: ExpressionException) {
+            step.fail("pattern", "= ${source.take(60)} ${error.message}")
+        }
     }
 
     private fun metaspace(step: JsonFields): Cutting {

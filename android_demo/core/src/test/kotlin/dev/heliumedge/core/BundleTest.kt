@@ -37,7 +37,8 @@ class BundleTest {
         assertTrue(cases.size > 100)
         for (case in cases) {
             val found = try {
-                ManifestReader.parse(case.text("text"))
+                val task = ManifestReader.parse(case.text("text")).task
+                assertEquals(case.text("what"), case.text("task"), task.id)
                 "ok"
             } catch (error: HeliumException) {
                 when (error) {
@@ -61,8 +62,8 @@ class BundleTest {
             broken<DamagedFileException> { folder -> File(folder, "weights.bin").let { it.writeBytes(it.readBytes().dropLast(1).toByteArray()) } },
             broken<DamagedFileException> { File(it, "tokenizer.json").appendText(" ") },
             broken<DamagedFileException> { flip(File(it, "weights.bin"), 4_000_000) },
-            broken<NewerBundleException> { edit(it, "\"schema_version\": \"1.4\"", "\"schema_version\": \"2.0\"") },
-            broken<OlderBundleException> { edit(it, "\"schema_version\": \"1.4\"", "\"schema_version\": \"0.3\"") },
+            broken<NewerBundleException> { ofVersion(it, "2.0") },
+            broken<OlderBundleException> { ofVersion(it, "0.3") },
             broken<UnsafePathException> { edit(it, "\"path\": \"weights.bin\"", "\"path\": \"../weights.bin\"") },
             broken<ManifestException> { edit(it, "\"layers\": 6", "\"layers\": 5") },
             broken<ManifestException> { File(it, MANIFEST_NAME).writeText("{") },
@@ -84,6 +85,12 @@ class BundleTest {
     }
 
     private fun flip(file: File, at: Int) = file.writeBytes(file.readBytes().also { it[at] = (it[at].toInt() xor 1).toByte() })
+
+    private fun ofVersion(folder: File, version: String) {
+        val file = File(folder, MANIFEST_NAME)
+        val changed = file.readText().replace(Regex("\"schema_version\": \"[0-9.]+\""), "\"schema_version\": \"$version\"")
+        file.writeText(changed)
+    }
 
     private fun edit(folder: File, from: String, to: String) {
         val file = File(folder, MANIFEST_NAME)

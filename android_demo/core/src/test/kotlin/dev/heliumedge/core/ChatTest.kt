@@ -85,16 +85,31 @@ class ChatTest {
         val decoder = Decoder(manifest, engine)
         val conversations = Conversations(decoder, tokenizer, manifest)
         assertEquals(setOf(7) + manifest.tokens.eos, conversations.stop)
+        val short = manifest.generation.copy(maxNewTokens = 2)
         fun sampler() = Sampler(4100, SamplingOptions()) { 0.0 }
-        val first = conversations.answer(listOf(user("a b c")), sampler(), 2) { _, _ -> }
+        val first = conversations.answer(listOf(user("a b c")), sampler(), short) { _, _ -> }
         assertEquals(AnswerFacts(0, 0), first)
         val asked = conversations.ids(listOf(user("a b c")))
-        val again = conversations.answer(listOf(user("a b c")), sampler(), 2) { _, _ -> }
+        val again = conversations.answer(listOf(user("a b c")), sampler(), short) { _, _ -> }
         assertEquals("all but the last token", AnswerFacts(asked.size - 1, 0), again)
-        conversations.forget()
-        assertEquals(0, conversations.answer(listOf(user("a b c")), sampler(), 2) { _, _ -> }.reusedTokens)
+        // Somebody else uses the decoder.
+        decoder.rewind()
+        decoder.decode(9)
+        assertEquals(0, conversations.answer(listOf(user("a b c")), sampler(), short) { _, _ -> }.reusedTokens)
         val many = listOf(user("a b c"), assistant("d e f"), user("g h i"), assistant("k"), user("l m"))
-        assertEquals(4, conversations.answer(many, sampler(), 4) { _, _ -> }.droppedMessages)
+        assertEquals(4, conversations.answer(many, sampler(), short.copy(maxNewTokens = 4)) { _, _ -> }.droppedMessages)
+        decoder.rewind()
+        val stats = GenerationStats()
+        assertEquals("in the whole cache", 0, conversations.answer(many.take(3), sampler(), short, stats = stats) { _, _ -> }.droppedMessages)
+        assertEquals(2, stats.newTokens)
+        assertEquals("in a shorter context", 2, conversations.answer(many.take(3), sampler(), short, contextTokens = 10) { _, _ -> }.droppedMessages)
+        val long = GenerationStats()
+        conversations.answer(listOf(user("a b c")), sampler(), short.copy(maxNewTokens = 50), stats = long, contextTokens = 12) { _, _ -> }
+        assertEquals("one more is chosen than fits", 12 - asked.size + 1, long.newTokens)
+        assertEquals(StopReason.LENGTH, long.stopReason)
+        val bounded = GenerationStats()
+        conversations.answer(listOf(user("a b c")), sampler(), short.copy(maxNewTokens = 50, maxLength = asked.size + 3), stats = bounded) { _, _ -> }
+        assertEquals(3, bounded.newTokens)
     }
 
     private fun wide(manifest: Manifest): Manifest = manifest.copy(

@@ -6,13 +6,14 @@ import org.junit.Test
 
 class ClassifierTest {
     private fun manifest(perToken: Boolean, labels: List<String> = emptyList(), problemType: String? = null): Manifest {
+        val task = if (perToken) Task.TOKEN_CLASSIFICATION else Task.SEQUENCE_CLASSIFICATION
         val shape = if (perToken) listOf(1L, 4, 3) else listOf(1L, 3)
         val graph = GraphSpec(
             "classifier.onnx", null, Phase.CLASSIFY, 4, null,
             listOf(TensorSpec("input_ids", Role.TOKENS, Dtype.INT64, listOf(1, 4))),
             listOf(TensorSpec("logits", Role.LOGITS, Dtype.FLOAT32, shape)),
         )
-        return fakeManifest().copy(graphs = listOf(graph), cache = null, head = HeadSpec("", labels, problemType))
+        return fakeManifest().copy(graphs = listOf(graph), cache = null, output = OutputSpec(task, labels, problemType))
     }
 
     @Test
@@ -30,7 +31,7 @@ class ClassifierTest {
     }
 
     @Test
-    fun `scores and names are those of the head`() {
+    fun `scores and names are those of the manifest`() {
         val names = listOf("low", "middle", "high")
         fun scores(problemType: String?) = Classifier(manifest(false, names, problemType), FakeEngine(3) { 2 }).classify(intArrayOf(1)).single()
         assertEquals(listOf("high", "low", "middle"), scores(null).map { it.name })

@@ -29,11 +29,41 @@ class LoaderTest {
             assertEquals("three of the prompt, three fed back, one more shown", 4, stats.newTokens)
             assertFails<CacheFullException> { loaded.generate("The device", Settings(contextTokens = 2), StopSignal(), stats) { _, _ -> } }
             val short = GenerationStats()
-            loaded.generate("The device", Settings(maxNewTokens = 2), StopSignal(), short) { _, _ -> }
+            loaded.generate("The device", Settings(generation = GenerationOverrides(maxNewTokens = 2)), StopSignal(), short) { _, _ -> }
             assertEquals(2, short.newTokens)
         }
         assertTrue(engine.closed)
         assertNull(CrashGuard(note).suspect())
+    }
+
+    @Test
+    fun `a saved cache spares the prompt, in a text and in a conversation`() {
+        engine.recordsCache = false
+        val file = File(temporary.root, "cache")
+        val settings = Settings(generation = GenerationOverrides(maxNewTokens = 3))
+        loader().load(bundle, settings)!!.use { loaded ->
+            assertFails<InvalidRequestException> { loaded.saveCache(file) }
+            loaded.generate("The device is", settings, StopSignal(), GenerationStats()) { _, _ -> }
+            assertEquals("four of the prompt, two fed back", loaded.tokenizer.encode("The device is").size + 2, loaded.saveCache(file))
+        }
+        engine.calls.clear()
+        loader().load(bundle, settings)!!.use { loaded ->
+            val prompt = loaded.tokenizer.encode("The device is")
+            assertEquals(prompt.size + 2, loaded.loadCache(file))
+            val stats = GenerationStats()
+            loaded.generate("The device is", settings, StopSignal(), stats, reuse = true) { _, _ -> }
+            assertEquals(listOf(prompt.size - 1, 1), listOf(stats.reusedTokens, stats.promptTokens))
+            assertEquals("the last token alone, at its place", listOf(listOf(prompt.last()) to prompt.size - 1), engine.calls.take(1).map { it.ids to it.position })
+            loaded.loadCache(file)
+            engine.calls.clear()
+            val fresh = GenerationStats()
+            loaded.generate("The device is", settings, StopSignal(), fresh) { _, _ -> }
+            assertEquals(0, fresh.reusedTokens)
+            assertEquals(prompt.size, fresh.promptTokens)
+            File(temporary.root, "cut").writeBytes(file.readBytes().dropLast(1).toByteArray())
+            assertFails<PromptCacheException> { loaded.loadCache(File(temporary.root, "cut")) }
+            assertEquals("the conversation goes on", prompt.size + 2, loaded.decoder!!.position)
+        }
     }
 
     @Test

@@ -12,10 +12,7 @@ class SamplerTest {
         assertTrue(cases.size > 400)
         cases.forEachIndexed { index, case ->
             val logits = case.texts("logits").map { it.asFloat() }.toFloatArray()
-            val options = SamplingOptions(
-                case.double("temperature"), case.int("top_k"), case.double("top_p"), case.double("min_p"),
-                case.double("repetition_penalty"), case.int("no_repeat_ngram_size"), case.ints("suppress_tokens"),
-            )
+            val options = options(case)
             val context = TokenLog().apply { case.ints("context").forEach(::add) }
             val uniforms = case.doubles("uniforms").iterator()
             val sampler = Sampler(logits.size, options) { uniforms.next() }
@@ -55,6 +52,49 @@ class SamplerTest {
         assertEquals(0.5, values.average(), 0.05)
         // The first output of the published algorithm for seed 0 is e220a8397b1dcdaf.
         assertEquals((-0x1ddf57c684e23251L ushr 11) * (1.0 / (1L shl 53)), SeededUniforms(0).next(), 0.0)
+    }
+
+    @Test
+    fun `what is asked for takes the place of the defaults as in the reference`() {
+        val cases = Vectors.cases("overrides.json")
+        assertTrue(cases.size > 400 && cases.count { it.has("refused") } > 40)
+        for (case in cases) {
+            val defaults = ManifestReader.generation(JsonFields.of(case.json("defaults"), "generation"))
+            val asked = Case((case.json("asked") as Json.Obj).fields)
+            if (case.has("refused")) {
+                val error = assertFails<InvalidRequestException> { overrides(asked) }
+                assertTrue(error.message!!, "out of range" in error.what || "is empty" in error.what)
+                continue
+            }
+            val wanted = overrides(asked).applyTo(defaults)
+            val expected = case.document("options")
+            assertEquals(options(expected), SamplingOptions.of(wanted))
+            assertEquals(case.texts("stop_strings"), wanted.stopStrings)
+            assertEquals("$asked", case.ints("new_tokens"), case.ints("prompt_tokens").map(wanted::newTokensBehind))
+        }
+        assertFails<InvalidRequestException> { GenerationOverrides(maxNewTokens = 0) }
+        assertFails<InvalidRequestException> { GenerationOverrides(maxLength = 0) }
+        assertFails<InvalidRequestException> { GenerationOverrides(suppressTokens = listOf(3, -1)) }
+        val both = GenerationOverrides(maxNewTokens = 9, maxLength = 12).applyTo(GenerationDefaults(false, 1.0, 0, 1.0, 8, maxLength = 100))
+        assertEquals(listOf(9, 2, 1), listOf(3, 10, 50).map(both::newTokensBehind))
+        val none = GenerationOverrides(suppressTokens = emptyList(), stopStrings = emptyList())
+            .applyTo(GenerationDefaults(false, 1.0, 0, 1.0, 8, suppressTokens = listOf(1), stopStrings = listOf("x")))
+        assertTrue(none.suppressTokens.isEmpty() && none.stopStrings.isEmpty())
+    }
+
+    private fun options(case: Case) = SamplingOptions(
+        case.double("temperature"), case.int("top_k"), case.double("top_p"), case.double("min_p"),
+        case.double("repetition_penalty"), case.int("no_repeat_ngram_size"), case.ints("suppress_tokens"),
+    )
+
+    private fun overrides(asked: Case): GenerationOverrides {
+        fun number(key: String) = if (asked.has(key)) asked.double(key) else null
+        fun whole(key: String) = if (asked.has(key)) asked.int(key) else null
+        return GenerationOverrides(
+            number("temperature"), whole("top_k"), number("top_p"), number("min_p"), number("repetition_penalty"),
+            whole("no_repeat_ngram_size"), if (asked.has("suppress_tokens")) asked.ints("suppress_tokens") else null,
+            if (asked.has("stop_strings")) asked.texts("stop_strings") else null, whole("max_new_tokens"), whole("max_length"),
+        )
     }
 
     @Test

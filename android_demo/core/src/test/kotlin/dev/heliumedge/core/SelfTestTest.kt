@@ -46,6 +46,18 @@ class SelfTestTest {
     }
 
     @Test
+    fun `the bundle says how far a logit may be off`() {
+        for ((allowed, passes) in listOf(0.5 to true, 0.3 to false, null to true)) {
+            val trace = GoldenTrace(
+                "", intArrayOf(1), intArrayOf(30, 31), doubleArrayOf(6.0, 6.0), listOf(TopToken(30, 5.4)), allowed,
+            )
+            val manifest = fakeManifest(golden = trace)
+            val result = SelfTest(manifest, tokenizer, Decoder(manifest, FakeEngine(50, right))).run()
+            assertEquals(result.message, passes, result.passed)
+        }
+    }
+
+    @Test
     fun `a bundle without a trace is refused`() {
         val manifest = fakeManifest()
         assertFails<InvalidRequestException> { SelfTest(manifest, tokenizer, Decoder(manifest, FakeEngine(50))).run() }

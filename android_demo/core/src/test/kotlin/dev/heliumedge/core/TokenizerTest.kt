@@ -113,7 +113,9 @@ class TokenizerTest {
         brokenBpe.forEach { (from, to) -> assertRefused(bpe, from, to) }
         val bytes = Vectors.file("tokenizers/byte-level.json").readText()
         val brokenBytes = mapOf(
-            "{1,3}" to "{1,4}",
+            "{1,3}" to "{1,2000}",
+            "(?i:" to "(?x:",
+            "(?!" to "(?P=",
             "\"Regex\": " to "\"String\": ",
             "\"Isolated\"" to "\"Removed\"",
             "\"invert\": false" to "\"invert\": true",

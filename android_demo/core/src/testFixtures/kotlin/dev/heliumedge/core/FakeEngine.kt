@@ -109,7 +109,7 @@ fun fakeManifest(
         tokens = Tokens(1, eos, 3, addBos = true), tokenizerFile = "tokenizer.json", tokenizerKind = "unigram",
         graphs = graphs, cache = cache, allLogits = allLogits, prefillLen = widths.last(), cacheLen = 16,
         generation = GenerationDefaults(false, 1.0, 0, 1.0, 8), memory = MemorySpec(1000, 400, 1536, 100, 2036),
-        golden = golden, head = null, files = emptyList(),
+        golden = golden, output = null, files = emptyList(),
     )
 }
 

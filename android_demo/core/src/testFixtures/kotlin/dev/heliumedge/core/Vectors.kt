@@ -30,6 +30,10 @@ class Case(private val fields: Map<String, Json>) {
 
     fun flag(key: String): Boolean = (fields.getValue(key) as Json.Bool).value
 
+    fun has(key: String): Boolean = key in fields
+
+    fun document(key: String): Case = Case((fields.getValue(key) as Json.Obj).fields)
+
     fun json(key: String): Json = fields.getValue(key)
 
     fun items(key: String): List<Json> = (fields.getValue(key) as Json.Arr).items

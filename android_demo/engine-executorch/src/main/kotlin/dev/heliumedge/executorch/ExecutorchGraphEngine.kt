@@ -46,7 +46,7 @@ public class ExecutorchGraphEngine(
         }
         // The file says of itself what the manifest says of it: two that do not belong together are found here.
         crossCheck("get_vocab_size", manifest.vocabSize)
-        if (!manifest.isClassifier) crossCheck("get_max_context_len", manifest.cacheLen)
+        if (manifest.cache != null) crossCheck("get_max_context_len", manifest.cacheLen)
     }
 
     override fun bind(graph: GraphSpec, width: Int, cache: KvBuffers?): BoundStep {

@@ -52,7 +52,11 @@ public class OrtGraphEngine(
                 "Choose the other runtime in the settings, or export with a recipe of the target onnx.",
             )
         }
-        environment = named("start") { OrtEnvironment.getEnvironment(OrtLoggingLevel.ORT_LOGGING_LEVEL_ERROR) }
+        environment = named("start") {
+            // The library reports to its maker by default. What it sends while it starts only the variable
+            // ORT_DISABLE_TELEMETRY stops, which an app sets before it is loaded.
+            OrtEnvironment.getEnvironment(OrtLoggingLevel.ORT_LOGGING_LEVEL_ERROR).apply { setTelemetry(false) }
+        }
         manifest.runtimeMinVersion?.let { oldest ->
             val found = version(environment)
             if (isOlder(found, oldest)) {

@@ -5,6 +5,11 @@ import dev.heliumedge.core.BufferAllocator
 import dev.heliumedge.core.BundleFolder
 import dev.heliumedge.core.CacheUpdate
 import dev.heliumedge.core.Case
+import dev.heliumedge.core.ChatForm
+import dev.heliumedge.core.ChatMessage
+import dev.heliumedge.core.ChatRole
+import dev.heliumedge.core.ChatSpec
+import dev.heliumedge.core.Conversations
 import dev.heliumedge.core.Decoder
 import dev.heliumedge.core.EngineException
 import dev.heliumedge.core.Generation
@@ -14,15 +19,20 @@ import dev.heliumedge.core.GraphMismatchException
 import dev.heliumedge.core.GraphSpec
 import dev.heliumedge.core.HeliumException
 import dev.heliumedge.core.KvBuffers
+import dev.heliumedge.core.Logits
 import dev.heliumedge.core.MANIFEST_NAME
 import dev.heliumedge.core.ManifestSeal
 import dev.heliumedge.core.Phase
+import dev.heliumedge.core.PromptCache
+import dev.heliumedge.core.PromptCacheException
+import dev.heliumedge.core.RoleForm
 import dev.heliumedge.core.Sampler
 import dev.heliumedge.core.SamplingOptions
 import dev.heliumedge.core.SelfTest
 import dev.heliumedge.core.StopReason
 import dev.heliumedge.core.StopSignal
 import dev.heliumedge.core.Tokenizer
+import dev.heliumedge.core.Trim
 import dev.heliumedge.core.Vectors
 import dev.heliumedge.core.WrongRuntimeException
 import dev.heliumedge.core.assertFails
@@ -93,7 +103,10 @@ class OrtBundleTest {
         val ids = tokenizer.encode(case.text("prompt"))
         assertEquals(case.ints("prompt_ids"), ids.toList())
         val uniforms = case.doubles("uniforms").iterator()
-        val options = SamplingOptions(case.double("temperature"), case.int("top_k"), case.double("top_p"))
+        val options = SamplingOptions(
+            case.double("temperature"), case.int("top_k"), case.double("top_p"), case.double("min_p"),
+            case.double("repetition_penalty"), case.int("no_repeat_ngram_size"), case.ints("suppress_tokens"),
+        )
         val sampler = Sampler(decoder.vocabSize, options) { uniforms.next() }
         val chosen = ArrayList<Int>()
         val text = StringBuilder()
@@ -105,6 +118,91 @@ class OrtBundleTest {
         assertEquals(case.text("prompt"), case.ints("ids"), chosen)
         assertEquals(case.text("text"), text.toString())
         assertEquals(case.text("stop"), stats.stopReason!!.name.lowercase())
+    }
+
+    @Test
+    fun `a saved prompt gives the bits of the Python host, and files are the same`() {
+        val cases = Vectors.cases("prompt-caches/bundles.json")
+        assertEquals(setOf("in_place", "append", "int8"), cases.map { it.text("name") }.toSet())
+        for (case in cases) {
+            val bundle = open(case.text("name"))
+            assertEquals(case.text("sha256"), bundle.manifestSha256())
+            val file = Vectors.file("prompt-caches/bundle-${case.text("name")}.safetensors")
+            val ids = case.ints("ids").toIntArray()
+            running(bundle) { _, decoder ->
+                assertEquals(ids.size, PromptCache.load(file, decoder, bundle.manifestSha256()))
+                assertEquals(ids.toList(), decoder.cachedTokens().toList())
+                assertLogits(case, decoder)
+                // The same from ids alone: whatever the file gave is gone.
+                decoder.rewind()
+                decoder.prefill(ids)
+                val written = File(Vectors.file("written").apply { mkdirs() }, file.name)
+                PromptCache.save(written, decoder, bundle.manifestSha256())
+                assertEquals(case.text("name"), file.data(), written.data())
+                assertLogits(case, decoder)
+            }
+            running(bundle, static = true) { _, decoder ->
+                PromptCache.load(file, decoder, bundle.manifestSha256())
+                assertLogits(case, decoder)
+                println("${case.text("name")}: a file of ${ids.size} tokens, both kinds of graphs give the bits of the Python host")
+                assertFails<PromptCacheException> { PromptCache.load(file, decoder, "0".repeat(64)) }
+            }
+        }
+    }
+
+    @Test
+    fun `a conversation with its cache kept gives the logits of one run`() {
+        val turn = RoleForm("Q: ", "\n", Trim.BOTH)
+        val form = ChatForm("<s>", turn.copy(before = ""), "", false, turn, null, null, turn.copy(before = "A:"), "A:")
+        for (name in listOf("in_place", "append", "int8")) {
+            val bundle = open(name)
+            val manifest = bundle.manifest.copy(chat = ChatSpec(form, null, bundle.manifest.tokens.eos))
+            running(bundle) { _, decoder ->
+                val conversations = Conversations(decoder, bundle.tokenizer(), manifest)
+                val messages = arrayListOf(ChatMessage(ChatRole.SYSTEM, "Les modèles"))
+                var reused = 0
+                var dropped = 0
+                for (index in 0 until 8) {
+                    messages.add(ChatMessage(ChatRole.USER, "The device $index"))
+                    val answer = StringBuilder()
+                    val wanted = manifest.generation.copy(maxNewTokens = 6)
+                    val sampler = Sampler(decoder.vocabSize, SamplingOptions()) { 0.0 }
+                    val facts = conversations.answer(messages, sampler, wanted) { _, piece -> answer.append(piece) }
+                    repeat(facts.droppedMessages) { messages.removeAt(1) }
+                    messages.add(ChatMessage(ChatRole.ASSISTANT, answer.toString()))
+                    reused += facts.reusedTokens
+                    dropped += facts.droppedMessages
+                }
+                assertTrue("$reused tokens were not run again", reused > 100)
+                assertEquals("the cache of 96 slots is too short", name == "append", dropped > 0)
+                val ids = decoder.cachedTokens()
+                val kept = decoder.decode(300)!!.copyOf(decoder)
+                decoder.rewind()
+                decoder.prefill(ids)
+                val fresh = decoder.decode(300)!!.copyOf(decoder)
+                val scale = Math.sqrt(fresh.sumOf { it.toDouble() * it } / fresh.size)
+                val worst = fresh.indices.maxOf { Math.abs(fresh[it] - kept[it]).toDouble() } / scale
+                println("$name: 8 turns, $reused tokens from the cache, $dropped messages dropped; worst logit off by $worst")
+                // The portable kernels quantize activations, by the rows of a call together.
+                assertTrue("$name: $worst", worst < if (name == "append") 0.1 else 0.01)
+            }
+        }
+    }
+
+    private fun Logits.copyOf(decoder: Decoder) = FloatArray(decoder.vocabSize) { buffer.get(offset + it) }
+
+    private fun assertLogits(case: Case, decoder: Decoder) {
+        for ((token, expected) in case.ints("next").zip(case.table("logits"))) {
+            val row = decoder.decode(token)!!
+            val bits = List(decoder.vocabSize) { row.buffer.get(row.offset + it).toRawBits() }
+            assertEquals(case.text("name"), expected, bits)
+        }
+    }
+
+    /** The bytes behind the header, in which the order of the metadata is free. */
+    private fun File.data(): List<Byte> {
+        val bytes = readBytes()
+        return bytes.drop(8 + ByteBuffer.wrap(bytes).order(java.nio.ByteOrder.LITTLE_ENDIAN).getLong(0).toInt())
     }
 
     @Test

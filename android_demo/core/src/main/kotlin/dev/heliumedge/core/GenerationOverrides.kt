@@ -1,0 +1,62 @@
+package dev.heliumedge.core
+
+/**
+ * What somebody asks for in place of a bundle's own defaults of generation; null leaves what the bundle says. The same
+ * as the options of the Python host.
+ *
+ * @property temperature 0 is greedy; any other value draws, also where the bundle's own choice is greedy.
+ * @property topK Draw from the k most likely tokens, 0 from all.
+ * @property topP Draw from the smallest set of most likely tokens that reaches it.
+ * @property minP Draw from tokens at least this times as likely as the most likely one.
+ * @property repetitionPenalty Above 1, tokens that stand in the text already become less likely.
+ * @property noRepeatNgramSize No run of so many tokens comes twice; 0 allows all.
+ * @property suppressTokens Ids that are never chosen; an empty list allows all.
+ * @property stopStrings Texts that end a generation and are not shown; an empty list is none.
+ * @property maxNewTokens Upper bound of the new tokens; the bundle's own bound of prompt and answer together, if it has
+ *   one, then holds no more.
+ * @property maxLength Upper bound of prompt and answer together; at least one token is generated.
+ * @throws InvalidRequestException A value outside its range.
+ */
+public data class GenerationOverrides(
+    val temperature: Double? = null,
+    val topK: Int? = null,
+    val topP: Double? = null,
+    val minP: Double? = null,
+    val repetitionPenalty: Double? = null,
+    val noRepeatNgramSize: Int? = null,
+    val suppressTokens: List<Int>? = null,
+    val stopStrings: List<String>? = null,
+    val maxNewTokens: Int? = null,
+    val maxLength: Int? = null,
+) {
+    init {
+        // Says what is wrong with each of the values that it has; the others are neutral.
+        SamplingOptions.of(applyTo(NEUTRAL))
+        suppressTokens?.firstOrNull { it < 0 }?.let { bad("suppressed token $it", "ids from 0 on") }
+        stopStrings?.let(::StopStrings)
+        if (maxNewTokens != null && maxNewTokens < 1) bad("$maxNewTokens new tokens", "1 and above")
+        if (maxLength != null && maxLength < 1) bad("$maxLength tokens of prompt and answer", "1 and above")
+    }
+
+    /** The defaults of a bundle with these values in them. */
+    public fun applyTo(defaults: GenerationDefaults): GenerationDefaults = GenerationDefaults(
+        doSample = defaults.doSample || temperature != null,
+        temperature = temperature ?: defaults.temperature,
+        topK = topK ?: defaults.topK,
+        topP = topP ?: defaults.topP,
+        maxNewTokens = maxNewTokens ?: defaults.maxNewTokens,
+        minP = minP ?: defaults.minP,
+        repetitionPenalty = repetitionPenalty ?: defaults.repetitionPenalty,
+        noRepeatNgramSize = noRepeatNgramSize ?: defaults.noRepeatNgramSize,
+        suppressTokens = suppressTokens ?: defaults.suppressTokens,
+        stopStrings = stopStrings ?: defaults.stopStrings,
+        maxLength = maxLength ?: if (maxNewTokens == null) defaults.maxLength else null,
+    )
+
+    private fun bad(what: String, allowed: String): Nothing =
+        throw InvalidRequestException("$what is out of range", "Allowed: $allowed.")
+
+    private companion object {
+        val NEUTRAL = GenerationDefaults(doSample = false, temperature = 1.0, topK = 0, topP = 1.0, maxNewTokens = 1)
+    }
+}
