@@ -161,8 +161,8 @@ def test_webgpu(recipe: str, bundle: Callable[[str], Path], tmp_path: Path) -> N
 
 RUN = "const results = await graph.session.run(feeds); // no fetches: nothing is bound"
 BOUND = """
-    const past = (name) => feeds[name.replace('present', 'past_key_values')];
-    const fetches = graph.outputs.map(({ name, role }) => [name, PRESENT.has(role) ? past(name) : null]);
+    const origin = (name) => feeds[name.replace('present', 'past_key_values')];
+    const fetches = graph.outputs.map(({ name, role }) => [name, PRESENT.has(role) ? origin(name) : null]);
     const results = await graph.session.run(feeds, Object.fromEntries(fetches));
     for (const [name, tensor] of fetches) if (tensor) results[name] = tensor;
 """
