@@ -132,9 +132,13 @@ def test_the_golden_ids(recipe: str, query: str, bundle: Callable[[str], Path], 
         assert text_of(page, "verdict").startswith(f"Passed: {found['same']} of 32")
 
 
+@pytest.mark.full
+@pytest.mark.parametrize("build", ["ort.min.mjs", "ort.all.min.mjs", "ort.webgpu.min.mjs", "ort.jspi.min.mjs"])
 @pytest.mark.parametrize("recipe", ["web-int4", "onnx-int4-portable"])
-def test_the_webgpu_build_on_wasm(recipe: str, bundle: Callable[[str], Path], tmp_path: Path) -> None:
-    with opened(bundle(recipe), tmp_path, "build=ort.webgpu.min.mjs&provider=wasm") as page:
+def test_every_build(recipe: str, build: str, bundle: Callable[[str], Path], tmp_path: Path) -> None:
+    """That with wasm alone is what the tests above run on."""
+    with opened(bundle(recipe), tmp_path, f"build={build}&provider=wasm") as page:
+        assert status(page).startswith("Ready"), status(page)
         assert self_test(page)["passed"]
 
 
@@ -157,8 +161,8 @@ def test_webgpu(recipe: str, bundle: Callable[[str], Path], tmp_path: Path) -> N
 
 RUN = "const results = await graph.session.run(feeds); // no fetches: nothing is bound"
 BOUND = """
-    const pastOf = (name) => feeds[name.replace('present', 'past_key_values')];
-    const fetches = graph.outputs.map(({ name, role }) => [name, PRESENT.has(role) ? pastOf(name) : null]);
+    const origin = (name) => feeds[name.replace('present', 'past_key_values')];
+    const fetches = graph.outputs.map(({ name, role }) => [name, PRESENT.has(role) ? origin(name) : null]);
     const results = await graph.session.run(feeds, Object.fromEntries(fetches));
     for (const [name, tensor] of fetches) if (tensor) results[name] = tensor;
 """

@@ -7,6 +7,7 @@ import ai.onnxruntime.OrtSession
 import dev.heliumedge.core.BoundStep
 import dev.heliumedge.core.BufferAllocator
 import dev.heliumedge.core.BundleFolder
+import dev.heliumedge.core.Dtype
 import dev.heliumedge.core.EngineException
 import dev.heliumedge.core.GraphEngine
 import dev.heliumedge.core.GraphSpec
@@ -60,9 +61,10 @@ public class OrtGraphEngine(
         manifest.runtimeMinVersion?.let { oldest ->
             val found = version(environment)
             if (isOlder(found, oldest)) {
+                val change = if (manifest.cache?.dtype == Dtype.INT8) "without kv_cache: int8" else "with an older min_runtime"
                 throw WrongRuntimeException(
                     "${manifest.name} needs ONNX Runtime $oldest or newer, this app has $found",
-                    "Update the app, or export with a recipe without kv_cache: int8.",
+                    "Update the app, or export with a recipe $change.",
                 )
             }
         }

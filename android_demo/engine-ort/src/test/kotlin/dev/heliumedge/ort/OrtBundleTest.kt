@@ -55,9 +55,12 @@ class OrtBundleTest {
 
     private fun BundleFolder.tokenizer() = Tokenizer.open(file(manifest.tokenizerFile))
 
+    /** The Java classes are older than the library, which its file name tells. */
+    private fun engine(bundle: BundleFolder, allocator: BufferAllocator = BufferAllocator.Direct) =
+        OrtGraphEngine(bundle, OrtOptions(threads = 1), allocator) { System.getenv("ORT_REAL_LIB")?.substringAfter(".so.") ?: it.version }
+
     private inline fun <T> running(bundle: BundleFolder, static: Boolean = false, allocator: BufferAllocator = BufferAllocator.Direct, use: (OrtGraphEngine, Decoder) -> T): T {
-        // The Java classes are older than the library, which its file name tells.
-        val engine = OrtGraphEngine(bundle, OrtOptions(threads = 1), allocator) { System.getenv("ORT_REAL_LIB")?.substringAfter(".so.") ?: it.version }
+        val engine = engine(bundle, allocator)
         return Decoder(bundle.manifest, engine, allocator, static).use { use(engine, it) }
     }
 
@@ -266,7 +269,7 @@ class OrtBundleTest {
     @Test
     fun `past and present of a layer are one tensor`() {
         val bundle = open("in_place")
-        val engine = OrtGraphEngine(bundle, OrtOptions(threads = 1))
+        val engine = engine(bundle)
         engine.use {
             val decoder = Decoder(bundle.manifest, Spying(engine) { step ->
                 val graph = bundle.manifest.graph(Phase.ANY)!!
