@@ -13,6 +13,7 @@ from helium_edge.checkpoint import Checkpoint
 from helium_edge.errors import UsageError
 from helium_edge.generation import LanguageModel, language_model, text_model
 from helium_edge.parity import facts
+from helium_edge.parity.bundle_store import BundleStore
 from helium_edge.parity.greedy import first_words
 from helium_edge.parity.logits_store import cache_folder
 from helium_edge.parity.oracle_optimum import require_optimum
@@ -23,7 +24,7 @@ from helium_edge.parity.session import Session
 from helium_edge.parity.text_graph import SHORT_TEXTS, compare_graph
 from helium_edge.parity.text_report import ReferenceTextModel, TextReport, compare_texts, text_lengths
 from helium_edge.progress import SILENT, Progress
-from helium_edge.quant import QuantizedStore
+from helium_edge.quant import QuantizedStore, WeightStore
 from helium_edge.recipe import Recipe
 from helium_edge.targets import load_target
 from helium_edge.texts import BUILT_IN_TEXT, MIN_WINDOW_LEN, TextSource, evaluation_windows
@@ -58,7 +59,8 @@ def check(  # noqa: PLR0913 - an argument per option of the command
         threads: Threads within an operator; 0 lets the runtime choose.
         static: Run the static prefill and decode graphs instead of the one that serves both.
         unverified: Run a bundle whose checksums do not match.
-        store: Folder of quantized weights, as of `export --store`; by default they are quantized anew.
+        store: Folder of quantized weights, as of `export --store`; by default they are quantized anew. A
+            calibrated bundle needs none.
         layers: Localise also when L1 holds: the error of every operation of every layer.
         oracle: A second oracle beside transformers; like `layers`, of language models alone.
         decoders_only: Refuse other models before anything is run.
@@ -89,7 +91,7 @@ def check(  # noqa: PLR0913 - an argument per option of the command
     original = original_of(bundle.manifest, checkpoint)
     recipe = bundle.manifest.quantization.to_recipe()
     with tempfile.TemporaryDirectory(prefix="helium-edge-") as scratch:
-        weights = QuantizedStore(original, recipe.quantization, store or Path(scratch))
+        weights = _weights(bundle, original, recipe, store or Path(scratch))
         if not has_cache:
             return check_texts(bundle, original, weights, recipe, progress, text, threads=threads)
         model = language_model(bundle, threads=threads, static=static)
@@ -110,10 +112,17 @@ def check(  # noqa: PLR0913 - an argument per option of the command
         )
 
 
+def _weights(bundle: Bundle, original: Checkpoint, recipe: Recipe, folder: Path) -> WeightStore:
+    """What the bundle should hold: quantized anew, or of a calibrated bundle what it does hold."""
+    if bundle.manifest.quantization.calibration is not None:
+        return BundleStore(bundle, original, recipe)
+    return QuantizedStore(original, recipe.quantization, folder)
+
+
 def check_texts(
     bundle: Bundle,
     original: Checkpoint,
-    weights: QuantizedStore,
+    weights: WeightStore,
     recipe: Recipe,
     progress: Progress,
     text: TextSource,
@@ -152,7 +161,7 @@ def check_texts(
 def quick_check(
     model: LanguageModel,
     original: Checkpoint,
-    weights: QuantizedStore,
+    weights: WeightStore,
     recipe: Recipe,
     *,
     window_len: int,
