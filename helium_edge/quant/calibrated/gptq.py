@@ -53,7 +53,7 @@ def round_gptq(target: Tensor, factor: Tensor, scheme: Scheme) -> QuantizedWeigh
 
 def _round_rows(target: Tensor, factor: Tensor, scheme: Scheme) -> tuple[Tensor, Tensor, Tensor | None]:
     """Codes (K, N), scales (G, N) and zero points (G, N) or None, as float32, of some rows (N, K)."""
-    weights = target.t().contiguous()
+    weights = target.t().clone(memory_format=torch.contiguous_format)  # a single row would be the caller's own
     columns, rows = weights.shape
     size = columns // group_count(scheme, columns)
     diagonal = factor.diagonal()

@@ -69,7 +69,7 @@ def damped(hessian: Tensor, share: float) -> Tensor:
 
     A channel that the text never uses keeps a small weight of its own: its weights are rounded, not dropped.
     """
-    result = hessian.to(torch.float64)
+    result = hessian.to(torch.float64, copy=True)
     mean = float(result.diagonal().mean())
     if mean == 0.0:
         return torch.eye(len(hessian), dtype=torch.float64)
