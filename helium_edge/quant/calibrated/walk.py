@@ -46,11 +46,13 @@ class WalkOptions:
         damping: See `Calibrated`.
         rounds: See `Calibrated`.
         folds: Whether to move large channels into the weights first.
+        corrected: Whether targets make up for what inputs have lost; only comparisons leave that out.
     """
 
     damping: float
     rounds: int
     folds: bool
+    corrected: bool = True
 
 
 class Originals(Protocol):
@@ -288,7 +290,7 @@ class Walk:
         for scheme, group in self._groups(names):
             found = self._results.weights(group)
             if found is None:
-                statistics = statistics or collect(inputs, expected)
+                statistics = statistics or collect(inputs, expected if self._options.corrected else None)
                 originals = [parts[name] for name in group]
                 found = self._method(originals, statistics, scheme)
                 self._results.put_weights(group, originals, found)

@@ -29,7 +29,7 @@ HOT = (3, 40)
 
 
 def model(folder: Path, *, hot: float = 30.0, **changes: Any) -> Checkpoint:
-    """A random checkpoint of which a few channels are `hot` times as large, the function being the same for any."""
+    """A random checkpoint with a few channels that are `hot` times as large; the function is the same for any."""
     config = tiny_config(**MODEL | changes)
     made = make_checkpoint(folder, std=STD, **MODEL | changes)
     tensors = {name: tensor.float() for name, tensor in random_weights(config, std=STD).items()}

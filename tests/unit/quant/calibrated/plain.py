@@ -56,7 +56,7 @@ def _without(inverse: Tensor, column: int) -> Tensor:
 
 
 def least_squares(weight: Tensor, reference: Tensor, quantized: Tensor, ridge: float) -> Tensor:
-    """The W* that minimises ||W X' - W* X~'||^2 / T + ridge * mean(diag H) ||W* - W||^2, (N, K), by normal equations."""
+    """The W* (N, K) that minimises ||W X' - W* X~'||^2 / T + ridge * mean(diag H) ||W* - W||^2."""
     tokens = len(quantized)
     moment = quantized.double().T @ quantized.double() / tokens
     shift = ridge * moment.diagonal().mean()

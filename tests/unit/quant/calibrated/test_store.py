@@ -1,4 +1,4 @@
-"""The store of calibrated weights: codes as they were found, the same bytes however it came to them, keys that tell."""
+"""The store of calibrated weights: codes as they were found, the same bytes on every way, keys that tell."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def test_a_store_has_a_shard_a_weight(whole: CalibratedStore) -> None:
 def test_a_killed_run_goes_on_with_the_same_bytes(
     point: int, checkpoint: Checkpoint, whole: CalibratedStore, tmp_path: Path
 ) -> None:
-    """Killed for good at a shard: before the first layer, between and within the matrices of an input, at the end."""
+    """Killed for good: before the first layer, between and within the matrices of an input, at the end."""
     folder = tmp_path / "s"
     command = [sys.executable, "-c", KILLED, str(checkpoint.folder), str(folder), str(point)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path])}
@@ -255,7 +255,7 @@ def test_options_have_defaults_by_the_size_of_the_model(
     checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = models.open_store(checkpoint, tmp_path, WANTED)
-    assert dataclasses.asdict(store.options) == {"damping": 0.1, "rounds": 2, "folds": True}
+    assert dataclasses.asdict(store.options) == {"damping": 0.1, "rounds": 2, "folds": True, "corrected": True}
     assert store.tokens == sum(map(len, models.texts(checkpoint)))
     monkeypatch.setattr(store_module, "LARGE", 1)
     assert models.open_store(checkpoint, tmp_path, WANTED).options.rounds == 1
