@@ -28,6 +28,10 @@ from helium_edge.recipe import Scheme
 
 POWERS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
+_WORTH = 0.9
+"""Share of the loss that must be left for a fold to be made: of inputs without large channels, 0.96 to 1 is, and
+they are better left alone (0.0189 against 0.0195 on held-out text); with large ones, 0.25 to 0.62."""
+
 _FLOOR = 1e-4
 """Smallest channel, as a share of the largest one: what the text never uses is not blown up without end."""
 
@@ -108,7 +112,9 @@ def choose_factors(
         factors = (factors / (factors.max() * factors.min()).sqrt()).to(torch.bfloat16).to(torch.float32)
         return sum(_rounding_loss(weight, scheme, factors, power) for weight, scheme in quantized), factors
 
-    return min(map_pieces(judge, POWERS), key=lambda judged: judged[0])[1]
+    judged = map_pieces(judge, POWERS)
+    best = min(judged, key=lambda each: each[0])
+    return best[1] if best[0] < _WORTH * judged[0][0] else torch.ones_like(size)
 
 
 def _rounding_loss(weight: Tensor, scheme: Scheme, factors: Tensor, power: Tensor) -> float:
