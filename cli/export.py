@@ -85,7 +85,7 @@ def export(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Text to calibrate weights, or an int8 KV cache, on, instead of the built-in one: UTF-8, or .jsonl.",
+            help="Text to calibrate weights or an int8 KV cache on, not the built-in one: UTF-8, or .jsonl.",
             show_default=False,
         ),
     ] = None,

@@ -30,6 +30,9 @@ class BundleStore(WeightStore):
         original: Its checkpoint, whose shape it has.
         recipe: What it was exported by.
 
+    Attributes:
+        artifact: Where they are read.
+
     Raises:
         BundleError: A file is not readable, or its graphs are not built as ours are.
         MissingDependencyError: Packages that read it are not installed.
@@ -37,15 +40,15 @@ class BundleStore(WeightStore):
 
     def __init__(self, bundle: Bundle, original: Checkpoint, recipe: Recipe) -> None:
         super().__init__(original.config, plan_weights(original.config, recipe.quantization))
-        self._artifact = readback(bundle)
+        self.artifact = readback(bundle)
 
     @override
     def get(self, name: str) -> QuantizedWeight | Tensor:
-        return self._artifact.get(name)
+        return self.artifact.get(name)
 
     @override
     def vector(self, name: str) -> Tensor:
-        return self._artifact.vector(name)
+        return self.artifact.vector(name)
 
 
 def compare_digests(
@@ -93,9 +96,10 @@ def _diagnose(
             swapped = tensor.codes.view(len(tensor.codes), -1, 2).flip(-1).reshape(tensor.shape)
             if _is(tensor, swapped, tensor.scales, expected, real):
                 return "nibbles swapped"
-        transposed = tensor.scales.reshape(tensor.scales.T.shape).T.contiguous()
-        if _is(tensor, tensor.codes, transposed, expected, real):
-            return "scales transposed"
+        flat = tensor.scales.T.shape
+        for transposed in (tensor.scales.reshape(flat).T, tensor.scales.T.reshape(tensor.scales.shape)):
+            if _is(tensor, tensor.codes, transposed.contiguous(), expected, real):
+                return "scales transposed"
         return "codes or scales are not those that were exported"
     return "not the values that were exported"
 
