@@ -67,6 +67,11 @@ def map_pieces(work: Callable[[Item], Result], pieces: Iterable[Item]) -> list[R
         torch.set_num_threads(threads)
 
 
+def alone(work: Callable[[Item], Result], item: Item) -> Result:
+    """Call `work` in one thread: LAPACK, for one, adds up in another order in two."""
+    return map_pieces(work, [item])[0]
+
+
 def spans(count: int, size: int) -> list[slice]:
     """Slices of `size`, the last one possibly shorter, over `count` rows."""
     return [slice(start, min(start + size, count)) for start in range(0, count, size)]

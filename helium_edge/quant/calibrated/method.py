@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -21,7 +21,7 @@ from helium_edge.quant.calibrated.statistics import (
     lower_factor,
 )
 from helium_edge.quant.calibrated.target import corrected_target
-from helium_edge.quant.parallel import map_pieces
+from helium_edge.quant.parallel import alone
 from helium_edge.recipe import Scheme
 
 CORRECTION = 10.0
@@ -64,19 +64,19 @@ class Calibrated(CalibratedMethod):
         self, weights: Sequence[Tensor], statistics: InputStatistics, scheme: Scheme
     ) -> list[QuantizedWeight]:
         stacked = torch.cat(list(weights)) if len(weights) > 1 else weights[0]
+        # One after the other: in float64 each of them takes as much memory as a layer of 2 billion parameters.
+        target = self._target(stacked, statistics)
         hessian = damped(statistics.hessian, self.damping)
-        # In one thread each: LAPACK adds up in another order in two.
-        easier = damped(statistics.hessian, self.damping * CORRECTION)
-        factor, lower = map_pieces(_factorise, [(inverse_factor, hessian), (lower_factor, easier)])
-        target = corrected_target(stacked, statistics, lower)
-        found = round_gptq(target, factor.to(torch.float32), scheme)
+        factor = alone(inverse_factor, hessian).to(torch.float32)
+        found = round_gptq(target, factor, scheme)
         found = refine(found, target, hessian.to(torch.float32), self.rounds)
         return _split(found, [len(weight) for weight in weights])
 
-
-def _factorise(task: tuple[Callable[[Tensor], Tensor], Tensor]) -> Tensor:
-    factorise, matrix = task
-    return factorise(matrix)
+    def _target(self, weight: Tensor, statistics: InputStatistics) -> Tensor:
+        if statistics.shift is None:
+            return weight
+        lower = alone(lower_factor, damped(statistics.hessian, self.damping * CORRECTION))
+        return corrected_target(weight, statistics, lower)
 
 
 def _split(weight: QuantizedWeight, rows: Sequence[int]) -> list[QuantizedWeight]:

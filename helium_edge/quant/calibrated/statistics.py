@@ -88,6 +88,8 @@ def inverse_factor(matrix: Tensor) -> Tensor:
 
     Row j of U, divided by U_jj, says how later columns make up best for an error in column j.
     """
-    inverse = torch.cholesky_inverse(lower_factor(matrix))
+    lower = lower_factor(matrix)
+    inverse = torch.cholesky_inverse(lower)
+    del lower
     factor: Tensor = torch.linalg.cholesky(inverse, upper=True)
     return factor
