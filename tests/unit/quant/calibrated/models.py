@@ -92,15 +92,16 @@ class Original:
     vector = dense
 
 
-def outputs(checkpoint: Checkpoint, weights: Any, ids: Sequence[int]) -> Tensor:
-    """Of every position, what the head is given and what it returns: (T, C) and (T, V), side by side."""
-    model = TextModel(checkpoint.config, weights)
+def outputs(checkpoint: Checkpoint, weights: Any, *texts: Sequence[int]) -> Tensor:
+    """What the head returns at every position of the texts, (T, V), or the final norm where there is none."""
+    config, model = checkpoint.config, TextModel(checkpoint.config, weights)
+    rows = []
     with torch.inference_mode():
-        tokens = torch.tensor(ids)
-        config = checkpoint.config
-        rope = rope_tables(config.rope_theta, config.head_dim, len(tokens))
-        states = model.stack.encode(tokens, rope, causal_mask(config, len(tokens)))
-        return model.stack.logits(states)
+        for ids in texts:
+            rope = rope_tables(config.rope_theta, config.head_dim, len(ids))
+            states = model.stack.encode(torch.tensor(ids), rope, causal_mask(config, len(ids)))
+            rows.append(model.stack.logits(states))
+    return torch.cat(rows)
 
 
 class Kept(Results):

@@ -168,12 +168,10 @@ def test_factors_meet_large_channels_and_leave_others_alone() -> None:
 
 def errors(checkpoint: Checkpoint, weights: Any) -> float:
     """Mean squared error of the logits on other text, against the mean square of the original's."""
-    total = scale = 0.0
-    for ids in models.texts(checkpoint, seed=100):
-        expected = models.outputs(checkpoint, models.Original(checkpoint), ids)
-        total += float((models.outputs(checkpoint, weights, ids) - expected).square().sum())
-        scale += float(expected.square().sum())
-    return total / scale
+    texts = models.texts(checkpoint, seed=100)
+    expected = models.outputs(checkpoint, models.Original(checkpoint), *texts)
+    found = models.outputs(checkpoint, weights, *texts)
+    return float((found - expected).square().sum() / expected.square().sum())
 
 
 @pytest.mark.parametrize(
