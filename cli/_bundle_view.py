@@ -82,6 +82,13 @@ def _show_quantization(manifest: Manifest) -> None:
         for scheme, entry in found.summary.items()
     ]
     _console.table(["scheme", "weights", "parameters", "size"], rows, right=["weights", "parameters", "size"])
+    if found.calibration is not None:
+        text = found.calibration
+        _console.line(
+            f"calibrated: {text.tokens:,} tokens ({text.text}; sha256 {text.text_sha256[:12]}), "
+            f"{text.rounds} round{'s' * (text.rounds != 1)}, damping {text.damping:g}, "
+            f"{'with' if text.folds else 'without'} folds"
+        )
     if found.worst_weight is not None:
         _console.line(
             f"relative error: {figure(found.mean_relative_error)} on average, "

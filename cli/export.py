@@ -76,7 +76,7 @@ def export(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Keep found scales here; a second export, or one that was interrupted, reuses them.",
+            help="Keep what was found for weights here; a later export, or one that goes on, reuses it.",
             show_default=False,
         ),
     ] = None,
@@ -84,7 +84,7 @@ def export(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Text for the scales of an int8 KV cache, instead of the built-in one: UTF-8, or .jsonl.",
+            help="Text to calibrate weights or an int8 KV cache on, not the built-in one: UTF-8, or .jsonl.",
             show_default=False,
         ),
     ] = None,

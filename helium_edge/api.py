@@ -53,8 +53,8 @@ def export(  # noqa: PLR0913 - keywords with defaults
         force: Replace an existing bundle.
         parity: Compare with the original before publishing; needs the extra `reference`.
         run: Run what was built, which `parity` needs, and keep a golden trace; this holds all weights, not one.
-        store: Folder that keeps the scales that were found for later exports.
-        calibration: Text for the scales of an int8 KV cache; None is the built-in one.
+        store: Folder that keeps what was found for the weights, for later exports.
+        calibration: Text to calibrate weights, or an int8 KV cache, on; None is the built-in one.
         threads: Threads within an operator while checking; 0 lets the runtime choose.
         merge_adapter: Merge the LoRA adapter that lies beside the weights.
         generation_config: Stop ids and sampling from this file, instead of the checkpoint's own.

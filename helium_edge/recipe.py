@@ -15,7 +15,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, Field, ValidationError, create_model, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    create_model,
+    model_serializer,
+    model_validator,
+)
 from pydantic_core import SchemaError, SchemaValidator, core_schema
 
 from helium_edge.documents import DocumentError, parse_yaml, read_document
@@ -132,11 +141,48 @@ def _compile(pattern: str) -> SchemaValidator:
     return SchemaValidator(core_schema.str_schema(strict=True, pattern=pattern, regex_engine="rust-regex"))
 
 
+class Calibration(StrictModel):
+    """Options of `method: calibrated`.
+
+    Args:
+        tokens: About how many tokens of text to calibrate on.
+        rounds: Rounds of scale refit and code descent; None is 2, and 1 of a model of more than 200 M parameters.
+        damping: Added to the diagonal of the Hessian, in its mean: less trust in a short text.
+        folds: Move large channels into the weights that read them first, which changes nothing else.
+    """
+
+    tokens: int = Field(default=8192, ge=256, le=1 << 20)
+    rounds: int | None = Field(default=None, ge=0, le=8)
+    damping: float = Field(default=0.1, ge=1e-4, le=1)
+    folds: bool = True
+
+
 class Quantization(StrictModel):
-    """How weights are quantized; the registry of methods lives in `quant`."""
+    """How weights are quantized; the registry of methods lives in `quant`.
+
+    Args:
+        method: Name of the method.
+        calibration: Options of the method `calibrated`, and of no other; None is all its defaults.
+        rules: The format of each weight; the first match wins.
+    """
 
     method: str = "mse"
+    calibration: Calibration | None = None
     rules: tuple[Rule, ...] = Field(min_length=1, max_length=MAX_RULES)
+
+    @model_validator(mode="after")
+    def _check(self) -> Quantization:
+        if self.calibration is not None and self.method != "calibrated":
+            raise ValueError(f"calibration has no meaning under method: {self.method}")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _leave_out(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without options that are not given: what needs none stays readable for earlier versions."""
+        found: dict[str, Any] = handler(self)
+        if self.calibration is None:
+            del found["calibration"]
+        return found
 
     def rule_for(self, name: str) -> Rule:
         """The first rule whose pattern matches the whole name.
@@ -309,8 +355,8 @@ def _keys_beside(path: list[str]) -> list[str]:
     model: type[BaseModel] = Recipe
     by_key: dict[str, type[BaseModel]] = {
         "targets": Targets, **{name: options_of(name) for name in TARGETS},
-        "shapes": Shapes, "quantization": Quantization, "rules": Rule, "scheme": Scheme, "fallback": Scheme,
-        "gates": Gates,
+        "shapes": Shapes, "quantization": Quantization, "calibration": Calibration, "rules": Rule,
+        "scheme": Scheme, "fallback": Scheme, "gates": Gates,
     }  # fmt: skip
     for part in path[:-1]:
         model = by_key.get(part, model)

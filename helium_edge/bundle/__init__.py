@@ -14,6 +14,7 @@ from helium_edge.bundle.golden import GoldenCheck, GoldenTrace, check_golden, re
 from helium_edge.bundle.graph_sections import CacheScalesSection, CacheSection, GraphEntry
 from helium_edge.bundle.manifest import MANIFEST_NAME, Manifest, read_manifest
 from helium_edge.bundle.sections import (
+    CalibrationSection,
     CreatedBy,
     FileEntry,
     GenerationSection,
@@ -37,9 +38,9 @@ __all__ = [
     "generation_defaults", "read_checkpoint_card", "tokenizer_facts", "write_card", "write_companions",
     "write_genai_config",
     # the manifest
-    "MANIFEST_NAME", "Manifest", "read_manifest", "CacheScalesSection", "CacheSection", "ChatSection", "CreatedBy",
-    "FileEntry", "GenerationSection", "GraphEntry", "MemorySection", "ModelSection", "OutputSection",
-    "QuantizationSection", "SourceSection", "TargetSection", "TokenizerSection", "TokensSection",
+    "MANIFEST_NAME", "Manifest", "read_manifest", "CacheScalesSection", "CacheSection", "CalibrationSection",
+    "ChatSection", "CreatedBy", "FileEntry", "GenerationSection", "GraphEntry", "MemorySection", "ModelSection",
+    "OutputSection", "QuantizationSection", "SourceSection", "TargetSection", "TokenizerSection", "TokensSection",
     # the golden trace
     "GoldenCheck", "GoldenTrace", "check_golden", "record_golden",
 ]  # fmt: skip

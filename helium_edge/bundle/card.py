@@ -118,6 +118,7 @@ def render_card(manifest: Manifest, card: CheckpointCard, sizes: Mapping[str, in
         summary=", ".join(
             f"{entry.weights} matrices in {scheme}" for scheme, entry in manifest.quantization.summary.items()
         ),
+        calibration=_calibration(manifest),
         files=_table({f"`{path}`": size for path, size in sorted(sizes.items())}),
         memory=_table(
             {
@@ -146,6 +147,13 @@ def _front_matter(manifest: Manifest, card: CheckpointCard, *, on_hub: bool) -> 
     }
     known = {name: value for name, value in data.items() if value}
     return f"---\n{yaml.safe_dump(known, sort_keys=True, allow_unicode=True)}---\n"
+
+
+def _calibration(manifest: Manifest) -> str:
+    found = manifest.quantization.calibration
+    if found is None:
+        return ""
+    return f",\ncalibrated on {found.tokens} tokens of text ({found.text})"
 
 
 def _cache(manifest: Manifest) -> str:

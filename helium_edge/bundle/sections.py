@@ -212,6 +212,26 @@ class WeightReportLike(Protocol):
     def nbytes(self) -> int: ...  # noqa: D102
 
 
+class CalibrationSection(Section):
+    """The text that the integers were calibrated on, and what they came to."""
+
+    text: str
+    """The built-in text, or the name of a file."""
+    text_sha256: Sha256
+    """Of the token ids, as a JSON array of arrays."""
+    tokens: Size
+    damping: float = Field(gt=0)
+    """Added to the diagonal of each Hessian, in its mean."""
+    rounds: Count
+    """Of scale refit and code descent."""
+    folds: bool
+    """Whether large channels were moved into the weights that read them: norm gains are then not the
+    checkpoint's."""
+    digests: dict[str, Sha256]
+    """sha256 of each tensor as it was exported, by its name: scheme, codes, scales and zero points of a matrix,
+    the real values of others. Parity holds the files against them."""
+
+
 class QuantizationSection(Section):
     """How the matrices were quantized; norm gains and biases are always float32."""
 
@@ -226,6 +246,8 @@ class QuantizationSection(Section):
     """Matrices that stay float32."""
     fingerprint: str
     """Identifies the codes and scales: equal for bundles that carry the same integers, whatever the target."""
+    calibration: CalibrationSection | None = None
+    """Null where the integers follow from the weights alone."""
     weights_bytes: Count
     """Codes, scales, zero points and float32 matrices together."""
     mean_relative_error: float = Field(ge=0)
@@ -251,7 +273,12 @@ class QuantizationSection(Section):
 
     @classmethod
     def from_reports(
-        cls, recipe: Recipe, reports: Iterable[WeightReportLike], *, fingerprint: str
+        cls,
+        recipe: Recipe,
+        reports: Iterable[WeightReportLike],
+        *,
+        fingerprint: str,
+        calibration: CalibrationSection | None = None,
     ) -> QuantizationSection:
         """Summarise the store's reports of all matrices."""
         reports = list(reports)
@@ -274,6 +301,7 @@ class QuantizationSection(Section):
             },
             excluded=tuple(report.name for report in reports if report.scheme == "float32"),
             fingerprint=fingerprint,
+            calibration=calibration,
             weights_bytes=sum(report.nbytes for report in reports),
             mean_relative_error=_six_digits(total / elements) if elements else 0.0,
             worst_relative_error=_six_digits(worst.relative_error) if worst else 0.0,

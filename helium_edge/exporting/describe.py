@@ -9,6 +9,7 @@ import helium_edge
 from helium_edge.bundle import (
     CacheScalesSection,
     CacheSection,
+    CalibrationSection,
     CreatedBy,
     GraphEntry,
     Manifest,
@@ -36,6 +37,7 @@ def describe(
     graphs: Sequence[BuiltGraph],
     store: QuantizedStore,
     scales: CacheScalesSection | None = None,
+    calibration: CalibrationSection | None = None,
 ) -> Manifest:
     """Describe a bundle that has been built; golden trace, parity and the list of files are added later.
 
@@ -46,6 +48,7 @@ def describe(
         graphs: The graphs.
         store: Their weights.
         scales: Of an int8 cache.
+        calibration: Of weights that were calibrated.
 
     Raises:
         CheckpointError: A companion file of the checkpoint is malformed.
@@ -79,7 +82,9 @@ def describe(
         model=ModelSection.from_config(config),
         tokens=tokens,
         tokenizer=tokenizer,
-        quantization=QuantizationSection.from_reports(recipe, reports, fingerprint=store.fingerprint()),
+        quantization=QuantizationSection.from_reports(
+            recipe, reports, fingerprint=store.fingerprint(), calibration=calibration
+        ),
         graphs=tuple(
             GraphEntry.from_signature(
                 graph.file,

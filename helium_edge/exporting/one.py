@@ -21,7 +21,14 @@ from helium_edge.bundle import (
 )
 from helium_edge.checkpoint import Checkpoint
 from helium_edge.errors import HeliumEdgeError, ParityError
-from helium_edge.exporting.calibration import calibrate_cache, calibration_texts, calibration_warnings
+from helium_edge.exporting.calibration import (
+    cache_warnings,
+    calibrate_cache,
+    calibration_section,
+    calibration_texts,
+    open_store,
+    text_warnings,
+)
 from helium_edge.exporting.describe import describe
 from helium_edge.exporting.request import ExportRequest
 from helium_edge.exporting.source import ExportSource
@@ -34,12 +41,15 @@ from helium_edge.parity import ParityReport
 from helium_edge.parity.text_report import TextReport
 from helium_edge.progress import SILENT, Progress
 from helium_edge.quant import QuantizedStore, plan_weights
+from helium_edge.quant.calibrated import CalibratedStore
+from helium_edge.quant.methods import CALIBRATED
 from helium_edge.recipe import Recipe
 from helium_edge.runtime.tokenizer import Tokenizer
 from helium_edge.targets.base import Target
 
-_SPACE = 1.15
-"""Bytes needed for each byte of the bundle: scales are kept beside it until it is whole (docs/adr/0005)."""
+_SPACE, _SPACE_CALIBRATED = 1.15, 2.1
+"""Bytes needed for each byte of the bundle: scales are kept beside it until it is whole, and the codes of
+calibrated weights as well (docs/adr/0005)."""
 
 
 @dataclass(frozen=True)
@@ -112,12 +122,19 @@ def export_one(job: Job, store: Path, progress: Progress = SILENT) -> ExportResu
     checkpoint, recipe, target, request = job.checkpoint, job.recipe, job.target, job.request
     files = target.plan(checkpoint.config, recipe, plan_weights(checkpoint.config, recipe.quantization))
     with PeakMemory() as peak, BundleWriter(job.out, force=request.force) as writer:
-        writer.require_space(int(sum(size for _, size in files) * _SPACE))
-        weights = QuantizedStore(checkpoint, recipe.quantization, store)
-        scales, section = _calibrate(job, weights, writer.folder, progress)
-        late = calibration_warnings(section)
-        for line in late:
-            progress.tell(f"warning: {line}")
+        calibrated = recipe.quantization.method == CALIBRATED
+        writer.require_space(int(sum(size for _, size in files) * (_SPACE_CALIBRATED if calibrated else _SPACE)))
+        tokenizer = Tokenizer(checkpoint.tokenizer_files()[0], job.source.companions.tokenizer.content)
+        weights = open_store(checkpoint, recipe.quantization, store, tokenizer, request.calibration)
+        late: tuple[str, ...] = ()
+        if isinstance(weights, CalibratedStore):
+            late = text_warnings(weights)
+            _tell(late, progress)
+            progress.stage("calibrate weights", weights.steps, "layers")
+            weights.prepare(progress)
+        scales, section = _calibrate_cache(job, weights, tokenizer, writer.folder, progress)
+        clipped = cache_warnings(section)
+        _tell(clipped, progress)
         sizes = _original_bytes(checkpoint, weights.names)
         progress.stage("quantize and write", sum(sizes.values()), "tensor bytes")
         graphs = target.build(
@@ -130,7 +147,8 @@ def export_one(job: Job, store: Path, progress: Progress = SILENT) -> ExportResu
             write_genai_config(checkpoint.config, recipe.shapes.cache_len, writer.folder, generation, stop)
         writer.start_hashing()
         progress.stage("describe")
-        manifest = describe(job.source, recipe, target, graphs, weights, section)
+        calibration = calibration_section(weights, request.calibration, target.real)
+        manifest = describe(job.source, recipe, target, graphs, weights, section, calibration)
         report: ParityReport | TextReport | None = None
         if request.run:
             original = checkpoint if request.compares else None
@@ -157,9 +175,14 @@ def export_one(job: Job, store: Path, progress: Progress = SILENT) -> ExportResu
         peak_anonymous_bytes=peak.anonymous_bytes,
         peak_mapped_bytes=peak.mapped_bytes,
         bundle_bytes=sum(path.stat().st_size for path in bundle.iterdir()),
-        warnings=(*job.warnings, *late),
+        warnings=(*job.warnings, *late, *clipped),
         notes=job.source.companions.notes,
     )
+
+
+def _tell(warnings: tuple[str, ...], progress: Progress) -> None:
+    for line in warnings:
+        progress.tell(f"warning: {line}")
 
 
 def _original_bytes(checkpoint: Checkpoint, names: list[str]) -> dict[str, int]:
@@ -167,14 +190,13 @@ def _original_bytes(checkpoint: Checkpoint, names: list[str]) -> dict[str, int]:
     return {name: checkpoint.tensors[name if name in checkpoint.tensors else EMBEDDING].nbytes for name in names}
 
 
-def _calibrate(
-    job: Job, weights: QuantizedStore, folder: Path, progress: Progress
+def _calibrate_cache(
+    job: Job, weights: QuantizedStore, tokenizer: Tokenizer, folder: Path, progress: Progress
 ) -> tuple[KvScales | None, CacheScalesSection | None]:
     """Scales of an int8 KV cache, written into `folder`; nothing where the recipe asks for none."""
     checkpoint, recipe = job.checkpoint, job.recipe
     if recipe.kv_cache != "int8":
         return None, None
-    tokenizer = Tokenizer(checkpoint.tokenizer_files()[0], job.source.companions.tokenizer.content)
     texts = calibration_texts(tokenizer, checkpoint.config, recipe.shapes.cache_len, job.request.calibration)
     progress.stage("calibrate KV cache", checkpoint.config.num_hidden_layers, "layers")
     return calibrate_cache(weights, texts, folder, progress)

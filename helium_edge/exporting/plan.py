@@ -12,7 +12,9 @@ from helium_edge.exporting.fit import fit, split
 from helium_edge.exporting.source import ExportSource, open_source
 from helium_edge.presets import preset
 from helium_edge.quant import PlannedWeight, plan_weights
-from helium_edge.recipe import Recipe
+from helium_edge.quant.calibrated.cost import peak_bytes
+from helium_edge.quant.methods import CALIBRATED
+from helium_edge.recipe import Calibration, Recipe
 
 _BASE_BYTES = 400 << 20
 """Resident memory of the interpreter with torch, onnx and onnxruntime loaded, rounded up."""
@@ -72,6 +74,10 @@ def _plan(config: ModelConfig, asked: Recipe, source: ExportSource | None, *, ru
     largest = max(math.prod(weight.shape) for weight in weights)
     # One weight at a time: the original's pages, its codes, their packed form. Then all as the runtime holds them.
     building = 4 * largest + target.build_memory(config, recipe, weights)
+    quantization = recipe.quantization
+    if quantization.method == CALIBRATED:
+        tokens = (quantization.calibration or Calibration()).tokens
+        building = max(building, peak_bytes(config, weights, tokens))
     running = phone["weights"] + phone["activations"] if run else 0
     return ExportPlan(
         recipe=asked,

@@ -22,9 +22,9 @@ class ExportRequest:
         force: Replace existing bundles.
         parity: Compare with the original before publishing; needs the extra `reference`.
         run: Run what was built, which `parity` needs, and keep a golden trace; this holds all weights, not one.
-        store: Folder that keeps the scales that were found for later exports; by default they lie beside `out`
+        store: Folder that keeps what was found for the weights; by default it lies beside `out`
             while the export runs, and an interrupted one takes them up again.
-        calibration: Text for the scales of an int8 KV cache; None is the built-in one.
+        calibration: Text to calibrate weights, or an int8 KV cache, on; None is the built-in one.
         threads: Threads within an operator while checking; 0 lets the runtime choose.
         strict: Refuse a checkpoint of which anything is ignored, replaced or guessed.
         reading: How to read the checkpoint: an adapter to merge, another generation_config.json.

@@ -12,7 +12,7 @@ from helium_edge.parity import ParityReport
 from helium_edge.parity.check import check_texts, quick_check
 from helium_edge.parity.text_report import TextReport
 from helium_edge.progress import Progress
-from helium_edge.quant import QuantizedStore
+from helium_edge.quant import WeightStore
 from helium_edge.recipe import Recipe
 from helium_edge.targets.loading import target_of
 from helium_edge.tasks import LANGUAGE_MODEL, TEXT_TASKS, Task
@@ -33,7 +33,7 @@ QUICK_TOKENS = 2000
 def try_out(
     bundle: Bundle,
     original: Checkpoint | None,
-    weights: QuantizedStore,
+    weights: WeightStore,
     recipe: Recipe,
     threads: int,
     progress: Progress,
@@ -57,7 +57,7 @@ def try_out(
 def _run_decoder(
     bundle: Bundle,
     original: Checkpoint | None,
-    weights: QuantizedStore,
+    weights: WeightStore,
     recipe: Recipe,
     threads: int,
     progress: Progress,
@@ -85,7 +85,7 @@ def _run_decoder(
 def _run_text_model(
     bundle: Bundle,
     original: Checkpoint | None,
-    weights: QuantizedStore,
+    weights: WeightStore,
     recipe: Recipe,
     threads: int,
     progress: Progress,
@@ -103,7 +103,7 @@ def _run_text_model(
 
 
 _Run = Callable[
-    [Bundle, Checkpoint | None, QuantizedStore, Recipe, int, Progress],
+    [Bundle, Checkpoint | None, WeightStore, Recipe, int, Progress],
     tuple[Manifest, ParityReport | TextReport | None],
 ]
 _RUNS: Mapping[Task, _Run] = {LANGUAGE_MODEL: _run_decoder, **dict.fromkeys(TEXT_TASKS, _run_text_model)}

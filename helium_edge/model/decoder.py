@@ -8,7 +8,7 @@ The operators are chosen so that a backend with few of them takes the whole stac
 slices; no gather, no mean, no squeeze. Q, K and V, and gate and up, are one projection each.
 
 Shapes: T tokens of this call, S cache slots, H / Hkv query / key-value heads, G = H / Hkv, D head_dim,
-C hidden_size, V vocabulary.
+C hidden_size, I intermediate_size, V vocabulary.
 
 Source: transformers modeling_helium.py (HeliumDecoderLayer, HeliumAttention).
 """
@@ -190,20 +190,35 @@ class DecoderLayer(torch.nn.Module):
         Returns:
             The layer's output (T, C) and its new key and value rows, each (Hkv, T, D).
         """
+        mixed, key, value = self.mix(self.norm1(x), rope, masks, past)
+        x = x + self.o(mixed)
+        x = x + self.down(self.gated(self.norm2(x)))
+        return x, key, value
+
+    def mix(
+        self, normed: Tensor, rope: Rope, masks: tuple[Tensor | None, Tensor], past: tuple[Tensor, Tensor] | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Attention without its output projection, of inputs (T, C) after the first norm; arguments as above.
+
+        Returns:
+            What the output projection reads, (T, H * D), and the new key and value rows, each (Hkv, T, D).
+        """
         config = self.config
         heads, kv_heads, dim = config.num_attention_heads, config.num_key_value_heads, config.head_dim
-        qkv = self.qkv(self.norm1(x)).view(x.shape[0], heads + 2 * kv_heads, dim).transpose(0, 1)
+        qkv = self.qkv(normed).view(normed.shape[0], heads + 2 * kv_heads, dim).transpose(0, 1)
         # Queries and keys turn alike: one rotation for both.
         turned, value = apply_rope(qkv[: heads + kv_heads], *rope), qkv[heads + kv_heads :]
         query, key = turned[:heads], turned[heads:]
         if self.key_rows is not None and self.value_rows is not None:
             # Attention reads new rows as it will read them from the cache: any chunking gives the same numbers.
             key, value = self.key_rows(key), self.value_rows(value)
-        x = x + self.o(self._attend(query, (key, value), past, masks))
-        gate_up = self.gate_up(self.norm2(x))
-        inner = config.intermediate_size
-        x = x + self.down(self.activation(gate_up[:, :inner]) * gate_up[:, inner:])
-        return x, key, value
+        return self._attend(query, (key, value), past, masks), key, value
+
+    def gated(self, normed: Tensor) -> Tensor:
+        """The MLP without its last projection: (T, C) after the second norm to what that reads, (T, I)."""
+        gate_up: Tensor = self.gate_up(normed)
+        inner = self.config.intermediate_size
+        return self.activation(gate_up[:, :inner]) * gate_up[:, inner:]
 
     def _attend(
         self,

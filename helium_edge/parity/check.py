@@ -10,10 +10,11 @@ from typing import Literal
 
 from helium_edge.bundle import Bundle, open_bundle
 from helium_edge.checkpoint import Checkpoint
-from helium_edge.errors import UsageError
+from helium_edge.errors import BundleError, UsageError
 from helium_edge.first_run import ensure_runs
 from helium_edge.generation import LanguageModel, language_model, text_model
 from helium_edge.parity import facts
+from helium_edge.parity.bundle_store import BundleStore, compare_digests
 from helium_edge.parity.greedy import first_words
 from helium_edge.parity.oracle_optimum import require_optimum
 from helium_edge.parity.original import original_of
@@ -23,7 +24,8 @@ from helium_edge.parity.session import Session
 from helium_edge.parity.text_graph import SHORT_TEXTS, compare_graph
 from helium_edge.parity.text_report import ReferenceTextModel, TextReport, compare_texts, text_lengths
 from helium_edge.progress import SILENT, Progress
-from helium_edge.quant import QuantizedStore
+from helium_edge.quant import QuantizedStore, WeightStore
+from helium_edge.quant.methods import CALIBRATED
 from helium_edge.recipe import Recipe
 from helium_edge.targets import load_target
 from helium_edge.texts import BUILT_IN_TEXT, MIN_WINDOW_LEN, TextSource, evaluation_windows
@@ -59,7 +61,8 @@ def check(  # noqa: PLR0913 - an argument per option of the command
         threads: Threads within an operator; 0 lets the runtime choose.
         static: Run the static prefill and decode graphs instead of the one that serves both.
         unverified: Run a bundle whose checksums do not match.
-        store: Folder of quantized weights, as of `export --store`; by default they are quantized anew.
+        store: Folder of quantized weights, as of `export --store`; by default they are quantized anew. A
+            calibrated bundle needs none.
         layers: Localise also when L1 holds: the error of every operation of every layer.
         oracle: A second oracle beside transformers; like `layers`, of language models alone.
         decoders_only: Refuse other models before anything is run.
@@ -91,8 +94,9 @@ def check(  # noqa: PLR0913 - an argument per option of the command
     original = original_of(bundle.manifest, checkpoint)
     recipe = bundle.manifest.quantization.to_recipe()
     with tempfile.TemporaryDirectory(prefix="helium-edge-") as scratch:
-        weights = QuantizedStore(original, recipe.quantization, store or Path(scratch))
+        weights = _weights(bundle, original, recipe, store or Path(scratch))
         if not has_cache:
+            _check_digests(bundle, weights)
             return check_texts(bundle, original, weights, recipe, progress, text, threads=threads)
         model = language_model(bundle, threads=threads, static=static)
         windows = text.windows(model.tokenizer, min(FULL_WINDOW, model.cache_len))
@@ -112,10 +116,36 @@ def check(  # noqa: PLR0913 - an argument per option of the command
         )
 
 
+def _weights(bundle: Bundle, original: Checkpoint, recipe: Recipe, folder: Path) -> WeightStore:
+    """What the bundle should hold: quantized anew, or of a calibrated bundle what it does hold."""
+    if bundle.manifest.quantization.calibration is not None:
+        return BundleStore(bundle, original, recipe)
+    if recipe.quantization.method == CALIBRATED:
+        raise BundleError(f"{bundle.folder}: the manifest says nothing of its calibration", hint="export again")
+    return QuantizedStore(original, recipe.quantization, folder)
+
+
+def _check_digests(bundle: Bundle, weights: WeightStore) -> None:
+    """What level L0 says of a language model; the report of others has no place for it.
+
+    Raises:
+        BundleError: A calibrated weight of the bundle is not the one that was exported.
+    """
+    calibration = bundle.manifest.quantization.calibration
+    if calibration is None or not isinstance(weights, BundleStore):
+        return
+    found = compare_digests(weights.artifact, calibration.digests)
+    if found:
+        raise BundleError(
+            f"{bundle.folder}: {len(found)} weights are not those that were exported: {found[0]}",
+            hint="export again; if it stays, report the tensor",
+        )
+
+
 def check_texts(
     bundle: Bundle,
     original: Checkpoint,
-    weights: QuantizedStore,
+    weights: WeightStore,
     recipe: Recipe,
     progress: Progress,
     text: TextSource,
@@ -154,7 +184,7 @@ def check_texts(
 def quick_check(
     model: LanguageModel,
     original: Checkpoint,
-    weights: QuantizedStore,
+    weights: WeightStore,
     recipe: Recipe,
     *,
     window_len: int,

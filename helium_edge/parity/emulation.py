@@ -26,7 +26,7 @@ from typing_extensions import override
 
 from helium_edge.model.kv_cache import KvScales, Side, round_rows
 from helium_edge.model.parts import DenseParts, stacked_bias
-from helium_edge.quant import QuantizedStore
+from helium_edge.quant import WeightStore
 from helium_edge.quant.activations import ActivationRule, Arithmetic
 
 TIE = 1e-3
@@ -65,7 +65,7 @@ class EmulatedParts(DenseParts):
     """
 
     def __init__(
-        self, store: QuantizedStore, arithmetic: Arithmetic, ledger: Ledger, scales: KvScales | None = None
+        self, store: WeightStore, arithmetic: Arithmetic, ledger: Ledger, scales: KvScales | None = None
     ) -> None:
         super().__init__(store.config, store)
         self._store = store

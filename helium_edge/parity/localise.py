@@ -25,7 +25,7 @@ from helium_edge.parity.emulation import EmulatedParts, Ledger
 from helium_edge.parity.layer_reference import CallState, LayerReference, padded
 from helium_edge.parity.layer_table import FLIPPED_CODES, TOLERANCE, LayerRow, LayerTable, OpError, op_error
 from helium_edge.progress import SILENT, Progress
-from helium_edge.quant import QuantizedStore
+from helium_edge.quant import WeightStore
 from helium_edge.quant.activations import Arithmetic
 from helium_edge.signature import Phase
 from helium_edge.targets import load_target
@@ -37,7 +37,7 @@ CHUNK, STEPS = 12, 3
 
 def localise(
     bundle: Bundle,
-    store: QuantizedStore,
+    store: WeightStore,
     tokens: Sequence[int],
     *,
     static: bool = False,

@@ -17,6 +17,7 @@ from helium_edge.bundle import Bundle
 from helium_edge.bundle.kv_scales import read_kv_scales
 from helium_edge.checkpoint import Checkpoint
 from helium_edge.errors import HeliumEdgeError
+from helium_edge.parity.bundle_store import compare_digests
 from helium_edge.parity.cache_checks import CacheChecks
 from helium_edge.parity.document import CheckResult, GreedySample, StoreDifference
 from helium_edge.parity.greedy import Prompt
@@ -33,7 +34,7 @@ from helium_edge.parity.trace import Tracer, open_tracer
 from helium_edge.parity.verdict import GraphLimits, graph_limits
 from helium_edge.parity.yardstick import Yardstick, has_few_ties
 from helium_edge.progress import SILENT, Progress
-from helium_edge.quant import QuantizedStore
+from helium_edge.quant import WeightStore
 from helium_edge.recipe import Recipe
 from helium_edge.runtime.runner import CachedRunner, Runner
 from helium_edge.runtime.tokenizer import Tokenizer
@@ -59,19 +60,26 @@ class Session:
     bundle: Bundle
     runner: CachedRunner
     original: Checkpoint
-    weights: QuantizedStore
+    weights: WeightStore
     recipe: Recipe
     progress: Progress = SILENT
     static: bool = False
     clock: Clock = dataclasses.field(default_factory=Clock)
 
     def store_level(self) -> StoreReport:
-        """L0: the artifact's tensors against the store, which is quantized on the way where it is not at hand."""
+        """L0: the artifact's tensors against the store, which is quantized on the way where it is not at hand.
+
+        Of a calibrated bundle: against the digests of the store that it was exported from.
+        """
         with self.clock.running("weights"):
             artifact = readback(self.bundle)
             tensors = len(artifact.names) + len(artifact.vectors)
             self.progress.stage("read weights back", tensors, "tensors")
-            found = compare_store(artifact, self.weights, self.progress)
+            calibration = self.bundle.manifest.quantization.calibration
+            if calibration is None:
+                found = compare_store(artifact, self.weights, self.progress)
+            else:
+                found = compare_digests(artifact, calibration.digests, self.progress)
         return StoreReport(tensors, tuple(StoreDifference(each.name, str(each)) for each in found))
 
     def compare(self, windows: list[Window], *, cache: Path | None, prompts: Sequence[Prompt] = ()) -> Compared:

@@ -23,7 +23,7 @@ from helium_edge.parity.emulation import EmulatedParts, Ledger
 from helium_edge.parity.verdict import NOISE, GateResult, GraphLimits, graph_limits
 from helium_edge.parity.yardstick import has_few_ties
 from helium_edge.progress import SILENT, Progress
-from helium_edge.quant import QuantizedStore
+from helium_edge.quant import WeightStore
 from helium_edge.quant.activations import Arithmetic
 from helium_edge.runtime.text_runner import Array, TextRunner
 from helium_edge.runtime.torch_text import TorchTextRunner
@@ -69,14 +69,14 @@ def short_texts(texts: Sequence[Sequence[int]], tokens: int) -> list[tuple[int, 
     return found
 
 
-def yardstick(store: QuantizedStore, arithmetic: Arithmetic, tokens: int) -> TorchTextRunner:
+def yardstick(store: WeightStore, arithmetic: Arithmetic, tokens: int) -> TorchTextRunner:
     """Our torch classifier with the weights that were exported, 4 bytes a parameter, for texts of `tokens`."""
     return TorchTextRunner(TextModel(store.config, store, EmulatedParts(store, arithmetic, Ledger())), tokens)
 
 
 def compare_graph(
     candidate: TextRunner,
-    store: QuantizedStore,
+    store: WeightStore,
     arithmetic: Arithmetic,
     texts: Sequence[Sequence[int]],
     progress: Progress = SILENT,
@@ -111,7 +111,7 @@ def compare_graph(
     return TextGraph(arithmetic.name, len(pairs), len(every), nonfinite, median, worst, gates)
 
 
-def text_limits(arithmetic: Arithmetic, store: QuantizedStore) -> GraphLimits:
+def text_limits(arithmetic: Arithmetic, store: WeightStore) -> GraphLimits:
     """As for decoders, but the worst row may have met several roundings, since no cache keeps them out."""
     layers = store.config.num_hidden_layers
     limits = graph_limits(arithmetic, layers, traced=False)

@@ -36,7 +36,7 @@ from helium_edge.parity.rollout import Step
 from helium_edge.parity.saturation import SaturationMeter
 from helium_edge.parity.trace import Tracer
 from helium_edge.parity.verdict import NOISE
-from helium_edge.quant import QuantizedStore
+from helium_edge.quant import WeightStore
 from helium_edge.quant.activations import Arithmetic
 from helium_edge.runtime.runner import Logits
 
@@ -93,7 +93,7 @@ class Yardstick:
 
     def __init__(
         self,
-        store: QuantizedStore,
+        store: WeightStore,
         arithmetic: Arithmetic,
         cache_len: int,
         scales: KvScales | None = None,

@@ -3,7 +3,7 @@
 from helium_edge.quant.affine import QuantizedWeight, dequantize
 from helium_edge.quant.methods import METHODS
 from helium_edge.quant.plan import PlannedWeight, plan_weights
-from helium_edge.quant.store import QuantizedStore, WeightReport
+from helium_edge.quant.store import QuantizedStore, WeightReport, WeightStore
 
 __all__ = [
     "METHODS",
@@ -11,6 +11,7 @@ __all__ = [
     "QuantizedStore",
     "QuantizedWeight",
     "WeightReport",
+    "WeightStore",
     "dequantize",
     "plan_weights",
 ]

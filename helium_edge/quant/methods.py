@@ -1,6 +1,7 @@
-"""Quantization methods: how codes and scales are chosen. A new method is one class or function and one line here.
+"""Quantization methods that need nothing but the weight. A new one is one class or function and one line here.
 
-`rtn` rounds to nearest with absmax scales; `mse` searches the scale of least squared error first.
+`rtn` rounds to nearest with absmax scales; `mse` searches the scale of least squared error first. The method that
+needs a text beside the weights is `calibrated` (quant/calibrated/), which goes through the model in order.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ from helium_edge.quant.scale_search import search_scales
 from helium_edge.quant.scratch import scratch
 from helium_edge.recipe import Scheme
 
-ChooseScales = Callable[[torch.Tensor, Scheme, "torch.Tensor | None"], "tuple[torch.Tensor, torch.Tensor | None]"]
-"""(groups (N, G, g) float32, scheme, importance (G, g) or None) -> scales and zero points, each (N, G)."""
+ChooseScales = Callable[[torch.Tensor, Scheme], "tuple[torch.Tensor, torch.Tensor | None]"]
+"""(groups (N, G, g) float32, scheme) -> scales and zero points, each (N, G)."""
 
 
 class QuantMethod(Protocol):
@@ -39,25 +40,19 @@ class QuantMethod(Protocol):
 
     searches: bool
 
-    def __call__(
-        self, weight: torch.Tensor, scheme: Scheme, importance: torch.Tensor | None = None
-    ) -> QuantizedWeight:
+    def __call__(self, weight: torch.Tensor, scheme: Scheme) -> QuantizedWeight:
         """Quantize.
 
         Args:
             weight: (N, K) bfloat16, float16 or float32, finite. Never copied whole to float32.
             scheme: The numeric format; its group size divides K.
-            importance: (K,) non-negative: how much an error in each column matters; None weighs all alike. A
-                method may have no use for it.
 
         Returns:
             The same result for the same input, whatever the number of threads.
         """
         ...
 
-    def measure(
-        self, weight: torch.Tensor, scheme: Scheme, importance: torch.Tensor | None = None
-    ) -> tuple[QuantizedWeight, float]:
+    def measure(self, weight: torch.Tensor, scheme: Scheme) -> tuple[QuantizedWeight, float]:
         """Quantize, and say how far the result is from the weight: `affine.relative_error`, in the same pass.
 
         A weight that is not finite has an error that is not, and codes without meaning.
@@ -78,19 +73,12 @@ class RoundToNearest(QuantMethod):
         self.searches = searches
 
     @override
-    def __call__(
-        self, weight: torch.Tensor, scheme: Scheme, importance: torch.Tensor | None = None
-    ) -> QuantizedWeight:
-        return self.measure(weight, scheme, importance)[0]
+    def __call__(self, weight: torch.Tensor, scheme: Scheme) -> QuantizedWeight:
+        return self.measure(weight, scheme)[0]
 
     @override
-    def measure(
-        self, weight: torch.Tensor, scheme: Scheme, importance: torch.Tensor | None = None
-    ) -> tuple[QuantizedWeight, float]:
-        columns = weight.shape[1]
-        if importance is not None:
-            importance = _check_importance(importance, columns).view(group_count(scheme, columns), -1)
-        return _round_rows(weight, scheme, lambda _, block: self._choose(block, scheme, importance))
+    def measure(self, weight: torch.Tensor, scheme: Scheme) -> tuple[QuantizedWeight, float]:
+        return _round_rows(weight, scheme, lambda _, block: self._choose(block, scheme))
 
 
 def round_with(
@@ -130,35 +118,39 @@ def _round_rows(
     return QuantizedWeight(scheme, codes, scales, zero_points), error
 
 
-def _check_importance(importance: torch.Tensor, columns: int) -> torch.Tensor:
-    values = importance.to(torch.float32)
-    if tuple(values.shape) != (columns,) or not bool(torch.isfinite(values).all()) or bool((values < 0).any()):
-        raise ValueError(f"importance must be {columns} finite, non-negative numbers; found {tuple(values.shape)}")
-    return values / values.max().clamp(min=torch.finfo(torch.float32).tiny)
-
-
-def _absmax(
-    groups: torch.Tensor, scheme: Scheme, importance: torch.Tensor | None
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    del importance  # the largest weight decides, however little its column matters
-    return absmax_scales(groups, scheme)
-
-
 METHODS: Mapping[str, QuantMethod] = MappingProxyType(
     {
-        "rtn": RoundToNearest(_absmax, searches=False),
+        "rtn": RoundToNearest(absmax_scales, searches=False),
         "mse": RoundToNearest(search_scales, searches=True),
     }
 )
-"""Method names that a recipe may give."""
+"""Methods by the name that a recipe gives."""
+
+CALIBRATED = "calibrated"
+"""Name of the method that is no function of a single weight: see `calibrated.CalibratedStore`."""
+
+METHOD_NAMES = (*METHODS, CALIBRATED)
+"""What a recipe may give."""
 
 
-def find_method(name: str) -> QuantMethod:
-    """Look up a method.
+def check_method(name: str) -> None:
+    """Refuse a name that is no method.
 
     Raises:
         RecipeError: No method of that name.
     """
-    if name not in METHODS:
-        raise RecipeError(f"unknown quantization method {name!r}", hint=did_you_mean(name, METHODS))
+    if name not in METHOD_NAMES:
+        raise RecipeError(f"unknown quantization method {name!r}", hint=did_you_mean(name, METHOD_NAMES))
+
+
+def find_method(name: str) -> QuantMethod:
+    """Look up a method that needs nothing but the weight.
+
+    Raises:
+        RecipeError: No method of that name.
+        ValueError: It is `calibrated`.
+    """
+    check_method(name)
+    if name == CALIBRATED:
+        raise ValueError("calibrated is no function of a single weight")
     return METHODS[name]

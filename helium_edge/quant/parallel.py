@@ -1,12 +1,12 @@
-"""Work on the rows of a matrix in all threads, with a result that does not depend on how many there are.
+"""Work in all threads, with a result that does not depend on how many there are.
 
-Chunks of rows are small enough to stay in cache, and each is worked on by one thread alone: torch's own threads,
-which would split every single operation, are switched off meanwhile.
+Work is cut into pieces of a fixed size, and each is done by one thread alone: torch's own threads, which would
+split every single operation and add up in an order of their own, are switched off meanwhile.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -14,7 +14,11 @@ import torch
 
 from helium_edge.quant import affine
 
+Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+_PRODUCT_ROWS = 512
+"""Rows of a product that one thread computes: few enough for all threads to have some, enough for a GEMM."""
 
 
 def map_rows(work: Callable[[slice], Result], rows: int, columns: int) -> list[Result]:
@@ -28,23 +32,57 @@ def map_rows(work: Callable[[slice], Result], rows: int, columns: int) -> list[R
     Returns:
         What it returned, in the order of the rows.
     """
-    chunks = list(affine.row_chunks(rows, columns))
+    return map_pieces(work, affine.row_chunks(rows, columns))
+
+
+def map_pieces(work: Callable[[Item], Result], pieces: Iterable[Item]) -> list[Result]:
+    """Call `work` for every piece, each in one thread alone.
+
+    Args:
+        work: Called from several threads at once, as many as torch may use.
+        pieces: What it is called with.
+
+    Returns:
+        What it returned, in the order of the pieces.
+    """
+    items = list(pieces)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        if min(threads, len(chunks)) < 2:
-            return [work(chunk) for chunk in chunks]
-        pool = ThreadPoolExecutor(threads, thread_name_prefix="rows")
+        if min(threads, len(items)) < 2:
+            return [work(item) for item in items]
+        pool = ThreadPoolExecutor(threads, thread_name_prefix="pieces")
         # The mode belongs to a thread, and outside it a tensor that was made inside cannot be written.
         inference = torch.is_inference_mode_enabled()
 
-        def work_alike(chunk: slice) -> Result:
+        def work_alike(item: Item) -> Result:
             with torch.inference_mode(inference):
-                return work(chunk)
+                return work(item)
 
         try:
-            return list(pool.map(work_alike, chunks))
+            return list(pool.map(work_alike, items))
         finally:
             pool.shutdown(cancel_futures=True)
     finally:
         torch.set_num_threads(threads)
+
+
+def alone(work: Callable[[Item], Result], item: Item) -> Result:
+    """Call `work` in one thread: LAPACK, for one, adds up in another order in two."""
+    return map_pieces(work, [item])[0]
+
+
+def spans(count: int, size: int) -> list[slice]:
+    """Slices of `size`, the last one possibly shorter, over `count` rows."""
+    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+def product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """Multiply (M, K) by (K, N): the same bits whatever the number of threads."""
+    out = torch.empty(left.shape[0], right.shape[1], dtype=left.dtype)
+
+    def work(rows: slice) -> None:
+        torch.mm(left[rows], right, out=out[rows])
+
+    map_pieces(work, spans(len(left), _PRODUCT_ROWS))
+    return out

@@ -9,7 +9,7 @@ from helium_edge.config import ModelConfig
 from helium_edge.errors import RecipeError
 from helium_edge.model.weights import EMBEDDING, HEAD, matrix_names
 from helium_edge.quant.affine import storage_bytes
-from helium_edge.quant.methods import find_method
+from helium_edge.quant.methods import check_method
 from helium_edge.recipe import GROUP_SIZES, Quantization, Rule, Scheme
 
 
@@ -39,7 +39,7 @@ def plan_weights(config: ModelConfig, quantization: Quantization) -> list[Planne
         RecipeError: A weight has no rule, a rule has no weight, a group size does not divide K, or the method is
             unknown.
     """
-    find_method(quantization.method)
+    check_method(quantization.method)
     names = matrix_names(config)
     used = {id(quantization.rule_for(name)) for name in names}
     for number, rule in enumerate(quantization.rules, start=1):

@@ -8,6 +8,7 @@ more than reading them would. A killed run loses one shard; several recipes and 
 
 from __future__ import annotations
 
+import abc
 import hashlib
 import json
 import math
@@ -16,16 +17,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from typing_extensions import override
 
 from helium_edge.checkpoint import Checkpoint
+from helium_edge.config import ModelConfig
 from helium_edge.model.weights import read_weight
 from helium_edge.quant.affine import QuantizedWeight, dequantize
-from helium_edge.quant.methods import find_method, round_with
+from helium_edge.quant.methods import QuantMethod, find_method, round_with
 from helium_edge.quant.plan import PlannedWeight, plan_weights
 from helium_edge.quant.shard import FoundScales, read_shard, tensor_hash, write_shard
 from helium_edge.recipe import Quantization
 
-CODE_VERSION = 4
+CODE_VERSION = 5
 """Raised whenever the same input would give other codes or scales, or the shards another layout."""
 
 
@@ -50,35 +53,66 @@ class WeightReport:
     nbytes: int
 
 
-class QuantizedStore:
-    """The weights of a checkpoint as a recipe wants them.
+class WeightStore(abc.ABC):
+    """The weights of a model as an export has them.
+
+    Args:
+        config: The model.
+        plan: What happens to each matrix.
+
+    Attributes:
+        config: The model.
+        plan: What happens to each matrix.
+        names: All matrices, in the order of the forward pass.
+    """
+
+    def __init__(self, config: ModelConfig, plan: list[PlannedWeight]) -> None:
+        self.config = config
+        self.plan = plan
+        self.names = [planned.name for planned in plan]
+
+    @abc.abstractmethod
+    def get(self, name: str) -> QuantizedWeight | torch.Tensor:
+        """A matrix: quantized, or (N, K) float32 when its rule says skip.
+
+        Raises:
+            HeliumEdgeError: It cannot be read.
+        """
+
+    @abc.abstractmethod
+    def vector(self, name: str) -> torch.Tensor:
+        """A norm gain or a bias, float32; raises as `get`."""
+
+    def dense(self, name: str) -> torch.Tensor:
+        """The real values of a matrix as the exported graph has them, (N, K) float32; raises as `get`."""
+        weight = self.get(name)
+        return dequantize(weight) if isinstance(weight, QuantizedWeight) else weight
+
+
+class QuantizedStore(WeightStore):
+    """The weights of a checkpoint as a recipe wants them, each quantized when it is asked for.
 
     Args:
         checkpoint: Open for as long as the store is used; its files do not change meanwhile.
         quantization: The rules and the method.
         folder: Where scales are kept; created when the first ones are written.
 
-    Attributes:
-        config: The model.
-        plan: What happens to each matrix.
-        names: All matrices, in the order of the forward pass.
-
     Raises:
         RecipeError: The rules do not fit the model; see `plan_weights`.
+        ValueError: The method is one that needs a text.
     """
 
     def __init__(self, checkpoint: Checkpoint, quantization: Quantization, folder: Path) -> None:
-        self.config = checkpoint.config
-        self.plan = plan_weights(checkpoint.config, quantization)
-        self.names = [planned.name for planned in self.plan]
+        super().__init__(checkpoint.config, plan_weights(checkpoint.config, quantization))
         self._planned = {planned.name: planned for planned in self.plan}
         self._checkpoint = checkpoint
         self._method_name = quantization.method
-        self._method = find_method(quantization.method)
+        self._method = self._find_method(quantization.method)
         self._folder = folder
         self._keys: dict[str, str] = {}
         self._errors: dict[str, float] = {}
 
+    @override
     def get(self, name: str) -> QuantizedWeight | torch.Tensor:
         """A matrix, with the scales of its shard when there is a sound one, else with those that are found now.
 
@@ -95,11 +129,7 @@ class QuantizedStore:
             return read_weight(self._checkpoint, name).to(torch.float32)
         return self._quantize(planned)
 
-    def dense(self, name: str) -> torch.Tensor:
-        """The real values of a matrix as the exported graph has them, (N, K) float32; raises as `get`."""
-        weight = self.get(name)
-        return dequantize(weight) if isinstance(weight, QuantizedWeight) else weight
-
+    @override
     def vector(self, name: str) -> torch.Tensor:
         """A norm gain or a bias, float32.
 
@@ -126,8 +156,17 @@ class QuantizedStore:
             "method": self._method_name,
             "rope_interleaved": self.config.rope_interleaved,
             "schemes": schemes,
+            **self._more_identity(),
         }
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+    def _more_identity(self) -> dict[str, str]:
+        """What else decides about the numbers."""
+        return {}
+
+    @staticmethod
+    def _find_method(name: str) -> QuantMethod:
+        return find_method(name)
 
     def _report(self, planned: PlannedWeight) -> WeightReport:
         if planned.scheme is not None and planned.name not in self._errors:

@@ -28,7 +28,9 @@ from helium_edge.model.weights import EMBEDDING, HEAD, matrix_names, vector_name
 from helium_edge.quant import QuantizedWeight, dequantize
 from helium_edge.recipe import Scheme
 
-DifferenceKind = Literal["codes", "scales", "zero points", "values", "shape", "format", "constant", "place"]
+DifferenceKind = Literal[
+    "codes", "scales", "zero points", "values", "digest", "shape", "format", "constant", "place"
+]
 
 
 @dataclass(frozen=True, eq=False)

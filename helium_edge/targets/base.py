@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import torch
+
 from helium_edge.bundle import Bundle, GraphEntry
 from helium_edge.config import ModelConfig
 from helium_edge.model.kv_cache import KvScales
@@ -50,6 +52,7 @@ class Target(Protocol):
         name: Key in a recipe's `targets`.
         runtime: The runtime that loads what it writes, as the manifest spells it.
         libraries: Packages whose versions decide the bytes written; recorded in the manifest.
+        real: Type in which its files hold scales and real values.
         can_localise: Whether `debug` cuts its graphs into stages.
         timed_elsewhere: Where its speed is to be measured, as the hint of an error; empty where what runs it here
             is what runs it on a device.
@@ -59,6 +62,7 @@ class Target(Protocol):
     name: str
     runtime: str
     libraries: tuple[str, ...]
+    real: torch.dtype
     can_localise: bool
     timed_elsewhere: str
     runs_on_android: bool

@@ -39,6 +39,7 @@ class ToyTarget:
     name = "toy"
     runtime = "torch"
     libraries = ("safetensors",)
+    real = torch.float32
     can_localise = False
     timed_elsewhere = ""
     runs_on_android = False

@@ -14,7 +14,7 @@ import jsonschema
 import pytest
 
 PUBLISHED = {
-    "bundle": ("1.5", "ade80a6951ac5990"),
+    "bundle": ("1.5", "f0fa443a81757c98"),
     "parity": ("2.0", "96a1c24e46268877"),
     "bench": ("1.0", "aebd0f02e0558e44"),
 }

@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from helium_edge.checkpoint.weight_map import expected_tensors
 from helium_edge.config import ModelConfig
 from helium_edge.errors import BundleError
 from helium_edge.model.parts import bias_name
-from helium_edge.model.weights import EMBEDDING, FINAL_NORM, HEAD, layer_name
+from helium_edge.model.weights import EMBEDDING, FINAL_NORM, head_name, layer_name
 from helium_edge.runtime.coreml_program import CoremlMethod, read_coreml, stored_weight
 from helium_edge.targets.artifact import (
     Artifact,
@@ -113,8 +114,8 @@ def _dissect(method: CoremlMethod, config: ModelConfig) -> _Anatomy:
     vectors: dict[str, tuple[Any, slice]] = {}
     eps: dict[str, float] = {}
 
-    def norm(name: str, linear: Any) -> None:
-        gained = linear.inputs["x"].op
+    def norm(name: str, reader: Any) -> None:
+        gained = reader.inputs["x"].op
         vectors[name] = gained.inputs["y"], slice(None)
         eps[name] = _eps(gained)
 
@@ -140,12 +141,22 @@ def _dissect(method: CoremlMethod, config: ModelConfig) -> _Anatomy:
             take([projections["o"]], config.hidden_size)
             take([mlp["gate"], mlp["up"]], 2 * config.intermediate_size, norms[1])
             take([mlp["down"]], config.hidden_size)
-        take([HEAD], config.vocab_size, FINAL_NORM)
+        head = head_name(config)
+        if head is None:  # hidden states, with an axis for the batch, are what is returned
+            norm(FINAL_NORM, method.function.operations[-1])
+        else:
+            take([head], _rows(config, head), FINAL_NORM)
         table, *tables = _tables(method, config)
     except (StopIteration, ValueError, AttributeError, KeyError) as error:
         raise BundleError(f"method {method.name}: the CoreML function is not built as ours are") from error
     matrices[EMBEDDING] = table, slice(None)
     return _Anatomy(matrices, vectors, eps, tuple(tables))
+
+
+def _rows(config: ModelConfig, head: str) -> int:
+    """Rows of the head: a tied one is not among the tensors that the config promises."""
+    found = expected_tensors(config).get(head)
+    return config.vocab_size if found is None else found.shape[0]
 
 
 def _tables(method: CoremlMethod, config: ModelConfig) -> Iterator[Any]:

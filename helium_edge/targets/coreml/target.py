@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import torch
 from typing_extensions import override
 
 from helium_edge.bundle import Bundle, GraphEntry
@@ -52,6 +53,7 @@ class CoremlTarget(Target):
     name = "coreml"
     runtime = "executorch"
     libraries = ("coremltools", "flatbuffers", "protobuf", "torch")
+    real = torch.float16
     can_localise = False
     timed_elsewhere = "measure on an Apple device: docs/ios.md"
     runs_on_android = False

@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from helium_edge.config import ModelConfig
 from helium_edge.errors import BundleError
+from helium_edge.model.weights import head_name
 from helium_edge.signature import INPUT_IDS
 
 _ACTIVATIONS = ("Sigmoid", "Gelu", "Relu")
@@ -108,7 +109,7 @@ class Anatomy:
         table: Constants that the embedding reads, codes or values first.
         layers: In order.
         norm: The final norm.
-        head: The last product.
+        head: The last product; None of a model that returns hidden states.
     """
 
     model: ir.Model
@@ -116,7 +117,7 @@ class Anatomy:
     table: tuple[ir.Value, ...]
     layers: tuple[Layer, ...]
     norm: Norm
-    head: Linear
+    head: Linear | None
 
 
 def dissect(model: ir.Model, config: ModelConfig, where: str) -> Anatomy:
@@ -137,7 +138,7 @@ def dissect(model: ir.Model, config: ModelConfig, where: str) -> Anatomy:
     products = iter(linears)
     try:
         layers = tuple(_layer(config, norms[2 * index : 2 * index + 2], products) for index in range(count))
-        head = next(products)
+        head = None if head_name(config) is None else next(products)
     except StopIteration:
         raise BundleError(
             f"{where}: {len(linears)} products with weights are too few for {count} layers"

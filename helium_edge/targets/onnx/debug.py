@@ -199,6 +199,7 @@ class OnnxDebug(DebugProgram):
     @override
     def end(self, call: DebugCall, values: Values, *, cut: bool) -> dict[str, Array]:
         anatomy = self._anatomy
+        assert anatomy.head is not None  # only language models are cut
         pieces = [
             (dict(zip(("residual", "delta"), anatomy.norm.added, strict=False)), {"norm": anatomy.norm.out}),
             ({"norm": anatomy.norm.out}, {"logits": anatomy.head.out}),

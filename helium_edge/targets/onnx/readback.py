@@ -15,7 +15,7 @@ from helium_edge.config import ModelConfig
 from helium_edge.documents import first_line
 from helium_edge.errors import BundleError
 from helium_edge.model.kv_cache import KvScales
-from helium_edge.model.weights import EMBEDDING, FINAL_NORM, HEAD, layer_name
+from helium_edge.model.weights import EMBEDDING, FINAL_NORM, head_name, layer_name
 from helium_edge.quant.packing import read_onnx_int4_columns, unpack_codes, unpack_nibbles
 from helium_edge.recipe import Scheme
 from helium_edge.targets.artifact import (
@@ -122,7 +122,10 @@ def _parts(
     anatomy: Anatomy, config: ModelConfig
 ) -> tuple[dict[str, tuple[Linear, slice]], dict[str, tuple[ir.Value, slice]]]:
     """Which product and rows hold each matrix, and which constant and rows each vector."""
-    matrices: dict[str, tuple[Linear, slice]] = {HEAD: (anatomy.head, slice(None))}
+    head = head_name(config)
+    matrices: dict[str, tuple[Linear, slice]] = {}
+    if head is not None and anatomy.head is not None:
+        matrices[head] = anatomy.head, slice(None)
     vectors: dict[str, tuple[ir.Value, slice]] = {FINAL_NORM: (anatomy.norm.gain, slice(None))}
     for index, layer in enumerate(anatomy.layers):
         vectors[layer_name(index, "input_layernorm.weight")] = layer.norm1.gain, slice(None)
@@ -252,7 +255,7 @@ def _constants(anatomy: Anatomy, config: ModelConfig, options: OnnxOptions, file
             level = linear.node.attributes.get("accuracy_level")
             if level is not None:
                 expect("accuracy_level", index, level.as_int(), options.accuracy_level)
-    level = anatomy.head.node.attributes.get("accuracy_level")
+    level = None if anatomy.head is None else anatomy.head.node.attributes.get("accuracy_level")
     if level is not None:
         expect("accuracy_level", None, level.as_int(), options.head_accuracy_level)
     return found

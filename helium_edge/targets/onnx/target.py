@@ -14,6 +14,7 @@ from pathlib import Path
 
 import onnx
 import onnx_ir as ir
+import torch
 from typing_extensions import override
 
 from helium_edge.bundle import GENAI_GRAPH, Bundle, GraphEntry
@@ -63,6 +64,7 @@ class OnnxTarget(Target):
     name = "onnx"
     runtime = "onnxruntime"
     libraries = ("onnx", "onnx-ir", "onnxruntime")
+    real = torch.float32
     can_localise = True
     timed_elsewhere = ""
     runs_on_android = True

@@ -18,6 +18,7 @@ import torch
 from helium_edge.config import ModelConfig
 from helium_edge.documents import first_line
 from helium_edge.errors import BundleError
+from helium_edge.model.weights import head_name
 from helium_edge.pte import xnnpack_schema as schema
 from helium_edge.pte.executorch_schema import DelegateCall, KernelCall
 from helium_edge.pte.file import PteFile
@@ -186,12 +187,12 @@ class Layer:
 
 @dataclass(frozen=True, eq=False)
 class Anatomy:
-    """A method: its layers, final norm and head."""
+    """A method: its layers, final norm and head; no head where hidden states are what is returned."""
 
     delegate: Delegate
     layers: tuple[Layer, ...]
     norm: Norm
-    head: Product
+    head: Product | None
 
 
 @contextlib.contextmanager
@@ -242,7 +243,7 @@ def _dissect(pte: PteFile, method: str, config: ModelConfig) -> Anatomy:
             down = next(rest)
             first = _up_first(delegate, down.x)
             layers.append(Layer(norms[2 * index], qkv, o, norms[2 * index + 1], gate_up, first, down))
-        head = next(rest)
+        head = None if head_name(config) is None else next(rest)
     except StopIteration:
         raise BundleError(f"{where}: {len(products)} products are too few for {count} layers") from None
     return Anatomy(delegate, tuple(layers), norms[-1], head)

@@ -118,6 +118,7 @@ class XnnpackDebug(DebugProgram):
     @override
     def end(self, call: DebugCall, values: Values, *, cut: bool) -> dict[str, Array]:
         anatomy, feeds = self._anatomy, dict(values)
+        assert anatomy.head is not None  # only language models are cut
         pieces = [
             (_added(anatomy.delegate, anatomy.layers[-1].down.out), {"norm": anatomy.norm.out}),
             ({"norm": anatomy.head.x}, {"logits": anatomy.head.out}),

@@ -13,7 +13,7 @@ from typing_extensions import override
 from helium_edge.config import ModelConfig
 from helium_edge.errors import BundleError
 from helium_edge.model.kv_cache import KvScales
-from helium_edge.model.weights import EMBEDDING, FINAL_NORM, HEAD, layer_name, vector_names
+from helium_edge.model.weights import EMBEDDING, FINAL_NORM, head_name, layer_name, vector_names
 from helium_edge.pte.file import PteFile
 from helium_edge.pte.xnnpack_schema import Datatype, PerChannelGroupQuant, PerChannelQuant, XNNMultiply
 from helium_edge.quant.packing import read_embedding_4bit
@@ -99,7 +99,8 @@ class XnnpackArtifact(Artifact):
                     found.append(WeightDifference(name, layer_of(name), method, "place", diagnosis=said))
         for method, anatomy in self._methods.items():
             found += _constants(anatomy, self.config, method)
-            found += wrong_cache(anatomy, self.config, self._scales)
+            if self.config.task.has_cache:
+                found += wrong_cache(anatomy, self.config, self._scales)
         return found
 
 
@@ -107,7 +108,10 @@ def _parts(
     anatomy: Anatomy, config: ModelConfig
 ) -> tuple[dict[str, tuple[Product, slice]], dict[str, tuple[int, slice]]]:
     """Which product and rows hold each matrix, and which value and rows each vector."""
-    matrices: dict[str, tuple[Product, slice]] = {HEAD: (anatomy.head, slice(None))}
+    head = head_name(config)
+    matrices: dict[str, tuple[Product, slice]] = {}
+    if head is not None and anatomy.head is not None:
+        matrices[head] = anatomy.head, slice(None)
     vectors: dict[str, tuple[int, slice]] = {FINAL_NORM: (anatomy.norm.gain, slice(None))}
     for index, layer in enumerate(anatomy.layers):
         vectors[layer_name(index, "input_layernorm.weight")] = layer.norm1.gain, slice(None)

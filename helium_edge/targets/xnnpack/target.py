@@ -70,6 +70,7 @@ class XnnpackTarget(Target):
     name = "xnnpack"
     runtime = "executorch"
     libraries = ("flatbuffers", "torch")
+    real = torch.float32
     can_localise = True
     timed_elsewhere = ""
     runs_on_android = True

@@ -6,8 +6,9 @@ from hypothesis import given
 
 from helium_edge.errors import RecipeError
 from helium_edge.quant import METHODS, QuantizedWeight, dequantize
-from helium_edge.quant.affine import relative_error
-from helium_edge.quant.methods import find_method
+from helium_edge.quant.affine import group_count, relative_error
+from helium_edge.quant.methods import find_method, round_with
+from helium_edge.quant.scale_search import search_scales
 from helium_edge.recipe import Scheme
 from tests.unit.quant import plain
 from tests.unit.quant.strategies import INT4, INT4_ASYMMETRIC, INT8, SCHEMES, schemes, unhurried, weights
@@ -22,6 +23,14 @@ def group_errors(weight: torch.Tensor, quantized: QuantizedWeight, importance: t
     return error.view(*quantized.scales.shape, -1).sum(-1)
 
 
+def searched(weight: torch.Tensor, scheme: Scheme, importance: torch.Tensor | None) -> QuantizedWeight:
+    """`mse` with an error that is weighted by (K,) `importance`, as `calibrated` searches its scales."""
+    groups = group_count(scheme, weight.shape[1])
+    used = None if importance is None else importance.view(groups, -1)
+    scales, zeros = search_scales(weight.float().reshape(len(weight), groups, -1), scheme, used)
+    return round_with(weight, scheme, scales, None if zeros is None else zeros.to(torch.int8))
+
+
 @unhurried(60)
 @given(weight=weights(), scheme=schemes)
 def test_search_is_never_worse_than_absmax(weight: torch.Tensor, scheme: Scheme) -> None:
@@ -29,7 +38,7 @@ def test_search_is_never_worse_than_absmax(weight: torch.Tensor, scheme: Scheme)
     for importance in (None, columns, torch.zeros_like(columns)):
         used = torch.ones_like(columns) if importance is None else importance
         plain_errors = group_errors(weight, METHODS["rtn"](weight, scheme), used)
-        found = group_errors(weight, METHODS["mse"](weight, scheme, importance), used)
+        found = group_errors(weight, searched(weight, scheme, importance), used)
         assert bool((found <= plain_errors * (1 + 1e-4) + 1e-18).all())
 
 
@@ -56,7 +65,7 @@ def test_search_finds_the_best_of_its_grid() -> None:
     weight = (torch.randn(8, 64) * 0.3).bfloat16()
     weight[5] *= torch.linspace(0, 3, 64).bfloat16()
     for importance in (torch.ones(64), torch.linspace(0.01, 4, 64)):
-        quantized = METHODS["mse"](weight, G32, importance)
+        quantized = searched(weight, G32, importance)
         for n, row in enumerate(weight.tolist()):
             for g in range(2):
                 values, columns = row[32 * g : 32 * g + 32], importance.tolist()[32 * g : 32 * g + 32]
@@ -73,23 +82,17 @@ def test_importance_moves_error_away_from_columns_that_matter(scheme: Scheme) ->
     importance[::8] = 1000.0
     matters = importance > 1
     even = (dequantize(METHODS["mse"](weight, scheme)) - weight)[:, matters].square().mean()
-    weighted = (dequantize(METHODS["mse"](weight, scheme, importance)) - weight)[:, matters].square().mean()
+    weighted = (dequantize(searched(weight, scheme, importance)) - weight)[:, matters].square().mean()
     assert float(weighted) < float(even) * (0.999 if scheme.bits == 8 else 0.9)
 
 
-def test_importance_is_relative_and_per_column() -> None:
+def test_importance_is_per_column() -> None:
     weight = torch.randn(16, 128) * 0.3
     importance = torch.rand(128)
-    found = METHODS["mse"](weight, G32, importance)
-    assert torch.equal(found.scales, METHODS["mse"](weight, G32, importance * 2.0**126).scales)
-    assert not torch.equal(found.scales, METHODS["mse"](weight, G32, importance.flip(0)).scales)
-    assert torch.equal(METHODS["rtn"](weight, G32, importance).scales, METHODS["rtn"](weight, G32).scales)
-
-
-@pytest.mark.parametrize("bad", [torch.ones(127), -torch.ones(128), torch.full((128,), float("nan"))])
-def test_bad_importance_is_refused(bad: torch.Tensor) -> None:
-    with pytest.raises(ValueError, match="importance must be 128"):
-        METHODS["mse"](torch.randn(2, 128), G32, bad)
+    found = searched(weight, G32, importance)
+    assert torch.equal(found.scales, searched(weight, G32, importance * 4).scales)
+    assert not torch.equal(found.scales, searched(weight, G32, importance.flip(0)).scales)
+    assert torch.equal(searched(weight, G32, torch.ones(128)).scales, METHODS["mse"](weight, G32).scales)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
@@ -108,7 +111,9 @@ def test_unknown_method_suggests_the_closest() -> None:
     assert caught.value.hint == "did you mean 'mse'?"
     with pytest.raises(RecipeError) as caught:
         find_method("gguf")
-    assert caught.value.hint == "allowed: mse, rtn"
+    assert caught.value.hint == "allowed: calibrated, mse, rtn"
+    with pytest.raises(ValueError, match="no function of a single weight"):
+        find_method("calibrated")
 
 
 @pytest.mark.parametrize("inference", [False, True])

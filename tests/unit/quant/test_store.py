@@ -143,7 +143,8 @@ def replace(source, target):
     real(source, target)
 
 os.replace = replace
-QuantizedStore(open_checkpoint(sys.argv[1]), load_recipe("onnx-int4").quantization, Path(sys.argv[2])).reports()
+quantization = load_recipe("onnx-int4").quantization.model_copy(update={"method": "mse"})
+QuantizedStore(open_checkpoint(sys.argv[1]), quantization, Path(sys.argv[2])).reports()
 """
 
 
@@ -155,7 +156,7 @@ def test_a_killed_run_resumes(checkpoint: Checkpoint, tmp_path: Path, computed: 
     assert len([name for name in left if name.endswith(".safetensors")]) == 4
     assert len([name for name in left if ".partial-" in name]) == 1
 
-    recipe = load_recipe("onnx-int4").quantization
+    recipe = load_recipe("onnx-int4").quantization.model_copy(update={"method": "mse"})
     resumed = QuantizedStore(checkpoint, recipe, folder)
     reports = resumed.reports()
     assert len(computed) == len(reports) - 4
