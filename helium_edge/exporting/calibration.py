@@ -205,9 +205,9 @@ def text_warnings(store: CalibratedStore) -> tuple[str, ...]:
     widest = max(config.intermediate_size, config.hidden_size, config.num_attention_heads * config.head_dim)
     if store.tokens >= _TOKENS_A_CHANNEL * widest:
         return ()
-    share = f"{store.tokens} tokens, fewer than {_TOKENS_A_CHANNEL} for each of {widest} channels of the widest input"
+    few = f"fewer than {_TOKENS_A_CHANNEL} for each of the {widest} channels of the widest input"
     more = "they get better with more text, --calibration FILE and the recipe's quantization.calibration.tokens"
-    return (f"weights are calibrated on {share}: {more}",)
+    return (f"weights are calibrated on {store.tokens} tokens, {few}: {more}",)
 
 
 def cache_warnings(scales: CacheScalesSection | None) -> tuple[str, ...]:
