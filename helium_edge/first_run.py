@@ -81,17 +81,8 @@ def _run_apart(bundle: Bundle) -> dict[str, str]:
     cache = bundle.manifest.cache
     memory = MEMORY + FACTOR * (nbytes + (cache.to_spec().total_bytes if cache is not None else 0))
     seconds = CPU_SECONDS + CPU_SECONDS_PER_GB * nbytes // 10**9
-    command = [sys.executable, "-m", __name__, str(bundle.folder), str(seconds), str(memory)]
     try:
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONSAFEPATH": "1"},
-            timeout=20 * seconds,
-            check=False,
-        )
+        done = _child([str(bundle.folder), str(seconds), str(memory)], 20 * seconds)
     except subprocess.TimeoutExpired as error:
         raise _bad(bundle, "does not come to an end") from error
     if done.returncode == -signal.SIGXCPU:
@@ -108,6 +99,19 @@ def _run_apart(bundle: Bundle) -> dict[str, str]:
     except ValueError as error:
         raise _bad(bundle, f"ends the process that runs it with code {done.returncode}") from error
     return answer
+
+
+def _child(arguments: list[str], seconds: float) -> subprocess.CompletedProcess[bytes]:
+    """Run `main` in a new process and wait for its end."""
+    return subprocess.run(
+        [sys.executable, "-m", __name__, *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONSAFEPATH": "1"},
+        timeout=seconds,
+        check=False,
+    )
 
 
 def _bad(bundle: Bundle, what: str) -> BundleError:
