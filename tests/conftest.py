@@ -7,12 +7,14 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported, so 
 os.environ["OMP_NUM_THREADS"] = "1" if "PYTEST_XDIST_WORKER" in os.environ else "2"
 
 import random
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from helium_edge import first_run
 from tests.helpers.checkpoints import make_checkpoint
 from tests.helpers.cpu_time import pytest_runtest_makereport, pytest_runtest_protocol, pytest_terminal_summary
 from tests.helpers.optimum import pytest_collection_modifyitems
@@ -53,6 +55,14 @@ def _cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
     os.environ["HELIUM_EDGE_CACHE"] = str(shared / "cache")
+
+
+@pytest.fixture(autouse=True)
+def _no_first_run(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trying a bundle that a test has changed takes a process of seconds; test_first_run.py and tests/hostile do."""
+    if not request.node.path.match("*/test_first_run.py"):
+        done = subprocess.CompletedProcess[bytes]([], 0, b"{}")
+        monkeypatch.setattr(first_run, "_child", lambda arguments, seconds: done)
 
 
 @pytest.fixture(autouse=True)
