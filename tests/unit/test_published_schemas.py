@@ -14,7 +14,7 @@ import jsonschema
 import pytest
 
 PUBLISHED = {
-    "bundle": ("1.4", "d90d0a54a5d6b2a3"),
+    "bundle": ("1.5", "ec460a75f74668c6"),
     "parity": ("2.0", "96a1c24e46268877"),
     "bench": ("1.0", "aebd0f02e0558e44"),
 }
