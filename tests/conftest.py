@@ -59,7 +59,7 @@ def _cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture(autouse=True)
 def _no_first_run(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trying a bundle that a test has changed takes a process of seconds; test_first_run.py and tests/hostile do."""
+    """Trying a changed bundle takes a process of seconds; test_first_run.py and tests/hostile do it."""
     if not request.node.path.match("*/test_first_run.py"):
         done = subprocess.CompletedProcess[bytes]([], 0, b"{}")
         monkeypatch.setattr(first_run, "_child", lambda arguments, seconds: done)

@@ -161,7 +161,7 @@ def test_a_text_that_nothing_is_calibrated_on_is_refused(
     text = tmp_path / "text.txt"
     text.write_text("A text of some words. " * 40, encoding="utf-8")
     command = ["export", str(checkpoint), "-o", str(tmp_path / "out"), "--no-parity", "--calibration", str(text)]
-    assert run([*command, "--recipe", "onnx-int4", "--prefill-len", "8"]) == 2
+    assert run([*command, "--recipe", "onnx-int8", "--prefill-len", "8"]) == 2
     assert "nothing of this export is calibrated" in capsys.readouterr().err
     recipe = tmp_path / "mine.yaml"
     recipe.write_text(bundle_recipe("onnx-int4-kv8").canonical_json(), encoding="utf-8")

@@ -182,7 +182,7 @@ def test_the_exporters_noise_reaches_the_terminal_only_with_debug(name: str, deb
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    known = ("read checkpoint", "check weights", "quantize and write", "describe", "run", "publish", "next:")
+    known = ("read checkpoint", "calibrate weights", "quantize and write", "describe", "run", "publish", "next:")
     noise = [line for line in done.stderr.splitlines() if not line.startswith(known)]
     assert bool(noise) is debug, noise
 

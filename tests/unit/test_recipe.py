@@ -347,3 +347,41 @@ def test_canonical_json_is_compact_sorted_and_complete() -> None:
     assert text == json.dumps(json.loads(text), sort_keys=True, separators=(",", ":"))
     assert '"cache_len":4096' in text
     assert Recipe.model_validate_json(text) == recipe
+
+
+CALIBRATED = (
+    "name: mine\ntargets: {onnx: {}}\nquantization: {method: calibrated, rules: [{match: '.*', scheme: int8}]%s}\n"
+)
+
+
+def test_options_of_the_calibrated_method() -> None:
+    found = parse_recipe(
+        CALIBRATED % ", calibration: {tokens: 4096, rounds: 0, folds: false}", where=""
+    ).quantization
+    assert found.calibration is not None
+    assert found.calibration.model_dump() == {"tokens": 4096, "rounds": 0, "damping": 0.1, "folds": False}
+    plain = parse_recipe(CALIBRATED % "", where="")
+    assert plain.quantization.calibration is None
+    assert "calibration" not in plain.canonical_json()  # an earlier version reads it
+    assert "calibration" in parse_recipe(CALIBRATED % ", calibration: {}", where="").canonical_json()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("{token: 4096}", "unknown key 'quantization.calibration.token'"),
+        ("{tokens: 10}", "quantization.calibration.tokens = 10"),
+        ("{damping: 0}", "quantization.calibration.damping = 0"),
+        ("{rounds: 9}", "quantization.calibration.rounds = 9"),
+    ],
+)
+def test_wrong_options_of_the_calibrated_method_are_named(options: str, message: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        parse_recipe(CALIBRATED % f", calibration: {options}", where="mine.yaml")
+    assert message in caught.value.message
+
+
+def test_other_methods_have_no_such_options() -> None:
+    text = (CALIBRATED % ", calibration: {}").replace("calibrated", "mse", 1)
+    with pytest.raises(RecipeError, match="calibration has no meaning under method: mse"):
+        parse_recipe(text, where="mine.yaml")
