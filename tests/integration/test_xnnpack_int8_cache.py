@@ -51,7 +51,7 @@ def test_the_manifest_describes_the_cache(exported: Exported) -> None:
     manifest = open_bundle(exported.folder).manifest
     assert manifest.cache is not None
     assert manifest.cache.scales is not None
-    assert (manifest.cache.dtype, manifest.cache.update, manifest.runtime_min_version) == ("int8", "append", None)
+    assert (manifest.cache.dtype, manifest.cache.update, manifest.runtime_min_version) == ("int8", "append", "1.5")
     model = manifest.model
     expected = 2 * model.layers * model.kv_heads * model.head_dim * manifest.cache_len
     assert manifest.cache.total_bytes == expected

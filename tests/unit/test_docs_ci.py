@@ -57,7 +57,7 @@ def test_what_a_step_writes_is_uploaded_even_after_a_failure(workflow: Any) -> N
 
 
 def test_the_cache_is_where_the_harness_looks(workflow: Any) -> None:
-    source = (Path(__file__).parents[2] / "helium_edge" / "parity" / "logits_store.py").read_text(encoding="utf-8")
+    source = (Path(__file__).parents[2] / "helium_edge" / "user_cache.py").read_text(encoding="utf-8")
     names = {name for name in workflow["jobs"]["parity"]["env"] if name.startswith("HELIUM_EDGE")}
     assert names == {"HELIUM_EDGE_CACHE"}
     assert '"HELIUM_EDGE_CACHE"' in source

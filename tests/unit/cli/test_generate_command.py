@@ -80,6 +80,7 @@ def bundle(monkeypatch: pytest.MonkeyPatch) -> Fake:
 
     monkeypatch.setattr("helium_edge.bundle.open_bundle", open_bundle)
     monkeypatch.setattr("helium_edge.generation.open_runner", open_runner)
+    monkeypatch.setattr("helium_edge.first_run.ensure_runs", lambda *_, **__: None)
     return fake
 
 
