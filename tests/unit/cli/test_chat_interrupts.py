@@ -109,6 +109,12 @@ class Terminal:
         before, _, self.seen = self.seen.partition(expected)
         return before
 
+    def at_prompt(self) -> str:
+        """What is written until the prompt, behind which readline waits: it misses a signal that comes just before."""
+        before = self.wait_for("> ")
+        time.sleep(0.05)
+        return before
+
     def drain(self, seconds: float = 30) -> int | None:
         """Read until the process ends, and return its exit code."""
         end = time.monotonic() + seconds
@@ -165,24 +171,24 @@ def test_a_key_at_any_time_of_a_real_answer(
     bundle = chat_bundle(chat_checkpoint(folder / "helium-tiny-chat"), "onnx-int4", folder / "bundle")
     terminal = Terminal("-m", "helium_edge", "chat", str(bundle), "--max-new-tokens", "60")
     terminals.append(terminal)
-    terminal.wait_for("> ")
+    terminal.at_prompt()
     rng = random.Random(0)
     for _ in range(8):
         terminal.type("Hello\n")
         terminal.wait_for("Hello\r\n")
         time.sleep(rng.choice((0, 0.002, 0.01, 0.03, 0.06, 0.1)))
         terminal.type("\x03")  # the key itself: the terminal sends SIGINT to the whole group
-        shown = terminal.wait_for("> ")
+        shown = terminal.at_prompt()
         # It came behind the answer where the prompt was there already: then it is one at the prompt.
         if "^C" not in shown:
             terminal.wait_for("ends the conversation")
-            terminal.wait_for("> ")
+            terminal.at_prompt()
         terminal.type("/nonsense\n")
         terminal.wait_for("no such command")
-        terminal.wait_for("> ")
+        terminal.at_prompt()
     terminal.type("\x03")
     terminal.wait_for("Ctrl-C again, or Ctrl-D, ends the conversation")
-    terminal.wait_for("> ")
+    terminal.at_prompt()
     terminal.type("\x03")
     assert terminal.drain() == 130
 
