@@ -110,7 +110,7 @@ class Terminal:
         return before
 
     def at_prompt(self) -> str:
-        """What is written until the prompt, behind which readline waits: it misses a signal that comes just before."""
+        """What is written until the prompt; readline misses a signal that comes just before it waits for keys."""
         before = self.wait_for("> ")
         time.sleep(0.05)
         return before
