@@ -19,9 +19,9 @@ from helium_edge.tasks import LANGUAGE_MODEL, TEXT_TASKS, Task
 from helium_edge.texts import TextSource
 
 GOLDEN_PROMPT = "The device"
-ROUNDING = 2e-2
-"""Relative error of logits, times the root of the layers, between kernels that round activations differently:
-x86 against ARM and against wasm, which rounds none (docs/arm64.md)."""
+ROUNDING = 3e-2
+"""Relative error of logits, times the root of the layers, between kernels that round activations differently: x86
+against ARM (docs/arm64.md), against wasm, which rounds none, and against WebGPU, which was furthest off."""
 
 QUICK_WINDOW = 96
 """Tokens of one conversation in the check that an export makes."""
