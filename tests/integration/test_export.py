@@ -236,3 +236,21 @@ def test_a_name_that_is_not_utf8_is_refused_as_such(tiny_checkpoint: Path, tmp_p
             paths["source"], recipe="onnx-int4", out=paths["out"], store=paths["store"], run=False, parity=False
         )
     assert not (tmp_path / "out").exists()
+
+
+def test_a_checkpoint_that_is_written_to_meanwhile_is_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """Else the manifest would name the hash of other bytes than were read."""
+    source = Path(shutil.copytree(tiny_checkpoint, tmp_path / "c"))
+
+    class Writer:
+        def stage(self, name: str, total: int | None = None, unit: str = "") -> None:
+            if name == "describe":
+                os.utime(source / "model.safetensors", (1, 1))
+
+        def advance(self, amount: int = 1, note: str = "") -> None: ...
+
+        def tell(self, line: str) -> None: ...
+
+    with pytest.raises(HeliumEdgeError, match=r"model\.safetensors: changed while the checkpoint was in use"):
+        export(source, recipe=small_recipe("onnx-int8"), out=tmp_path / "b", parity=False, progress=Writer())
+    assert not (tmp_path / "b").exists()

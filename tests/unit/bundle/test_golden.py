@@ -153,3 +153,15 @@ def test_logits_that_are_no_numbers(value: float, step: int) -> None:
     for run in (lambda: record(runner), lambda: check_golden(runner, trace, 1.0)):
         with pytest.raises(ParityError, match=f"step {step} returns 1 NaN or infinite logits of 11"):
             run()
+
+
+def test_tolerances_follow_the_spread_of_the_logits_and_what_kernels_round() -> None:
+    runner = FakeRunner()
+    spread = float(np.std(runner.prefill([1, 2])[-1]))
+    runner.reset()
+    found = record_golden(runner, "p", [1, 2], new_tokens=2, rounding=0.1).tolerances
+    plain = record_golden(runner, "p", [1, 2], new_tokens=2).tolerances
+    assert found is not None
+    assert plain is not None
+    assert (found.same, found.other) == pytest.approx((1e-3 * spread, 0.1 * spread), rel=0.06)
+    assert plain.same == plain.other == found.same
