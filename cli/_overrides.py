@@ -17,7 +17,7 @@ ALIASES = {"executorch": "xnnpack"}
 """Other words for a target: ExecuTorch is a runtime, and on CPUs its delegate is XNNPACK."""
 
 
-def override(name: str, targets: Sequence[str], **shapes: int | None) -> Recipe:
+def override(name: str, targets: Sequence[str], *, fast: bool = False, **shapes: int | None) -> Recipe:
     """Load a recipe and apply the options that replace a part of it.
 
     Raises:
@@ -29,6 +29,8 @@ def override(name: str, targets: Sequence[str], **shapes: int | None) -> Recipe:
     from helium_edge.recipe import load_recipe
 
     recipe = load_recipe(name)
+    if fast:
+        recipe = recipe.fast()
     try:
         return recipe.override([ALIASES.get(target, target) for target in targets], **shapes)
     except ValidationError as error:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from . import _console
-from ._format import layer_pattern, shape, size, with_layers
+from ._format import duration, layer_pattern, shape, size, with_layers
 
 if TYPE_CHECKING:
     from helium_edge.exporting import ExportPlan
@@ -35,6 +35,7 @@ def plan_document(plan: ExportPlan, checkpoint: str) -> dict[str, Any]:
         "verify_bytes": plan.parity_bytes,
         "phone_bytes": plan.phone_bytes,
         "cache_len": plan.cache_len,
+        "calibration_seconds": None if plan.calibration_seconds is None else round(plan.calibration_seconds, 1),
         "weights": weights,
         "files": [{"path": name, "bytes": nbytes} for name, nbytes in plan.files],
         "warnings": list(plan.warnings),
@@ -59,10 +60,19 @@ def show_plan(plan: ExportPlan, checkpoint: str, *, compared: bool) -> None:
     _console.fields(
         [
             ("this machine", f"{size(plan.host_bytes)} of memory{with_comparison}"),
+            *_calibration(plan),
             ("the phone", f"{size(sum(plan.phone_bytes.values()))} of memory at {plan.cache_len:,} tokens"),
             *((f"  {key.replace('_', ' ')}", size(nbytes)) for key, nbytes in plan.phone_bytes.items()),
         ]
     )
+
+
+def _calibration(plan: ExportPlan) -> list[tuple[str, object]]:
+    if plan.calibration_seconds is None:
+        return []
+    seconds = plan.calibration_seconds
+    shown = duration(seconds) if seconds < 60 else f"{round(seconds / 60)} min"
+    return [("  calibration", f"about {shown}, none with --fast")]
 
 
 def group_rows(rows: Iterable[NamedRow]) -> list[Sequence[object]]:

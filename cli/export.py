@@ -88,6 +88,13 @@ def export(
             show_default=False,
         ),
     ] = None,
+    fast: Annotated[
+        bool,
+        typer.Option(
+            "--fast",
+            help="Do not calibrate weights: a scale search (mse) takes seconds, at twice the loss or more.",
+        ),
+    ] = False,
     merge_adapter: Annotated[
         bool, typer.Option("--merge-adapter", help="Merge the LoRA adapter that lies beside the weights.")
     ] = False,
@@ -138,12 +145,13 @@ def export(
         from helium_edge.checkpoint import ReadOptions
         from helium_edge.exporting import ExportRequest, export_all, plan
 
-    chosen = override(recipe, target or (), cache_len=cache_len, prefill_len=prefill_len)
+    chosen = override(recipe, target or (), fast=fast, cache_len=cache_len, prefill_len=prefill_len)
     reading = ReadOptions(merge_adapter=merge_adapter, generation_config=generation_config)
     if dry_run or output is None:
         plans = plan(checkpoint, chosen, revision=revision, run=not no_run, strict=strict, reading=reading)
         _show_plans(plans, checkpoint, compared=not (no_run or no_parity), as_json=as_json)
-        flags = [flag for flag, given in (("--no-parity", no_parity), ("--no-run", no_run)) if given]
+        given = {"--fast": fast, "--no-parity": no_parity, "--no-run": no_run}
+        flags = [flag for flag, on in given.items() if on]
         _console.next_step("export", _with_owner(checkpoint), "--recipe", recipe, *flags, "-o", output or "DIR")
         return
     request = ExportRequest(

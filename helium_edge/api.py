@@ -34,6 +34,7 @@ def export(  # noqa: PLR0913 - keywords with defaults
     run: bool = True,
     store: StrPath | None = None,
     calibration: StrPath | None = None,
+    fast: bool = False,
     threads: int = 0,
     merge_adapter: bool = False,
     generation_config: StrPath | None = None,
@@ -55,6 +56,7 @@ def export(  # noqa: PLR0913 - keywords with defaults
         run: Run what was built, which `parity` needs, and keep a golden trace; this holds all weights, not one.
         store: Folder that keeps what was found for the weights, for later exports.
         calibration: Text to calibrate weights, or an int8 KV cache, on; None is the built-in one.
+        fast: Do not calibrate weights, in seconds and at twice the loss or more: see `Recipe.fast`.
         threads: Threads within an operator while checking; 0 lets the runtime choose.
         merge_adapter: Merge the LoRA adapter that lies beside the weights.
         generation_config: Stop ids and sampling from this file, instead of the checkpoint's own.
@@ -72,6 +74,8 @@ def export(  # noqa: PLR0913 - keywords with defaults
         ResourceError: Out of disk space or memory.
     """
     chosen = load_recipe(recipe) if isinstance(recipe, str) else recipe
+    if fast:
+        chosen = chosen.fast()
     try:
         chosen = chosen.override([] if target is None else [target], cache_len=cache_len, prefill_len=prefill_len)
     except ValidationError as error:

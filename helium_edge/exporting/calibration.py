@@ -73,7 +73,7 @@ def check_calibration(recipe: Recipe, text: Path | None) -> None:
     if text is not None and recipe.kv_cache != "int8" and recipe.quantization.method != CALIBRATED:
         raise UsageError(
             f"--calibration {text}: nothing of this export is calibrated",
-            hint="weights are by a recipe with method: calibrated, such as onnx-int4, "
+            hint="weights are by a recipe with method: calibrated, such as onnx-int4, and not --fast, "
             "and the cache of a language model by one with kv_cache: int8",
         )
 
@@ -128,13 +128,32 @@ def open_store(
     if quantization.method != CALIBRATED:
         return QuantizedStore(checkpoint, quantization, folder)
     tokens = (quantization.calibration or Calibration()).tokens
-    length = min(WINDOW, checkpoint.config.max_position_embeddings)
+    return CalibratedStore(
+        checkpoint, quantization, folder, weight_texts(tokenizer, checkpoint.config, tokens, file)
+    )
+
+
+def weight_texts(
+    tokenizer: Tokenizer, config: ModelConfig, tokens: int, file: Path | None
+) -> list[tuple[int, ...]]:
+    """Conversations to calibrate weights on, each at most `WINDOW` tokens.
+
+    Args:
+        tokenizer: Of the model.
+        config: The model.
+        tokens: About how many tokens there are to be.
+        file: As of `parity --text`; None is the built-in text.
+
+    Raises:
+        UsageError: The file cannot be read, or holds nothing to calibrate on.
+    """
+    length = min(WINDOW, config.max_position_embeddings)
     if file is None:
         windows = calibration_windows(tokenizer, window_len=length, tokens=tokens)
     else:
         windows = read_windows(file, tokenizer, window_len=length, tokens=tokens)
-    _check_ids(windows, checkpoint.config)
-    return CalibratedStore(checkpoint, quantization, folder, [window.tokens for window in windows])
+    _check_ids(windows, config)
+    return [window.tokens for window in windows]
 
 
 def _check_ids(windows: Sequence[Window], config: ModelConfig) -> None:

@@ -12,7 +12,8 @@ from helium_edge.exporting.fit import fit, split
 from helium_edge.exporting.source import ExportSource, open_source
 from helium_edge.presets import preset
 from helium_edge.quant import PlannedWeight, plan_weights
-from helium_edge.quant.calibrated.cost import peak_bytes
+from helium_edge.quant.calibrated import rounds_for
+from helium_edge.quant.calibrated.cost import arithmetic, measure_rates, peak_bytes
 from helium_edge.quant.methods import CALIBRATED
 from helium_edge.recipe import Calibration, Recipe
 
@@ -32,6 +33,7 @@ class ExportPlan:
         parity_bytes: The same with the comparison, which holds the original in float32.
         phone_bytes: Estimated memory on the phone, by part.
         cache_len: Slots of the cache.
+        calibration_seconds: Estimated time of calibrating weights on this machine; None where none are.
         warnings: What the user should know of the checkpoint, a line each.
     """
 
@@ -42,6 +44,7 @@ class ExportPlan:
     parity_bytes: int
     phone_bytes: dict[str, int]
     cache_len: int
+    calibration_seconds: float | None = None
     warnings: tuple[str, ...] = ()
 
 
@@ -75,9 +78,12 @@ def _plan(config: ModelConfig, asked: Recipe, source: ExportSource | None, *, ru
     # One weight at a time: the original's pages, its codes, their packed form. Then all as the runtime holds them.
     building = 4 * largest + target.build_memory(config, recipe, weights)
     quantization = recipe.quantization
+    seconds: float | None = None
     if quantization.method == CALIBRATED:
-        tokens = (quantization.calibration or Calibration()).tokens
-        building = max(building, peak_bytes(config, weights, tokens))
+        options = quantization.calibration or Calibration()
+        building = max(building, peak_bytes(config, weights, options.tokens))
+        work = arithmetic(config, weights, options.tokens, rounds_for(config, options))
+        seconds = measure_rates().seconds(work)
     running = phone["weights"] + phone["activations"] if run else 0
     return ExportPlan(
         recipe=asked,
@@ -87,5 +93,6 @@ def _plan(config: ModelConfig, asked: Recipe, source: ExportSource | None, *, ru
         parity_bytes=_BASE_BYTES + 4 * config.num_parameters + sum(phone.values()),
         phone_bytes=phone,
         cache_len=recipe.shapes.cache_len,
+        calibration_seconds=seconds,
         warnings=() if source is None else source.warnings_for(dict(files)),
     )

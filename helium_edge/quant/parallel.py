@@ -6,8 +6,10 @@ split every single operation and add up in an order of their own, are switched o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 from typing import TypeVar
 
 import torch
@@ -16,6 +18,9 @@ from helium_edge.quant import affine
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+_THREADS: ContextVar[int | None] = ContextVar("threads", default=None)
+"""How many threads `map_pieces` uses while torch itself has one; None where torch's own number says so."""
 
 _PRODUCT_ROWS = 512
 """Rows of a product that one thread computes: few enough for all threads to have some, enough for a GEMM."""
@@ -46,9 +51,7 @@ def map_pieces(work: Callable[[Item], Result], pieces: Iterable[Item]) -> list[R
         What it returned, in the order of the pieces.
     """
     items = list(pieces)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with pieces_alone() as threads:
         if min(threads, len(items)) < 2:
             return [work(item) for item in items]
         pool = ThreadPoolExecutor(threads, thread_name_prefix="pieces")
@@ -63,8 +66,27 @@ def map_pieces(work: Callable[[Item], Result], pieces: Iterable[Item]) -> list[R
             return list(pool.map(work_alike, items))
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+@contextlib.contextmanager
+def pieces_alone() -> Iterator[int]:
+    """Switch torch's own threads off around many calls of `map_pieces`; says how many threads those use.
+
+    Between two of them torch would otherwise start its own for every small operation, and these then wait spinning
+    for the next: on two processors with other work on them a calibration took four times as long for it.
+    """
+    outer = _THREADS.get()
+    if outer is not None:
+        yield outer
+        return
+    threads = torch.get_num_threads()
+    token = _THREADS.set(threads)
+    torch.set_num_threads(1)
+    try:
+        yield threads
     finally:
         torch.set_num_threads(threads)
+        _THREADS.reset(token)
 
 
 def alone(work: Callable[[Item], Result], item: Item) -> Result:

@@ -239,6 +239,17 @@ def test_texts_that_nothing_is_calibrated_on_are_refused(folder: Path, tmp_path:
     assert "method: calibrated" in str(caught.value.hint)
 
 
+def test_a_fast_export_calibrates_nothing(folder: Path, tmp_path: Path) -> None:
+    recipe = calibrated(bundle_recipe("onnx-int4"))
+    result = export(folder / "c", recipe=recipe, out=tmp_path / "b", parity=False, run=False, fast=True)
+    section = result.manifest.quantization
+    assert (section.method, section.calibration) == ("mse", None)
+    (plain,) = (recipe.quantization.model_copy(update={"method": "mse", "calibration": None}),)
+    slow = recipe.model_copy(update={"quantization": plain, "gates": recipe.fast().gates})
+    same = export(folder / "c", recipe=slow, out=tmp_path / "s", parity=False, run=False)
+    assert section == same.manifest.quantization
+
+
 def test_a_text_with_a_token_that_has_no_row_is_refused(tmp_path: Path) -> None:
     source = make_checkpoint(tmp_path / "c", **MODEL | SMALL)
     tokenizer = json.loads((source / "tokenizer.json").read_text(encoding="utf-8"))

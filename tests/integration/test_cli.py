@@ -171,6 +171,19 @@ def test_an_export_that_misses_its_gates_publishes_nothing(cli: Cli, tmp_path: P
     assert [path.name for path in tmp_path.iterdir()] == ["strict.yaml"]
 
 
+def test_a_dry_run_says_how_long_calibration_takes_and_fast_takes_none(cli: Cli) -> None:
+    asked = ("export", "helium-tiny", "--recipe", "onnx-int4", "--dry-run")
+    code, out, _ = cli(*asked)
+    assert code == 0
+    assert "calibration:  about" in out
+    code, out, err = cli(*asked, "--fast")
+    assert "calibration" not in out
+    assert err.splitlines()[-1] == "next: helium-edge export helium-tiny --recipe onnx-int4 --fast -o DIR"
+    plans = [json.loads(cli(*asked, *flags, "--json")[1])["plan"] for flags in ((), ("--fast",))]
+    assert plans[0]["calibration_seconds"] > 0
+    assert plans[1]["calibration_seconds"] is None
+
+
 def test_a_dry_run_writes_nothing_and_needs_no_output(cli: Cli, empty_folder: Path) -> None:
     code, out, err = cli("export", "helium-tiny", "--recipe", "onnx-int4", "--dry-run")
     assert code == 0

@@ -14,6 +14,7 @@ from helium_edge.recipe import (
     Recipe,
     Rule,
     Scheme,
+    load_recipe,
     parse_recipe,
     parse_scheme,
 )
@@ -385,3 +386,18 @@ def test_other_methods_have_no_such_options() -> None:
     text = (CALIBRATED % ", calibration: {}").replace("calibrated", "mse", 1)
     with pytest.raises(RecipeError, match="calibration has no meaning under method: mse"):
         parse_recipe(text, where="mine.yaml")
+
+
+def test_fast_takes_a_scale_search_and_allows_twice_the_divergence() -> None:
+    calibrated = load_recipe("onnx-int4")
+    fast = calibrated.fast()
+    assert (fast.quantization.method, fast.quantization.calibration) == ("mse", None)
+    assert fast.quantization.rules == calibrated.quantization.rules
+    assert calibrated.gates.mean_kld is not None
+    assert fast.gates.mean_kld == 2 * calibrated.gates.mean_kld
+    assert fast.gates.model_copy(update={"mean_kld": calibrated.gates.mean_kld}) == calibrated.gates
+
+
+@pytest.mark.parametrize("name", ["onnx-int8", "onnx-fp32"])
+def test_fast_leaves_other_methods_alone(name: str) -> None:
+    assert load_recipe(name).fast() == load_recipe(name)

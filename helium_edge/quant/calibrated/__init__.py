@@ -4,6 +4,6 @@ walk (layer by layer, the original beside the quantized model) > method (one inp
 gptq, refine (its steps) > statistics.
 """
 
-from helium_edge.quant.calibrated.store import CalibratedStore
+from helium_edge.quant.calibrated.store import CalibratedStore, rounds_for
 
-__all__ = ["CalibratedStore"]
+__all__ = ["CalibratedStore", "rounds_for"]

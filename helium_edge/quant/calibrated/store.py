@@ -13,6 +13,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from helium_edge.checkpoint import Checkpoint
+from helium_edge.config import ModelConfig
 from helium_edge.errors import ResourceError
 from helium_edge.model.weights import read_weight
 from helium_edge.progress import SILENT, Progress
@@ -20,11 +21,19 @@ from helium_edge.quant.affine import QuantizedWeight
 from helium_edge.quant.calibrated.results import ShardResults
 from helium_edge.quant.calibrated.walk import DATA_FREE, Walk, WalkOptions
 from helium_edge.quant.methods import QuantMethod
+from helium_edge.quant.parallel import pieces_alone
 from helium_edge.quant.store import CODE_VERSION, QuantizedStore, WeightReport
 from helium_edge.recipe import Calibration, Quantization
 
 LARGE = 200_000_000
 """Parameters from which on a round of refit and descent costs more than it is worth."""
+
+
+def rounds_for(config: ModelConfig, options: Calibration) -> int:
+    """Rounds of refit and descent: those asked for, else by the size of the model."""
+    if options.rounds is not None:
+        return options.rounds
+    return 1 if config.num_parameters > LARGE else 2
 
 
 class CalibratedStore(QuantizedStore):
@@ -50,8 +59,7 @@ class CalibratedStore(QuantizedStore):
     ) -> None:
         super().__init__(checkpoint, quantization, folder)
         asked = quantization.calibration or Calibration()
-        rounds = (1 if checkpoint.config.num_parameters > LARGE else 2) if asked.rounds is None else asked.rounds
-        self.options = WalkOptions(asked.damping, rounds, asked.folds)
+        self.options = WalkOptions(asked.damping, rounds_for(checkpoint.config, asked), asked.folds)
         self.tokens = sum(map(len, texts))
         self._texts = [list(text) for text in texts]
         self.texts_sha256 = hashlib.sha256(json.dumps(self._texts).encode()).hexdigest()
@@ -74,7 +82,8 @@ class CalibratedStore(QuantizedStore):
             UsageError: The folder cannot be written.
         """
         if self._walk is None:
-            self._walk = self._run(progress)
+            with pieces_alone():
+                self._walk = self._run(progress)
 
     @override
     def get(self, name: str) -> QuantizedWeight | Tensor:
@@ -83,7 +92,8 @@ class CalibratedStore(QuantizedStore):
             return walk.folds.apply(name, read_weight(self._checkpoint, name))
         weight = results.read(name)
         if weight is None:  # damaged since; what is sound of the rest is taken as it is
-            self._walk = self._run(SILENT)
+            with pieces_alone():
+                self._walk = self._run(SILENT)
             weight = self._walk[1].read(name)
         if weight is None:
             raise ResourceError(f"{self._folder}: what was written there cannot be read back: {name}")

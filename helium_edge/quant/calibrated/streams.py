@@ -15,9 +15,13 @@ from torch import Tensor
 
 from helium_edge.config import ModelConfig
 from helium_edge.model.decoder import DecoderLayer, causal_mask
+from helium_edge.model.parts import Linear
 from helium_edge.model.rope import rope_tables
-from helium_edge.quant.calibrated.inputs import InputName
+from helium_edge.quant.calibrated.inputs import INPUTS, InputName
 from helium_edge.quant.parallel import map_pieces
+
+WRITE_BACK: tuple[InputName, ...] = ("mixed", "gated")
+"""Inputs whose readers, o and down, add to the residual stream."""
 
 
 class Texts:
@@ -93,6 +97,21 @@ class Stream:
         """Add what a projection, `o` or `down`, makes of its inputs (T, K)."""
         self.states = self.states + self._texts.map(projection, inputs)
 
+    def run(self, layer: DecoderLayer) -> None:
+        """Take the states through a whole layer."""
+        inputs: Tensor | None = None
+        for name in INPUTS:
+            inputs = self.input_of(layer, name, inputs)
+            if name in WRITE_BACK:
+                self.add(projection(layer, name), inputs)
+
     def normed(self, norm: torch.nn.Module) -> Tensor:
         """The states after the final norm, (T, C)."""
         return self._texts.map(norm, self.states)
+
+
+def projection(layer: DecoderLayer, name: InputName) -> Linear:
+    """The module that holds the readers of an input."""
+    module = {"attention": layer.qkv, "mixed": layer.o, "mlp": layer.gate_up, "gated": layer.down}[name]
+    assert isinstance(module, Linear)
+    return module

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from helium_edge.config import ModelConfig
 from helium_edge.model.decoder import ACTIVATIONS, DecoderLayer
-from helium_edge.model.parts import DenseParts, Linear, RmsNorm, WeightSource
+from helium_edge.model.parts import DenseParts, RmsNorm, WeightSource
 from helium_edge.model.weights import EMBEDDING, FINAL_NORM, head_name
 from helium_edge.progress import SILENT, Progress
 from helium_edge.quant.affine import QuantizedWeight, dequantize
@@ -27,7 +27,7 @@ from helium_edge.quant.calibrated.folds import Folds, choose_factors
 from helium_edge.quant.calibrated.inputs import INPUTS, InputName, head_weight, readers
 from helium_edge.quant.calibrated.method import Calibrated
 from helium_edge.quant.calibrated.statistics import collect, mean_squares
-from helium_edge.quant.calibrated.streams import Stream, Texts
+from helium_edge.quant.calibrated.streams import WRITE_BACK, Stream, Texts, projection
 from helium_edge.quant.methods import METHODS
 from helium_edge.quant.plan import PlannedWeight
 from helium_edge.recipe import Scheme
@@ -202,10 +202,10 @@ class Walk:
         inputs: Tensor | None = None
         for name in INPUTS:
             inputs = quantized.input_of(layer, name, inputs)
-            projection = _projection(layer, name)
-            projection.weight = self._quantize(readers(index, name), projection.weight, inputs, expected.pop(name))
-            if name in ("mixed", "gated"):
-                quantized.add(projection, inputs)
+            module = projection(layer, name)
+            module.weight = self._quantize(readers(index, name), module.weight, inputs, expected.pop(name))
+            if name in WRITE_BACK:
+                quantized.add(module, inputs)
 
     def _capture(self, index: int, reference: Stream) -> dict[InputName, Tensor]:
         """Take the original through a layer, and return what its matrices read."""
@@ -214,8 +214,8 @@ class Walk:
         inputs: Tensor | None = None
         for name in INPUTS:
             inputs = seen[name] = reference.input_of(layer, name, inputs)
-            if name in ("mixed", "gated"):
-                reference.add(_projection(layer, name), inputs)
+            if name in WRITE_BACK:
+                reference.add(projection(layer, name), inputs)
         return seen
 
     def _module(self, index: int, source: WeightSource) -> DecoderLayer:
@@ -316,10 +316,3 @@ class _Source(WeightSource):
     def _tensor(self, name: str) -> Tensor:
         tensor = self._originals.read(name)
         return tensor.to(torch.float32) if self._folds is None else self._folds.apply(name, tensor)
-
-
-def _projection(layer: DecoderLayer, name: InputName) -> Linear:
-    """The module that holds the readers of an input."""
-    module = {"attention": layer.qkv, "mixed": layer.o, "mlp": layer.gate_up, "gated": layer.down}[name]
-    assert isinstance(module, Linear)
-    return module

@@ -5,8 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from helium_edge.cli.recipes import parse_bytes
 
 from helium_edge.recipe import load_recipe, parse_recipe, recipe_names, recipe_text
+from tests.helpers.checkpoints import make_checkpoint
 from tests.unit.cli.commands import start
 
 Cli = Callable[..., tuple[int, str, str]]
@@ -88,3 +90,32 @@ def test_check_of_a_missing_file(cli: Cli, tmp_path: Path) -> None:
     code, _, err = cli("recipes", "check", str(tmp_path / "none.yaml"))
     assert code == 2
     assert "no such recipe file" in err
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("1200000000", 12 * 10**8), ("1.2G", 12 * 10**8), ("8 MB", 8 * 10**6), ("1.5GiB", 3 << 29), ("4k", 4000)],
+)
+def test_sizes_are_read_with_their_units(text: str, expected: int) -> None:
+    assert parse_bytes(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "much", "-1", "1.2T", "1e9", "1,2G"])
+def test_other_sizes_are_refused(cli: Cli, text: str) -> None:
+    code, out, err = cli("recipes", "fit", "helium-tiny", f"--bytes={text}")
+    assert (code, out) == (2, "")
+    assert err == f"error: --bytes {text}: not a number of bytes\nhint: write it as 1200000000, 1.2G or 1.1GiB\n"
+
+
+def test_fit_prints_a_recipe_and_says_the_rest_on_stderr(cli: Cli, tmp_path: Path) -> None:
+    source = make_checkpoint(tmp_path / "c", num_hidden_layers=2, vocab_size=320, max_position_embeddings=256)
+    asked = ("recipes", "fit", str(source), "--bytes", "10M")
+    code, out, err = cli(*asked)
+    assert code == 0
+    recipe = parse_recipe(out, where="stdout")
+    assert {str(rule.scheme) for rule in recipe.quantization.rules} == {"int8"}  # there is room for that
+    assert err.splitlines()[-4].split() == ["predicted", "graphs", "and", "weights", "mean", "KLD"]
+    document = json.loads(cli(*asked, "--json")[1])
+    assert document["recipe"] == recipe.model_dump(mode="json")
+    assert document["predicted"]["bytes"] <= 10_000_000
+    assert len(document["groups"]) == 2 + 4 * 2
