@@ -61,6 +61,8 @@ def add(given: argparse.Namespace, found: results.Results) -> None:
 def write(path: Path, found: results.Results) -> None:
     picture, page = path.with_suffix(".svg"), path.with_name("RESULTS.md")
     chart.draw(found, picture)
+    if "accuracy" in found:
+        chart.draw_losses(found["accuracy"]["points"], picture.with_name(table.losses_chart(picture.name)))
     page.write_text(table.render(found, picture.name), encoding="utf-8")
     print(page)
 

@@ -36,6 +36,39 @@ def draw(results: Results, path: Path) -> None:
         figure.savefig(path, format="svg", metadata={"Date": None})
 
 
+def draw_losses(points: list[dict[str, Any]], path: Path) -> None:
+    """Write an SVG of loss against bits a weight: a line a series; the same points give the same bytes."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    marks = {"recipes": "o", "recipes fit": "s", "llama.cpp, imatrix": "^", "llama.cpp": "v"}
+    style = {"svg.hashsalt": "peers", "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9}
+    with mpl.rc_context(style):
+        figure = Figure(figsize=(7.5, 4.5), facecolor="white", layout="constrained")
+        axes = figure.subplots()
+        for series in dict.fromkeys(point["series"] for point in points):
+            found = sorted(
+                (point for point in points if point["series"] == series), key=lambda point: point["bits"]
+            )
+            color, line = THEIRS if "llama" in series else OURS, "--" if series == "llama.cpp" else "-"
+            bits, losses = [point["bits"] for point in found], [point["kld"] for point in found]
+            line = line if series != "recipes" else ""
+            axes.plot(
+                bits, losses, line, marker=marks[series], color=color, linewidth=1.2, markersize=5, label=series
+            )
+            if series == "recipes fit":
+                continue
+            for point in found:
+                at = {"xytext": (5, 4), "textcoords": "offset points"}
+                axes.annotate(point["label"], (point["bits"], point["kld"]), color=color, fontsize=8, **at)
+        axes.set_yscale("log")
+        axes.set_xlabel("bits a weight, scales included, over all matrices")
+        axes.set_ylabel("mean KLD, nats a token")
+        axes.legend(frameon=False)
+        axes.spines[["top", "right"]].set_visible(False)
+        figure.savefig(path, format="svg", metadata={"Date": None})
+
+
 def _panel(axes: Any, title: str, peers: dict[str, dict[str, Any]]) -> None:
     labels: list[tuple[str, bool]] = []
     for peer, pairs in peers.items():

@@ -17,7 +17,8 @@ NOTHING = ""
 INTRODUCTION = """# helium-edge and what users would pick instead
 
 Written by `benchmarks/peers.py`; [README.md](README.md) tells how to run it again. Weights are random, so that
-these figures tell speed, memory and the cost of exporting, and nothing about quality.
+these figures tell speed, memory and the cost of exporting, and nothing about quality, which is in the part on loss
+by size.
 
 Every ratio comes from one run in which both engines, and sometimes others, were loaded and took turns, sample by
 sample, with the same number of threads and from the same depth of context. It is the median of the ratios of
@@ -33,6 +34,12 @@ llama.cpp keeps keys and values in float16, its default; transformers computes i
 
 NOT_TIMED = """Speed has not been measured on this model yet: `peers.py run` does it, on a machine that is idle."""
 
+LOSSES = """Written by `accuracy_peers.py`: trained weights, quantized by both and dequantized, in one decoder in
+float32, on text that nothing was calibrated on. llama.cpp's importance matrix is of the text that ours calibrate
+on. Bits are those of all matrices, ours with scales as a `.pte` keeps them; `recipes fit` is asked for shares of
+the bytes of `xnnpack-int4`. Rows of 640 are no multiple of 256: llama.cpp falls back to wider kinds for `ffn_down`
+in its K and IQ4_XS files."""
+
 COSTS = """A process each; processor seconds are user and system time, which other programs lengthen least."""
 
 
@@ -41,6 +48,8 @@ def render(results: Results, chart: str) -> str:
     lines = [INTRODUCTION, "", f"Machine: {results['machine']}, {results['threads']} threads."]
     if results["agreement"]:
         lines += ["", *_agreement(results["agreement"])]
+    if "accuracy" in results:
+        lines += ["", *_losses(results["accuracy"], chart)]
     for name, model in results["models"].items():
         lines += ["", f"## {name}"]
         if model.get("pairs"):
@@ -58,6 +67,21 @@ def render(results: Results, chart: str) -> str:
     if any(model.get("pairs") for model in results["models"].values()):
         lines[2:2] = [f"![Ratios of speed, helium-edge to each peer]({chart})", ""]
     return "\n".join(lines) + "\n"
+
+
+def losses_chart(chart: str) -> str:
+    """Name of the picture of losses, beside the one of ratios."""
+    return chart.replace(".svg", "-accuracy.svg")
+
+
+def _losses(found: Mapping[str, Any], chart: str) -> list[str]:
+    heads = ["weights", "kind", "bits a weight", "mean KLD"]
+    rows = [
+        [each["series"], each["label"], f"{each['bits']:.2f}", f"{each['kld']:.4f} ± {each['error']:.4f}"]
+        for each in sorted(found["points"], key=lambda point: (point["series"], point["bits"]))
+    ]
+    picture = f"![Loss against bits a weight]({losses_chart(chart)})"
+    return [f"## Loss by size, {found['checkpoint']}", "", LOSSES, "", picture, "", *_table(heads, rows)]
 
 
 def measures_of(peers: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -123,7 +123,6 @@ def fit_recipe(request: FitRequest, progress: Progress = SILENT) -> FittedRecipe
             f"config.json: {config.architecture}: losses are measured on next tokens, which it does not predict",
             hint="write the recipe by hand: docs/recipes.md",
         )
-    options = request.base.quantization.calibration or Calibration()
     budget = Budget(config, request.base)
     if budget.smallest > request.nbytes:
         raise UsageError(
@@ -132,14 +131,40 @@ def fit_recipe(request: FitRequest, progress: Progress = SILENT) -> FittedRecipe
             hint=f"ask for --bytes {budget.smallest} or more",
         )
     tokenizer = Tokenizer(checkpoint.tokenizer_files()[0], source.companions.tokenizer.content)
-    texts = weight_texts(tokenizer, config, options.tokens, request.calibration)
-    progress.stage("measure losses", config.num_hidden_layers + 1, "layers")
-    walk = LossWalk(config, _Originals(checkpoint), budget.candidates, _two(texts, config), options.damping)
-    losses = walk.run(progress)
+    losses = measured_losses(checkpoint, tokenizer, request.base, budget, request.calibration, progress)
     found = budget.best(losses, request.nbytes)
     if not request.measure:
         return found
     return _measured(found, request, progress)
+
+
+def measured_losses(
+    checkpoint: Checkpoint,
+    tokenizer: Tokenizer,
+    base: Recipe,
+    budget: Budget,
+    calibration: Path | None,
+    progress: Progress = SILENT,
+) -> Losses:
+    """What each group of matrices costs under each scheme that it can have.
+
+    Args:
+        checkpoint: The original.
+        tokenizer: Of the model.
+        base: Its options of calibration count.
+        budget: Knows the schemes.
+        calibration: Text to calibrate and to measure on; None is the built-in one.
+        progress: Receives a stage.
+
+    Raises:
+        UsageError: The text cannot be read, or holds nothing to calibrate on.
+        CheckpointError: A weight cannot be read or is not finite.
+    """
+    config, options = checkpoint.config, base.quantization.calibration or Calibration()
+    texts = weight_texts(tokenizer, config, options.tokens, calibration)
+    progress.stage("measure losses", config.num_hidden_layers + 1, "layers")
+    walk = LossWalk(config, _Originals(checkpoint), budget.candidates, _two(texts, config), options.damping)
+    return walk.run(progress)
 
 
 class Budget:
@@ -152,6 +177,7 @@ class Budget:
     Attributes:
         candidates: Schemes that each group can have on the target; none where the base keeps it in float32.
         smallest: Bytes where every group takes its smallest scheme.
+        base_nbytes: Bytes by the base recipe.
 
     Raises:
         RecipeError: The recipe does not fit the model.
@@ -164,6 +190,7 @@ class Budget:
         fit(config, base)
         schemes = {planned.name: planned.scheme for planned in plan_weights(config, base.quantization)}
         self._given = {group: schemes[group.names[0]] for group in self._groups}
+        self.base_nbytes = self._total(self._given)
         self.candidates = {group: self._possible(group) for group in self._groups}
         self._first = {group: found[0] if found else None for group, found in self.candidates.items()}
         self._first_nbytes = self._total(self._first)
@@ -211,7 +238,7 @@ class Budget:
             recipe=self._recipe(schemes).model_copy(update=update),
             nbytes=total,
             loss=loss,
-            base_nbytes=self._total(self._given),
+            base_nbytes=self.base_nbytes,
             base_loss=base_loss,
             chosen=chosen,
         )

@@ -42,7 +42,9 @@ def made_up(budget: Budget) -> Losses:
     }
 
 
-@pytest.mark.parametrize("name", ["onnx-int4", pytest.param("xnnpack-int4", marks=pytest.mark.full), "coreml-int4"])
+@pytest.mark.parametrize(
+    "name", ["onnx-int4", pytest.param("xnnpack-int4", marks=pytest.mark.full), "coreml-int4"]
+)
 def test_wide_layers_within_any_budget(name: str) -> None:
     config, base = wide(), load_recipe(name)
     budget = Budget(config, base)
