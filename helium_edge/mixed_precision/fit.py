@@ -26,6 +26,7 @@ from helium_edge.parity.check import check
 from helium_edge.parity.report import ParityReport
 from helium_edge.progress import SILENT, Progress
 from helium_edge.quant import plan_weights
+from helium_edge.quant.methods import CALIBRATED
 from helium_edge.recipe import GROUP_SIZES, Calibration, Gates, Recipe, Scheme
 from helium_edge.runtime.tokenizer import Tokenizer
 from helium_edge.tasks import LANGUAGE_MODEL
@@ -47,7 +48,8 @@ class FitRequest:
 
     Attributes:
         source: Folder, Hub id or `helium-tiny`.
-        base: A recipe of one target: its target, shapes, method and cache are kept, its rules are replaced.
+        base: A recipe of one target: target, shapes, cache and options of calibration are kept, its rules are
+            replaced, and weights are calibrated whatever its method.
         nbytes: Most bytes of graphs and weights.
         revision: Of a Hub id.
         calibration: Text to calibrate and to measure on; None is the built-in one.
@@ -124,6 +126,11 @@ def fit_recipe(request: FitRequest, progress: Progress = SILENT) -> FittedRecipe
             hint="write the recipe by hand: docs/recipes.md",
         )
     budget = Budget(config, request.base)
+    if not any(budget.candidates.values()):
+        raise UsageError(
+            f"recipe {request.base.name} keeps every matrix in float32: there is nothing to choose",
+            hint="take a base that quantizes, such as onnx-int4",
+        )
     if budget.smallest > request.nbytes:
         raise UsageError(
             f"--bytes {request.nbytes:,}: too few, with the smallest scheme for every matrix it takes "
@@ -286,7 +293,7 @@ class Budget:
         return sum(nbytes for _, nbytes in target.plan(config, recipe, weights))
 
     def _recipe(self, schemes: Mapping[Group, Scheme | None]) -> Recipe:
-        quantization = self._base.quantization.model_copy(update={"rules": rules_for(schemes)})
+        quantization = self._base.quantization.model_copy(update={"method": CALIBRATED, "rules": rules_for(schemes)})
         return self._base.model_copy(update={"quantization": quantization})
 
 

@@ -90,9 +90,17 @@ def test_a_base_of_several_targets_and_a_classifier_are_refused(tmp_path: Path) 
     both = load_recipe("onnx-int4").override(["onnx", "xnnpack"])
     with pytest.raises(UsageError, match="has the targets onnx, xnnpack"):
         fit_recipe(request("helium-tiny", both, 10**9))
+    with pytest.raises(UsageError, match="keeps every matrix in float32"):
+        fit_recipe(request("helium-tiny", load_recipe("onnx-fp32"), 10**9))
     labels = make_text_model(tmp_path / "t", "HeliumForSequenceClassification")
     with pytest.raises(ConfigError, match="losses are measured on next tokens"):
         fit_recipe(request(labels, load_recipe("onnx-int4"), 10**9))
+
+
+def test_the_result_is_calibrated_whatever_the_base() -> None:
+    budget = Budget(wide(), load_recipe("onnx-int8"))
+    found = budget.best(made_up(budget), 2 * budget.smallest).recipe.quantization
+    assert (found.method, found.calibration) == ("calibrated", None)
 
 
 def test_gates_follow_what_is_predicted() -> None:
