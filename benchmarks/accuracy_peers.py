@@ -90,7 +90,8 @@ def quantize(source: Path, target: Path, kind: int, imatrix: Mapping[str, Tensor
         entry.data = ctypes.cast(data, ctypes.POINTER(ctypes.c_float))
     params = llama_cpp.llama_model_quantize_default_params()
     params.ftype, params.max_buf_size = kind, BUFFER_BYTES
-    params.imatrix = ctypes.cast(entries, ctypes.c_void_p)
+    if imatrix:
+        params.imatrix = ctypes.cast(entries, type(params.imatrix))
     code = llama_cpp.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(params))
     if code != 0:
         raise RuntimeError(f"llama_model_quantize({kind}) returned {code}")

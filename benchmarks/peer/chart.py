@@ -52,11 +52,11 @@ def draw_losses(points: list[dict[str, Any]], path: Path) -> None:
             )
             color, line = THEIRS if "llama" in series else OURS, "--" if series == "llama.cpp" else "-"
             bits, losses = [point["bits"] for point in found], [point["kld"] for point in found]
-            line = line if series != "recipes" else ""
+            line = line if series != "recipes" else "None"
             axes.plot(
                 bits, losses, line, marker=marks[series], color=color, linewidth=1.2, markersize=5, label=series
             )
-            if series == "recipes fit":
+            if series in ("recipes fit", "llama.cpp"):
                 continue
             for point in found:
                 at = {"xytext": (5, 4), "textcoords": "offset points"}

@@ -293,7 +293,9 @@ class Budget:
         return sum(nbytes for _, nbytes in target.plan(config, recipe, weights))
 
     def _recipe(self, schemes: Mapping[Group, Scheme | None]) -> Recipe:
-        quantization = self._base.quantization.model_copy(update={"method": CALIBRATED, "rules": rules_for(schemes)})
+        quantization = self._base.quantization.model_copy(
+            update={"method": CALIBRATED, "rules": rules_for(schemes)}
+        )
         return self._base.model_copy(update={"quantization": quantization})
 
 
