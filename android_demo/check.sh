@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Compiles the whole demo and runs its JVM tests without an Android SDK, from packages of Debian, PyPI and npm.
+# Compiles the whole demo and runs its JVM tests without an Android SDK, from packages of Debian and PyPI.
 #
 #   android_demo/check.sh
 #
 # PYTHON is the interpreter that has helium-edge installed (default: python3). Downloads are kept in
 # HELIUM_EDGE_ANDROID_CACHE (default: ~/.cache/helium-edge/android), about 190 MB are fetched the first time.
-# Exit codes: 0 all right, 5 something that is needed is missing (each named), anything else: the check failed.
+# Exit codes: 0 all right, 5 something that is needed is missing (each named; .ci/run fails then, unless
+# HELIUM_EDGE_WITHOUT_ANDROID=1 allows it), anything else: the check failed.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")"
@@ -17,7 +18,8 @@ trap '[[ -z "$vectors" ]] || kill "$vectors" 2>/dev/null || true; rm -rf "$work"
 trap 'exit 130' INT
 trap 'exit 143' TERM
 # What is downloaded and how it is unpacked; another version of this starts a new cache.
-kit="$cache/kit-1"
+kit="$cache/kit-2"
+export PYTHON="$python"
 export OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 PYTHONDONTWRITEBYTECODE=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 
 say() { printf -- '-- %4d s  %s\n' "$SECONDS" "$*"; }
@@ -33,7 +35,7 @@ debian() {
     local wanted=()
     command -v javac >/dev/null || wanted+=(openjdk-17-jdk-headless)
     command -v gcc >/dev/null || wanted+=(gcc libc6-dev)
-    command -v npm >/dev/null || wanted+=(npm)
+    command -v proguard >/dev/null || wanted+=(proguard-cli)
     command -v aapt2 >/dev/null || wanted+=(aapt)
     [[ -e /usr/share/java/junit4.jar ]] || wanted+=(junit4)
     [[ -e /usr/share/android-framework-res/framework-res.apk ]] || wanted+=(android-framework-res)
@@ -47,69 +49,83 @@ debian() {
         >"$work/apt.log" 2>&1 || { tail -n 5 "$work/apt.log"; missing "Debian packages: $how"; }
 }
 
-# The Kotlin compiler, ONNX Runtime's Java classes and ExecuTorch's, each out of a package that carries them.
+# The Kotlin compiler and ONNX Runtime's Java classes, each out of a package that carries them.
 downloads() {
     [[ -d "$kit" ]] && return 0
-    say "download the Kotlin compiler and the classes of both runtimes"
+    say "download the Kotlin compiler and the classes of ONNX Runtime"
     local new="$work/kit" got="$work/got"
     mkdir -p "$new" "$got" "$cache"
     local pip=("$python" -m pip download --quiet --no-deps --ignore-requires-python --dest "$got")
     "${pip[@]}" kotlin-jupyter-kernel==0.19.0.944 2>"$work/pip.log" || { tail -n 3 "$work/pip.log"; missing "the PyPI package kotlin-jupyter-kernel"; }
     # A source archive: pip builds its metadata, and the jar lies in it.
     "${pip[@]}" --no-binary pyserini pyserini==2.4.0 2>"$work/pip.log" || { tail -n 3 "$work/pip.log"; missing "the PyPI package pyserini"; }
-    (cd "$got" && npm pack --silent react-native-executorch@0.9.3 >/dev/null) || missing "the npm package react-native-executorch"
     (cd "$got" && sha256sum --quiet --check) <tools/downloads.sha256
     "$python" tools/unpack.py "$got" "$new"
     rm -rf "$got"
     mv "$new" "$kit"
 }
 
-kotlin() {
-    # For the API of Java 8, which is what Android 9 has of it.
-    java -Xmx1200m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 \
-        -cp "$kit/kotlin/compiler.jar:$kit/kotlin/kotlin-reflect.jar" org.jetbrains.kotlin.cli.jvm.K2JVMCompiler \
-        -no-stdlib -no-reflect -Werror -Xjdk-release=8 -jvm-target 1.8 "$@"
-}
-
 path() { local IFS=:; printf '%s' "$*"; }
+
+# module NAME API FRIENDS CLASSPATH SOURCE...: plans a module as Gradle compiles it. It sees nothing beside CLASSPATH,
+# and `internal` of FRIENDS alone; API is `strict` for a library. A warning is an error. The API is that of Java 8,
+# which is what Android 9 has of it.
+module() {
+    local name="$1" api="$2" friends="$3" classpath="$4"
+    shift 4
+    printf '%s\n' -module-name "$name" -d "$out/$name" -cp "$(path "$stdlib" "$classpath")" "-Xexplicit-api=$api" \
+        -Werror -no-stdlib -no-reflect -Xjdk-release=8 -jvm-target 1.8 >>"$work/modules"
+    [[ -z "$friends" ]] || printf '%s\n' "-Xfriend-paths=$friends" >>"$work/modules"
+    printf '%s\n' "$@" '' >>"$work/modules"
+}
 
 debian
 downloads
 stdlib="$kit/kotlin/kotlin-stdlib.jar"
-runtimes="$kit/ort:$kit/executorch/classes.jar"
 out="$work/classes"
+junit=/usr/share/java/junit4.jar:/usr/share/java/hamcrest-all.jar
 
 # In the background: it needs the other processor core only, and the compiler the first one.
 "$python" tools/write_vectors.py "$work/vectors" >"$work/vectors.log" 2>&1 &
 vectors=$!
 
-say "compile core"
-kotlin -Xexplicit-api=strict -module-name core -cp "$stdlib" -d "$out/core" core/src/main/kotlin
-say "compile engine-ort and engine-executorch"
-kotlin -Xexplicit-api=strict -module-name engines -cp "$(path "$stdlib" "$out/core" "$runtimes")" -d "$out/engines" \
-    engine-ort/src/main/kotlin engine-executorch/src/main/kotlin
-# Resources against the framework's own (of Android 10), code against stubs of the few classes that it touches.
-say "compile the app"
+# Resources against the framework's own (of Android 10); code against stubs of the few classes that it touches.
+say "compile resources and stubs"
 aapt2 compile --dir app/src/main/res -o "$work/res.zip"
 sed 's,<manifest ,&package="dev.heliumedge.app" ,' app/src/main/AndroidManifest.xml >"$work/AndroidManifest.xml"
-mkdir -p "$work/gen" "$work/flavours" "$out/android"
+mkdir -p "$work/gen" "$work/flavours" "$out/android-stubs" "$out/ort-stubs" "$out/compile"
 aapt2 link -I /usr/share/android-framework-res/framework-res.apk --manifest "$work/AndroidManifest.xml" \
     --min-sdk-version 28 --target-sdk-version 29 --java "$work/gen" -o "$work/resources.apk" "$work/res.zip"
 find tools/android-stubs "$work/gen" -name '*.java' >"$work/java.txt"
-javac -Xlint:-options --release 8 -d "$out/android" "@$work/java.txt"
-# Flavours define the same object: those beside `full` get packages of their own, to be compiled with it.
-for flavour in ort executorch; do
-    sed "s/^package dev.heliumedge.app/&.$flavour/" "app/src/$flavour/kotlin/dev/heliumedge/app/Engines.kt" >"$work/flavours/$flavour.kt"
-done
-kotlin -module-name app -cp "$(path "$stdlib" "$out/core" "$out/engines" "$runtimes" "$out/android")" -d "$out/app" \
-    app/src/main/kotlin app/src/full/kotlin "$work/flavours"
+javac -Xlint:-options --release 8 -d "$out/android-stubs" "@$work/java.txt"
+javac -Xlint:-options --release 8 -d "$out/ort-stubs" tools/sdk-stubs/onnxruntime/*.java
+javac -d "$out/compile" -cp "$kit/kotlin/compiler.jar" tools/Compile.java
 
-say "compile the tests"
-junit=/usr/share/java/junit4.jar:/usr/share/java/hamcrest-all.jar
-classpath="$(path "$stdlib" "$out/core" "$out/engines" "$out/app" "$out/android" "$runtimes" "$junit")"
-kotlin -Xfriend-paths="$out/core,$out/engines" -module-name tests -cp "$classpath" -d "$out/tests" \
-    core/src/testFixtures/kotlin core/src/test/kotlin engine-ort/src/test/kotlin engine-executorch/src/test/kotlin \
-    app/src/test/kotlin
+say "compile the modules, one at a time"
+core="$out/core"
+fixtures="$(path "$core" "$out/core-fixtures" "$junit")"
+module executorch-stubs disable "" "" tools/sdk-stubs/executorch
+module core strict "" "" core/src/main/kotlin
+module core-fixtures disable "$core" "$(path "$core" "$junit")" core/src/testFixtures/kotlin
+module core-test disable "$core" "$fixtures" core/src/test/kotlin
+module engine-ort strict "" "$(path "$core" "$out/ort-stubs")" engine-ort/src/main/kotlin
+module engine-ort-test disable "$out/engine-ort" "$(path "$fixtures" "$out/ort-stubs" "$out/engine-ort")" engine-ort/src/test/kotlin
+module engine-executorch strict "" "$(path "$core" "$out/executorch-stubs")" engine-executorch/src/main/kotlin
+module engine-executorch-test disable "$out/engine-executorch" \
+    "$(path "$fixtures" "$out/executorch-stubs" "$out/engine-executorch")" engine-executorch/src/test/kotlin
+app="$(path "$core" "$out/android-stubs")"
+ort="$(path "$out/engine-ort" "$out/ort-stubs")"
+executorch="$(path "$out/engine-executorch" "$out/executorch-stubs")"
+module app disable "" "$(path "$app" "$ort" "$executorch")" app/src/main/kotlin app/src/full/kotlin
+module app-ort disable "" "$(path "$app" "$ort")" app/src/main/kotlin app/src/ort/kotlin
+module app-executorch disable "" "$(path "$app" "$executorch")" app/src/main/kotlin app/src/executorch/kotlin
+module app-test disable "$out/app" "$(path "$app" "$out/app" "$junit")" app/src/test/kotlin
+module shrink-probe disable "" "$(path "$core" "$out/engine-ort" "$out/ort-stubs")" tools/shrink/Probe.kt
+java -Xmx1500m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 \
+    -cp "$(path "$out/compile" "$kit/kotlin/compiler.jar" "$kit/kotlin/kotlin-reflect.jar")" Compile "$work/modules"
+
+say "compare the stubs with what the runtimes publish"
+"$python" tools/foreign.py check "$out"
 
 say "ONNX Runtime's Java binding over the library of the Python package"
 native="$work/native"
@@ -125,10 +141,16 @@ say "vectors and bundles by the Python package"
 wait "$vectors" || { cat "$work/vectors.log"; exit 1; }
 vectors=
 
+# The runtime's own classes take the place of its stubs.
 say "tests"
-tests="$(cd "$out/tests" && find . -name '*Test.class' | sed 's,^\./,,; s,/,.,g; s,\.class$,,' | sort)"
+tests="$(cd "$out" && find ./*-test -name '*Test.class' | sed 's,^\./[^/]*/,,; s,/,.,g; s,\.class$,,' | sort)"
+classpath="$(path "$stdlib" "$fixtures" "$out/core-test" "$out/engine-ort" "$out/engine-ort-test" "$out/engine-executorch" \
+    "$out/engine-executorch-test" "$out/executorch-stubs" "$out/app" "$out/app-test" "$out/android-stubs" "$kit/ort")"
 # shellcheck disable=SC2086 # one word a class
-java -XX:+UseSerialGC -Donnxruntime.native.path="$native" -Dhelium.vectors="$work/vectors" -cp "$(path "$classpath" "$out/tests")" \
+java -XX:+UseSerialGC -Donnxruntime.native.path="$native" -Dhelium.vectors="$work/vectors" -cp "$classpath" \
     org.junit.runner.JUnitCore $tests
 "$python" tools/prompt_caches.py "$work/vectors"
+
+say "the engine, shrunk by the rules that it brings"
+tools/shrink/check.sh "$work" "$kit" "$native"
 say "the Android demo is right"

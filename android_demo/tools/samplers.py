@@ -13,8 +13,11 @@ import numpy as np
 from helium_edge.bundle import GenerationSection
 from helium_edge.errors import HeliumEdgeError, UsageError
 from helium_edge.language_model import Sampling, most_new_tokens, sampling_options
+from helium_edge.runtime.generate import GenerationStats
 from helium_edge.runtime.sampling import Sampler, SamplingOptions
 from helium_edge.runtime.stop_strings import StopStrings
+from helium_edge.runtime.text_generation import Generation
+from helium_edge.runtime.tokenizer import Tokenizer
 
 
 def sampler_cases() -> Iterator[dict[str, Any]]:
@@ -128,6 +131,29 @@ def stop_string_cases() -> Iterator[dict[str, Any]]:
     for _ in range(300):
         strings = ["".join(rng.choices("ab\n", k=rng.randint(1, 4))) for _ in range(rng.randint(0, 3))]
         pieces = ["".join(rng.choices("abc\n", k=rng.randint(0, 3))) for _ in range(rng.randint(0, 8))]
-        stop = StopStrings(strings)
-        shown = [*(stop.push(piece) for piece in pieces), stop.finish()]
-        yield {"strings": strings, "pieces": pieces, "shown": shown, "found": stop.found}
+        seen = [rng.random() < 0.8 for _ in pieces]
+        before = "".join(rng.choices("ab\n", k=rng.randint(0, 5)))
+        stop = StopStrings(strings, before)
+        shown = [*(stop.push(piece, shown=see) for piece, see in zip(pieces, seen, strict=True)), stop.finish()]
+        found = {"shown": shown, "found": stop.found}
+        yield {"strings": strings, "before": before, "pieces": pieces, "seen": seen, **found}
+
+
+def stop_text_cases(tokenizer: Tokenizer) -> Iterator[dict[str, Any]]:
+    """Whole texts that end at strings, most of which begin in the prompt or spell special tokens."""
+    rng = random.Random(10)
+    # No bytes: a run of these is text when it ends.
+    usual = [index for index in range(tokenizer.vocab_size) if not tokenizer.is_byte(index)]
+    for case in range(300):
+        ids = [rng.choice((1, 2, *rng.choices(usual, k=8))) for _ in range(30)]
+        prompt = rng.randint(1, 20)
+        whole, edge = tokenizer.spell(ids), len(tokenizer.spell(ids[:prompt]))
+        start = rng.randint(max(0, edge - 9), edge) if case % 2 else rng.randrange(len(whole) - 9)
+        strings = [whole[start : start + rng.randint(1, 12)]]
+        before = tokenizer.spell(ids[:prompt])[-len(strings[0]) :]
+        stream = tokenizer.stream(continuing=True)
+        options, stats = SamplingOptions(), GenerationStats()
+        found = Generation(ids[:prompt], options, stats, iter(ids[prompt:]), stream, StopStrings(strings, before))
+        text = "".join(found)
+        parts = {"prompt_ids": ids[:prompt], "new_ids": ids[prompt:], "strings": strings}
+        yield {**parts, "text": text, "taken": len(found.ids), "found": stats.stop_reason == "stop_string"}

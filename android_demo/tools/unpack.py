@@ -17,7 +17,6 @@ def main(downloads: Path, out: Path) -> None:
     """Unpack everything."""
     kotlin(next(downloads.glob("kotlin_jupyter_kernel-*.whl")), out / "kotlin")
     onnxruntime(next(downloads.glob("pyserini-*.tar.gz")), out)
-    executorch(next(downloads.glob("react-native-executorch-*.tgz")), out / "executorch")
 
 
 def kotlin(wheel: Path, out: Path) -> None:
@@ -53,15 +52,6 @@ def onnxruntime(sdist: Path, out: Path) -> None:
                     archive.extract(name, out / "ort")
             (out / "ort-native").mkdir()
             (out / "ort-native" / "libonnxruntime4j_jni.so").write_bytes(archive.read(native))
-
-
-def executorch(package: Path, out: Path) -> None:
-    """The classes `org.pytorch.executorch`."""
-    out.mkdir(parents=True)
-    with tarfile.open(package) as archive:
-        source = archive.extractfile("package/android/libs/classes.jar")
-        assert source is not None
-        (out / "classes.jar").write_bytes(source.read())
 
 
 if __name__ == "__main__":

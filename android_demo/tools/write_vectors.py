@@ -43,6 +43,8 @@ def main(folder: Path) -> None:
     save(folder / "sampler.json", list(samplers.sampler_cases()))
     save(folder / "overrides.json", list(samplers.override_cases()))
     save(folder / "stop-strings.json", list(samplers.stop_string_cases()))
+    tokenizer = Tokenizer(DATA / "helium-tiny" / "tokenizer.json")
+    save(folder / "stop-texts.json", list(samplers.stop_text_cases(tokenizer)))
     write_chats(folder)
     save(folder / "plans.json", list(hosts.plans()))
     save(folder / "caches.json", list(hosts.cache_runs()))

@@ -15,9 +15,16 @@ public class Activity extends Context implements ComponentCallbacks2 {
 
     protected void onNewIntent(Intent intent) {}
 
+    protected void onStart() {}
+
     protected void onStop() {}
 
-    protected void onDestroy() {}
+    public boolean isChangingConfigurations() { return false; }
+
+    public void setIntent(Intent newIntent) {}
+
+    @Override
+    public Context getApplicationContext() { return null; }
 
     protected void onActivityResult(int requestCode, int resultCode, Intent data) {}
 

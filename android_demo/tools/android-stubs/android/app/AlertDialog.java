@@ -3,8 +3,13 @@ package android.app;
 import android.content.Context;
 import android.content.DialogInterface;
 import android.view.View;
+import android.widget.Button;
 
 public class AlertDialog {
+    public Button getButton(int whichButton) { return null; }
+
+    public void dismiss() {}
+
     public static class Builder {
         public Builder(Context context) {}
 

@@ -8,6 +8,9 @@ public abstract class Context {
     public static final String CLIPBOARD_SERVICE = "clipboard";
     public static final String POWER_SERVICE = "power";
 
+    public static final String NOTIFICATION_SERVICE = "notification";
+    public static final String STORAGE_SERVICE = "storage";
+
     public Object getSystemService(String name) { return null; }
 
     public SharedPreferences getSharedPreferences(String name, int mode) { return null; }
@@ -17,6 +20,16 @@ public abstract class Context {
     public File getFilesDir() { return null; }
 
     public File getExternalFilesDir(String type) { return null; }
+
+    public abstract Context getApplicationContext();
+
+    public String getPackageName() { return null; }
+
+    public ComponentName startForegroundService(Intent service) { return null; }
+
+    public boolean stopService(Intent service) { return true; }
+
+    public void startActivity(Intent intent) {}
 
     public final String getString(int resId) { return null; }
 

@@ -1,7 +1,6 @@
 package android.view;
 
 public class View {
-    public static final int FOCUS_DOWN = 130;
     public static final int VISIBLE = 0;
     public static final int GONE = 8;
 
@@ -16,6 +15,16 @@ public class View {
     public void setVisibility(int visibility) {}
 
     public int getVisibility() { return 0; }
+
+    public final int getHeight() { return 0; }
+
+    public final boolean requestFocus() { return true; }
+
+    public boolean canScrollVertically(int direction) { return false; }
+
+    public void scrollTo(int x, int y) {}
+
+    public boolean post(Runnable action) { return true; }
 
     public void setEnabled(boolean enabled) {}
 

@@ -1,5 +1,3 @@
 package android.widget;
 
-public class ScrollView extends FrameLayout {
-    public boolean fullScroll(int direction) { return true; }
-}
+public class ScrollView extends FrameLayout {}

@@ -1,26 +1,55 @@
 package dev.heliumedge.app
 
 import android.app.ActivityManager
+import android.app.ApplicationExitInfo
 import android.content.Context
 import android.os.Build
 import android.os.PowerManager
+import android.os.storage.StorageManager
 import android.system.Os
 import android.system.OsConstants
 import dev.heliumedge.core.DeviceProbe
+import java.io.File
+import java.io.IOException
 
 /** What Android tells of the device. */
 class Device(private val context: Context) {
     private val pageSize = Os.sysconf(OsConstants._SC_PAGESIZE)
+    private val activities get() = context.getSystemService(Context.ACTIVITY_SERVICE) as ActivityManager
 
     /** Memory that the system would give before it ends other processes. */
     fun availableMemory(): Long {
         val info = ActivityManager.MemoryInfo()
-        (context.getSystemService(Context.ACTIVITY_SERVICE) as ActivityManager).getMemoryInfo(info)
+        activities.getMemoryInfo(info)
         return maxOf(0, info.availMem - info.threshold)
+    }
+
+    /** Space that the system would make free for the app: what other apps only cache counts as free. */
+    fun freeBytes(folder: File): Long {
+        val storage = context.getSystemService(Context.STORAGE_SERVICE) as StorageManager
+        return try {
+            storage.getAllocatableBytes(storage.getUuidForPath(folder))
+        } catch (_: IOException) {
+            folder.usableSpace
+        }
     }
 
     /** Memory that the app holds now. */
     fun residentBytes(): Long = DeviceProbe.residentBytes(pageSize = pageSize)
+
+    /** Why the process before this one ended, in the system's words; null where it does not tell. */
+    fun lastExit(): String? {
+        if (Build.VERSION.SDK_INT < Build.VERSION_CODES.R) return null
+        val exit = activities.getHistoricalProcessExitReasons(context.packageName, 0, 1).firstOrNull() ?: return null
+        return when (exit.reason) {
+            ApplicationExitInfo.REASON_LOW_MEMORY -> "REASON_LOW_MEMORY"
+            ApplicationExitInfo.REASON_SIGNALED -> "REASON_SIGNALED ${exit.status}"
+            ApplicationExitInfo.REASON_CRASH_NATIVE -> "REASON_CRASH_NATIVE"
+            ApplicationExitInfo.REASON_CRASH -> "REASON_CRASH"
+            ApplicationExitInfo.REASON_ANR -> "REASON_ANR"
+            else -> "${exit.reason}"
+        }
+    }
 
     /** Facts for a benchmark's document. */
     fun facts(threads: Int): Map<String, Any?> = mapOf(
@@ -33,7 +62,7 @@ class Device(private val context: Context) {
     )
 
     /** 0 is cool, above 2 the processor is slowed down; null before Android 10. */
-    private fun thermalStatus(): Int? =
+    fun thermalStatus(): Int? =
         if (Build.VERSION.SDK_INT >= Build.VERSION_CODES.Q) {
             (context.getSystemService(Context.POWER_SERVICE) as PowerManager).currentThermalStatus
         } else {

@@ -12,6 +12,14 @@ class SettingsStore(private val preferences: SharedPreferences) {
     /** Text of a field. */
     fun text(key: String): String = preferences.getString(key, null) ?: DEFAULTS.getValue(key)()
 
+    /** The bundle that was loaded last, offered at the next start; null before the first. */
+    var lastBundle: String?
+        get() = preferences.getString("last_bundle", null)
+        set(value) = preferences.edit().putString("last_bundle", value).apply()
+
+    /** Keeps one field that the app itself found. */
+    fun save(key: String, text: String): Unit = save(KEYS.associateWith(::text) + (key to text))
+
     /**
      * Keeps the texts of all fields.
      *

@@ -9,7 +9,7 @@ import java.nio.ByteOrder
 
 /**
  * Buffers outside the Java heap: `ByteBuffer.allocateDirect` takes its memory from the heap on Android, whose limit of
- * a few hundred megabytes a KV cache exceeds. Pages are zeroed, and taken from the system as they are written.
+ * a few hundred megabytes a KV cache exceeds. Pages are zeroed, and taken from the system as they are written or read.
  */
 object SharedMemoryAllocator : BufferAllocator {
     override fun allocate(bytes: Int): ByteBuffer = try {
@@ -21,4 +21,7 @@ object SharedMemoryAllocator : BufferAllocator {
     } catch (error: ErrnoException) {
         throw NotEnoughMemoryException("no memory for a buffer of $bytes bytes (${error.message})")
     }
+
+    // Without this the pages would stay until the garbage collector looks at the few bytes of the buffer's object.
+    override fun release(buffer: ByteBuffer): Unit = SharedMemory.unmap(buffer)
 }

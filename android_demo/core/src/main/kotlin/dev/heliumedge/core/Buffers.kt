@@ -15,6 +15,11 @@ public fun interface BufferAllocator {
      */
     public fun allocate(bytes: Int): ByteBuffer
 
+    /** Gives a buffer of [allocate] back at once, where that can be done; nobody may touch it, or a view of it, again. */
+    public fun release(buffer: ByteBuffer) {
+        // Otherwise with the garbage, whenever that is collected.
+    }
+
     /** For desktops and tests. */
     public object Direct : BufferAllocator {
         override fun allocate(bytes: Int): ByteBuffer = try {

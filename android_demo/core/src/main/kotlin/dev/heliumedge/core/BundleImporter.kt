@@ -1,9 +1,11 @@
 package dev.heliumedge.core
 
 import java.io.File
+import java.io.FileInputStream
+import java.io.FileOutputStream
 import java.io.IOException
 import java.io.InputStream
-import java.io.OutputStream
+import java.security.MessageDigest
 
 private const val COPY_BYTES = 1 shl 20
 
@@ -20,72 +22,115 @@ public fun interface BundleSource {
 /**
  * Copies a bundle into the app's own storage, where runtimes can map it.
  *
- * Files go into `NAME.partial`, which gets its name at the end, so that a copy that was cut off is never taken for a
- * bundle; the next import leaves what is there in full size.
+ * Files go into `NAME.partial`, byte by byte behind what an earlier import left there, and are hashed on the way. Only
+ * when all are right does the folder get its name; a bundle of that name which is there already stays until then. So
+ * the app may be killed at any time: what is called a bundle is one, and the next import goes on.
  */
-public class BundleImporter(private val bundles: File) {
+public class BundleImporter(private val store: BundleStore) {
     /**
-     * Copies all files and checks their sizes; [BundleLoader.load] checks their content.
+     * Copies all files, and checks their sizes and contents.
      *
-     * @param freeBytes Space on the storage.
+     * @param freeBytes Space on the storage, asked for when the size of the bundle is known; on Android what the system
+     *   would make free for the app (`StorageManager.getAllocatableBytes`).
      * @param progress Called with the bytes so far and in all; return false to stop.
      * @return The folder, or null when [progress] stopped it.
      * @throws NotABundleException The source has no manifest.
      * @throws StorageException Too little space, or reading or writing fails.
      * @throws MissingFileException The source lacks a file.
+     * @throws DamagedFileException A file of the source is not the one that the manifest lists.
      */
-    public fun import(source: BundleSource, freeBytes: Long, progress: (Long, Long) -> Boolean): File? {
+    public fun import(source: BundleSource, freeBytes: () -> Long, progress: (Long, Long) -> Boolean): File? {
+        store.recover()
         val text = read(source) ?: throw NotABundleException("the folder holds no $MANIFEST_NAME")
         val manifest = ManifestReader.parse(text)
-        if (manifest.totalBytes > freeBytes) {
-            throw StorageException("the bundle has ${manifest.totalBytes} bytes, $freeBytes are free")
+        ManifestSeal.problem(text, manifest.schemaVersion)?.let { throw DamagedFileException("$MANIFEST_NAME $it") }
+        val partial = store.partial(manifest.name)
+        val missing = manifest.files.sumOf { it.bytes - minOf(it.bytes, File(partial, it.path).length()) }
+        val free = freeBytes()
+        if (missing > free) {
+            throw StorageException("$missing bytes of the bundle are still to be copied (${manifest.totalBytes} in all), $free are free")
         }
-        val name = manifest.name.map { if (it.isLetterOrDigit() || it in "-_") it else '_' }.joinToString("")
-        val partial = File(bundles, "$name.partial")
         var done = 0L
         for (entry in manifest.files) {
-            val target = File(partial, entry.path)
-            if (target.length() != entry.bytes) {
-                val stream = storing(entry.path) { source.open(entry.path) } ?: throw MissingFileException("${entry.path} is missing in the chosen folder")
-                if (!copy(stream, target) { progress(done + it, manifest.totalBytes) }) return null
-            }
+            val before = done
+            if (!bring(source, entry, File(partial, entry.path)) { progress(before + it, manifest.totalBytes) }) return null
             done += entry.bytes
         }
-        return publish(partial, File(bundles, name), text)
+        return storing(manifest.name) { store.publish(manifest.name, text) }
     }
 
     private fun read(source: BundleSource): String? = storing(MANIFEST_NAME) {
         source.open(MANIFEST_NAME)?.use { it.readBytes().toString(Charsets.UTF_8) }
     }
 
-    private fun copy(stream: InputStream, target: File, goOn: (Long) -> Boolean): Boolean = storing(target.name) {
-        target.parentFile.mkdirs()
-        stream.use { input -> target.outputStream().use { output -> pump(input, output, goOn) } }
+    /** Makes a file complete and right; what an import of another bundle of this name left is replaced. */
+    private fun bring(source: BundleSource, entry: FileSpec, target: File, goOn: (Long) -> Boolean): Boolean {
+        if (target.length() > entry.bytes) target.delete()
+        val resumed = target.length() > 0
+        val found = append(source, entry, target, goOn) ?: return false
+        if (found == entry.sha256) return true
+        target.delete()
+        if (resumed && append(source, entry, target, goOn).also { if (it == null) return false } == entry.sha256) return true
+        target.delete()
+        throw DamagedFileException("${entry.path} in the chosen folder is not the file that its $MANIFEST_NAME lists")
     }
 
-    private fun pump(input: InputStream, output: OutputStream, goOn: (Long) -> Boolean): Boolean {
+    /** Copies what is missing at the end of a file; sha256 of the whole, or null when [goOn] said no. */
+    private fun append(source: BundleSource, entry: FileSpec, target: File, goOn: (Long) -> Boolean): String? = storing(entry.path) {
+        target.parentFile.mkdirs()
+        val digest = MessageDigest.getInstance("SHA-256")
+        val there = if (target.isFile) FileInputStream(target).use { pump(it, Long.MAX_VALUE, goOn, digest, null) } ?: return null else 0L
+        if (there < entry.bytes) {
+            val stream = source.open(entry.path) ?: throw MissingFileException("${entry.path} is missing in the chosen folder")
+            stream.use { input ->
+                skip(input, there)
+                FileOutputStream(target, true).use { output ->
+                    // One byte more than listed is enough to see that it is too long.
+                    pump(input, entry.bytes - there, { goOn(there + it) }, digest, output) ?: return null
+                    if (input.read() >= 0) throw DamagedFileException("${entry.path} in the chosen folder has more than the listed ${entry.bytes} bytes")
+                    output.fd.sync()
+                }
+            }
+        }
+        hexadecimal(digest.digest())
+    }
+
+    /** Reads at most [limit] bytes into [digest] and [output]; how many, or null when [goOn] said no. */
+    private fun pump(input: InputStream, limit: Long, goOn: (Long) -> Boolean, digest: MessageDigest, output: FileOutputStream?): Long? {
         val chunk = ByteArray(COPY_BYTES)
         var done = 0L
-        var count = input.read(chunk)
-        while (count >= 0) {
-            output.write(chunk, 0, count)
+        while (done < limit) {
+            val count = input.read(chunk, 0, minOf(chunk.size.toLong(), limit - done).toInt())
+            if (count < 0) break
+            digest.update(chunk, 0, count)
+            output?.write(chunk, 0, count)
             done += count
-            if (!goOn(done)) return false
-            count = input.read(chunk)
+            if (!goOn(done)) return null
         }
-        return true
+        return done
     }
 
-    private fun publish(partial: File, folder: File, manifest: String): File = storing(folder.name) {
-        File(partial, MANIFEST_NAME).writeText(manifest)
-        if (folder.exists() && !folder.deleteRecursively()) throw StorageException("${folder.path} cannot be replaced")
-        if (!partial.renameTo(folder)) throw StorageException("${partial.path} cannot be renamed")
-        folder
+    private fun skip(input: InputStream, bytes: Long) {
+        var left = bytes
+        while (left > 0) {
+            val skipped = input.skip(left)
+            if (skipped > 0) {
+                left -= skipped
+            } else {
+                if (input.read() < 0) throw IOException("it ends after ${bytes - left} bytes, of which $bytes were there before")
+                left--
+            }
+        }
     }
 
     private inline fun <T> storing(what: String, block: () -> T): T = try {
         block()
+    } catch (error: HeliumException) {
+        throw error
     } catch (error: IOException) {
         throw StorageException("$what cannot be copied: ${error.message}", error)
+    } catch (error: RuntimeException) {
+        // Whatever the app behind the system's picker throws comes through to here.
+        throw StorageException("$what cannot be copied: the app that has the folder failed (${error.javaClass.simpleName}: ${error.message})", error)
     }
 }

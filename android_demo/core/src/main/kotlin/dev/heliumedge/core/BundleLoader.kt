@@ -2,6 +2,9 @@ package dev.heliumedge.core
 
 import java.io.File
 
+/** Kinds of tokenizers that are implemented, as manifests call them. */
+private val TOKENIZERS = listOf("unigram", "bpe")
+
 /** Opens a runtime for a bundle; the app has one for each runtime that it was built with. */
 public fun interface EngineFactory {
     /** @throws HeliumException It cannot be opened. */
@@ -143,21 +146,25 @@ public class BundleLoader(
     public fun inspect(folder: File, settings: Settings): Pair<BundleFolder, MemoryEstimate> {
         val bundle = BundleFolder.open(folder)
         factoryOf(bundle.manifest, settings)
+        val kind = bundle.manifest.tokenizerKind
+        if (kind !in TOKENIZERS) throw TokenizerException("tokenizers of the kind $kind are not implemented; this app has ${TOKENIZERS.joinToString()}")
         return bundle to MemoryEstimate.of(bundle.manifest, settings.contextOf(bundle.manifest))
     }
 
     /**
      * Loads a bundle.
      *
+     * @param anyway Load also what the estimate says there is no memory for: what is free is a figure of the moment, and
+     *   the system may end other apps for it.
      * @param progress Called with the bytes verified so far and in all; return false to stop.
      * @return Null when [progress] stopped it.
      * @throws WrongRuntimeException This build has not got the bundle's runtime, or another one is wanted.
      * @throws NotEnoughMemoryException The device has too little free memory.
      * @throws HeliumException What [BundleFolder.open], [BundleFolder.verify] and the runtime throw.
      */
-    public fun load(folder: File, settings: Settings, progress: (Long, Long) -> Boolean = { _, _ -> true }): LoadedBundle? {
+    public fun load(folder: File, settings: Settings, anyway: Boolean = false, progress: (Long, Long) -> Boolean = { _, _ -> true }): LoadedBundle? {
         val (bundle, estimate) = inspect(folder, settings)
-        estimate.check(availableMemory())
+        if (!anyway) estimate.check(availableMemory())
         if (!bundle.verify(log, progress)) return null
         val tokenizer = Tokenizer.open(bundle.file(bundle.manifest.tokenizerFile))
         return guard.loading(folder.name) { open(bundle, tokenizer, settings) }
@@ -169,10 +176,10 @@ public class BundleLoader(
         try {
             val classifier = if (bundle.manifest.task != Task.LANGUAGE_MODEL) Classifier(bundle.manifest, engine) else null
             val decoder = if (classifier == null) Decoder(bundle.manifest, engine, allocator) else null
-            // Loads the graph now, so that the first text does not wait for it.
+            // Everything now, under the guard: what is too much ends the process here and not in the first text.
             decoder?.warmUp()
             return LoadedBundle(bundle, tokenizer, engine.name, decoder, classifier, Clock.System.nanos() - start)
-        } catch (error: HeliumException) {
+        } catch (error: Throwable) {
             engine.close()
             throw error
         }

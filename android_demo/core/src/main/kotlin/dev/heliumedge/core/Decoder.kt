@@ -49,6 +49,9 @@ public class Decoder(
     /** Ids of the cache from its first slot on; fewer than there are where somebody moved the position by [seek]. */
     internal val tokens = TokenLog()
 
+    /** Gets which call of how many a prefill begins, in the thread that runs it: a long prompt takes seconds. */
+    public var onChunk: ((chunk: Int, chunks: Int) -> Unit)? = null
+
     /** Tokens in the cache, which is the position of the next one. */
     public val position: Int get() = cache.position
 
@@ -61,8 +64,15 @@ public class Decoder(
     /** Tokens in the vocabulary. */
     public val vocabSize: Int get() = manifest.vocabSize
 
-    /** Loads the graph of the decode step, which otherwise happens at its first use. */
+    /**
+     * Loads every graph that a text may need, which otherwise happens at their first use: what loading takes, in time and
+     * in memory, it takes here.
+     *
+     * @throws EngineException One of them cannot be loaded.
+     */
     public fun warmUp() {
+        val any = anyGraph
+        if (any != null) engine.load(any) else (prefillGraphs.values + decodeGraphs.values).forEach(engine::load)
         decodeStep()
     }
 
@@ -122,7 +132,9 @@ public class Decoder(
     public fun prefill(ids: IntArray, stop: StopSignal? = null): Logits? {
         ids.forEach(::checkId)
         var logits: Logits? = null
-        for (chunk in planner.plan(position, ids.size)) {
+        val chunks = planner.plan(position, ids.size)
+        chunks.forEachIndexed { index, chunk ->
+            onChunk?.invoke(index + 1, chunks.size)
             logits = unlessStopped(stop) { run(chunk, ids) } ?: return null
         }
         return logits
@@ -150,6 +162,7 @@ public class Decoder(
         steps.forEach { it.step.close() }
         steps.clear()
         engine.close()
+        cache.close()
     }
 
     /** Runs a call that [stop] may interrupt; null when it did, before or during the call. */

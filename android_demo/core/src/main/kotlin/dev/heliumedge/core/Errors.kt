@@ -78,3 +78,21 @@ public class BadLogitsException(what: String) :
 /** The storage cannot be read or written. */
 public class StorageException(what: String, cause: Throwable? = null) :
     HeliumException(what, "Check the free space and that the folder still exists, then try again.", cause)
+
+/** What nobody foresaw: a fault of the app or of a runtime. [report] is worth sending to who maintains it. */
+public class UnexpectedException(cause: Throwable) :
+    HeliumException(
+        "unexpected: ${cause.javaClass.simpleName}${cause.message?.lineSequence()?.firstOrNull()?.let { ", $it" }.orEmpty()}",
+        "Copy the report and send it to who gave you the app; loading the bundle again may help.",
+        cause,
+    ) {
+    /** The whole of it, for a bug report: where it was thrown, and what it was caused by. */
+    public val report: String get() = java.io.StringWriter().also { cause!!.printStackTrace(java.io.PrintWriter(it, true)) }.toString()
+}
+
+/** The error as one of those that have a remedy, whatever it is: what a thread that must not die shows. */
+public fun named(error: Throwable): HeliumException = when (error) {
+    is HeliumException -> error
+    is OutOfMemoryError -> NotEnoughMemoryException("the app's own memory is used up (${error.message})")
+    else -> UnexpectedException(error)
+}

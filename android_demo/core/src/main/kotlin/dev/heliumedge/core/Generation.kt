@@ -88,7 +88,8 @@ public fun interface TokenListener {
  * The generate loop: prefill, pick, show, decode, until something ends it. Works in the calling thread.
  *
  * @param eos Ids that end a text; the listener does not get them.
- * @param stopStrings Texts that end it; the listener does not get their text.
+ * @param stopStrings Texts that end it; the listener does not get their text. They end behind the prompt, and may begin
+ *   in it.
  * @param continuing Whether text stands before the first token, whose leading blank is then kept.
  */
 public class Generation(
@@ -137,12 +138,12 @@ public class Generation(
 
     private fun loop(first: Int, chooser: Chooser, maxNewTokens: Int, listener: TokenListener): StopReason {
         val text = tokenizer.stream(continuing)
-        val stopText = StopStrings(stopStrings)
+        val stopText = StopStrings(stopStrings, endOfPrompt())
         var token = first
         var reason = endBefore(token, chooser.stop)
         while (reason == null) {
             chooser.stats.newTokens++
-            listener.onToken(token, stopText.push(text.push(token)))
+            listener.onToken(token, stopText.push(text.push(token)) + stopText.push(tokenizer.unshown(token), show = false))
             reason = endAfter(chooser.stats, maxNewTokens, stopText)
             if (reason == null) {
                 token = chooser.next(token)
@@ -151,7 +152,14 @@ public class Generation(
         }
         val rest = stopText.push(text.finish()) + stopText.finish()
         if (rest.isNotEmpty()) listener.onToken(NO_TOKEN, rest)
-        return reason
+        return if (stopText.found) StopReason.STOP_STRING else reason
+    }
+
+    /** As much of the prompt's end as a stop string may begin in; a character has up to 4 bytes, each a token. */
+    private fun endOfPrompt(): String {
+        val longest = stopStrings.maxOfOrNull { it.length } ?: return ""
+        val ids = decoder.cachedTokens()
+        return tokenizer.spell(ids.copyOfRange(maxOf(0, ids.size - 4 * longest), ids.size)).takeLast(longest)
     }
 
     private fun endBefore(token: Int, stop: StopSignal): StopReason? = when {

@@ -10,6 +10,15 @@ public interface GraphEngine : AutoCloseable {
     public val name: String
 
     /**
+     * Loads a graph, so that its weights are packed and its memory is taken now and not in the middle of a text. Loading
+     * one that is there does nothing.
+     *
+     * @throws EngineException The graph cannot be loaded.
+     * @throws GraphMismatchException Its inputs or outputs are not those of the manifest.
+     */
+    public fun load(graph: GraphSpec)
+
+    /**
      * Binds a graph to its buffers, once; the step is then run as often as wanted without another allocation.
      *
      * @param width Tokens of each call.

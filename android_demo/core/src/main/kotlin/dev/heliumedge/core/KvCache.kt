@@ -11,7 +11,7 @@ import java.util.Random
  *
  * @property buffers Key and value of each layer in turn, each (1, Hkv, S, D) or (Hkv, S, D).
  */
-public class KvBuffers internal constructor(private val spec: CacheSpec, public val slots: Int, allocator: BufferAllocator) {
+public class KvBuffers internal constructor(private val spec: CacheSpec, public val slots: Int, private val allocator: BufferAllocator) {
     public val buffers: List<ByteBuffer> = List(2 * spec.layers) { allocator.allocate(spec.kvHeads * slots * spec.rowBytes) }
 
     /** The shape that a runtime is told. */
@@ -21,6 +21,9 @@ public class KvBuffers internal constructor(private val spec: CacheSpec, public 
     // Views with limits of their own, so that the runtime's view of a buffer stays whole; made once.
     private val writers = buffers.map { it.duplicate() }
     private val readers = buffers.map { it.duplicate() }
+
+    /** Gives the memory back; steps that are bound to it are not run again. */
+    internal fun release(): Unit = buffers.forEach(allocator::release)
 
     /**
      * Copies the first [count] rows of each head to the slots from [position] on.
@@ -96,10 +99,11 @@ public class KvCache(
     private val spec: CacheSpec,
     private val allocator: BufferAllocator,
     bucketSlots: Collection<Int> = emptyList(),
-) {
+) : AutoCloseable {
     private val ladder = (bucketSlots.filter { it < spec.slots } + spec.slots).distinct().sorted()
     private var bucket: KvBuffers? = null
     private var synced = 0
+    private var closed = false
 
     /** The buffers that hold every token. */
     public val full: KvBuffers = KvBuffers(spec, spec.slots, allocator)
@@ -118,11 +122,13 @@ public class KvCache(
     public fun buffersOf(slots: Int): KvBuffers {
         if (slots == spec.slots) {
             // Memory is worth more than a copy, should the conversation start anew.
+            bucket?.release()
             bucket = null
             return full
         }
         var chosen = bucket
         if (chosen == null || chosen.slots != slots) {
+            chosen?.release()
             chosen = KvBuffers(spec, slots, allocator)
             bucket = chosen
             synced = 0
@@ -130,6 +136,14 @@ public class KvCache(
         if (synced < position) chosen.copyFrom(full, synced, position)
         synced = position
         return chosen
+    }
+
+    /** Gives all memory back, at once where the allocator can. */
+    override fun close() {
+        if (closed) return
+        closed = true
+        bucket?.release()
+        full.release()
     }
 
     /**

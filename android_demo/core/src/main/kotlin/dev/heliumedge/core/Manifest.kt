@@ -178,6 +178,14 @@ public enum class Task(public val id: String) {
  */
 public data class OutputSpec(val task: Task, val labels: List<String>, val problemType: String?)
 
+/**
+ * Where the weights come from, for who uses them.
+ *
+ * @property checkpoint Id on the Hugging Face Hub, or the name of a folder.
+ * @property license As the checkpoint declares it; null where it does not.
+ */
+public data class SourceSpec(val checkpoint: String?, val license: String?)
+
 /** One file of the bundle. */
 public data class FileSpec(val path: String, val bytes: Long, val sha256: String)
 
@@ -212,6 +220,7 @@ public data class Manifest(
     val files: List<FileSpec>,
     val runtimeMinVersion: String? = null,
     val chat: ChatSpec? = null,
+    val source: SourceSpec = SourceSpec(null, null),
 ) {
     /** What the model is for. */
     val task: Task get() = output?.task ?: Task.LANGUAGE_MODEL

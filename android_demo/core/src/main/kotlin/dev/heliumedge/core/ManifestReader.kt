@@ -72,6 +72,7 @@ public object ManifestReader {
             files = root.objects("files").map(::file),
             runtimeMinVersion = root.textOrNull("runtime_min_version"),
             chat = root.objOrNull("chat")?.let(::chat),
+            source = root.objOrNull("source").let { SourceSpec(it?.textOrNull("checkpoint"), it?.textOrNull("license")) },
         )
     }
 

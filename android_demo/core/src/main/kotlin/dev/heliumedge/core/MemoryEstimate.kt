@@ -5,8 +5,9 @@ package dev.heliumedge.core
  *
  * @property resident What cannot be reclaimed, with the cache as full as [contextTokens] make it.
  * @property mapped Weights that the runtime maps from the file; the system may take these pages back, at a price.
+ * @property cache What the KV cache has of [resident].
  */
-public data class MemoryEstimate(val contextTokens: Int, val resident: Long, val mapped: Long) {
+public data class MemoryEstimate(val contextTokens: Int, val resident: Long, val mapped: Long, val cache: Long = 0) {
     /**
      * Refuses a bundle that the device has no memory for, before anything is loaded.
      *
@@ -26,10 +27,23 @@ public data class MemoryEstimate(val contextTokens: Int, val resident: Long, val
         /** The estimate for a conversation of [contextTokens], at most the cache's own length. */
         public fun of(manifest: Manifest, contextTokens: Int): MemoryEstimate {
             val tokens = contextTokens.coerceIn(0, manifest.cacheLen)
-            // Slots that were never written are pages that the system has not given yet.
-            val cache = manifest.cache?.let { it.bytesPerToken * tokens } ?: 0L
+            val cache = manifest.cache?.let { it.bytesPerToken * slotsTouched(manifest, it, tokens) } ?: 0L
             val memory = manifest.memory
-            return MemoryEstimate(tokens, memory.packed + memory.activations + cache, memory.weights)
+            return MemoryEstimate(tokens, memory.packed + memory.activations + cache, memory.weights, cache)
+        }
+
+        /**
+         * Slots whose pages the system has to give, over all caches that are held at once.
+         *
+         * A kernel that works in place reads and writes the slots with tokens alone. Any other attention reads every
+         * slot under a mask, and reading a page of shared memory takes it as writing does. The shorter cache of a decode
+         * method is held beside the full one, until the conversation needs that.
+         */
+        private fun slotsTouched(manifest: Manifest, cache: CacheSpec, tokens: Int): Long {
+            if (cache.update == CacheUpdate.IN_PLACE) return tokens.toLong()
+            val shorter = manifest.graphs.filter { it.phase == Phase.DECODE }.mapNotNull { it.cacheLen }.filter { it < cache.slots }.sorted()
+            val widest = shorter.firstOrNull { it >= tokens } ?: shorter.lastOrNull() ?: 0
+            return cache.slots.toLong() + widest
         }
 
         /** Bytes as a person reads them. */

@@ -13,7 +13,12 @@ private const val REPLACEMENT = "\uFFFD"
  * byte-level tokenizer only a character that is not whole yet is. One thread at a time; get one with
  * [Tokenizer.stream].
  */
-public class StreamDecoder internal constructor(private val tokenizer: Tokenizer, private var blanksToStrip: Int) {
+public class StreamDecoder internal constructor(
+    private val tokenizer: Tokenizer,
+    private var blanksToStrip: Int,
+    /** Whether special tokens have text as well. */
+    private val spells: Boolean = false,
+) {
     private var bytes = ByteArray(16)
     private var count = 0
     private val byteLevel = if (tokenizer.decodesBytes) Utf8Stream() else null
@@ -23,7 +28,7 @@ public class StreamDecoder internal constructor(private val tokenizer: Tokenizer
 
     /** Adds one id and returns the text that is now complete, often none. */
     public fun push(id: Int): String {
-        val piece = tokenizer.visiblePiece(id) ?: return ""
+        val piece = tokenizer.visiblePiece(id, spells) ?: return ""
         if (byteLevel != null) return byteLevel.push(ByteLevel.bytesOf(piece))
         val byte = tokenizer.byteOf(piece)
         if (byte < 0) return strip(endOfRun() + tokenizer.textOf(piece))

@@ -106,10 +106,22 @@ public class Tokenizer private constructor(private val file: TokenizerFile) {
      */
     public fun stream(continuing: Boolean = false): StreamDecoder = StreamDecoder(this, if (continuing) 0 else file.stripStart)
 
+    /** Text of ids as it reads behind some other text, with that of special tokens. */
+    internal fun spell(ids: IntArray): String {
+        val stream = StreamDecoder(this, 0, spells = true)
+        return buildString {
+            for (id in ids) append(stream.push(id))
+            append(stream.finish())
+        }
+    }
+
+    /** Text of a special token, which no text shows; that of others is empty. */
+    internal fun unshown(id: Int): String = if (addedById[id]?.special == true) spell(intArrayOf(id)) else ""
+
     /** The piece of an id, or null for special tokens and ids without one. */
-    internal fun visiblePiece(id: Int): String? {
+    internal fun visiblePiece(id: Int, specials: Boolean = false): String? {
         val token = addedById[id] ?: return file.pieces.getOrNull(id)
-        if (token.special) return null
+        if (token.special) return if (specials) token.content else null
         return if (token.normalized) normalize(token.content) else token.content
     }
 

@@ -137,12 +137,47 @@ class BundleTest {
 
     @Test
     fun `too little memory is said before loading`() {
+        val inPlace = fakeManifest(update = CacheUpdate.IN_PLACE)
+        assertEquals(400L + 100 + 4 * 96, MemoryEstimate.of(inPlace, 4).resident)
+        assertEquals(MemoryEstimate.of(inPlace, 16), MemoryEstimate.of(inPlace, 99))
         val manifest = fakeManifest()
-        assertEquals(400L + 100 + 4 * 96, MemoryEstimate.of(manifest, 4).resident)
-        assertEquals(MemoryEstimate.of(manifest, 16), MemoryEstimate.of(manifest, 99))
+        assertEquals("every slot is read, whatever the context", 400L + 100 + 16 * 96, MemoryEstimate.of(manifest, 4).resident)
         MemoryEstimate.of(manifest, 16).check(10_000)
         val error = assertFails<NotEnoughMemoryException> { MemoryEstimate(16, 3_000_000_000, 0).check(2_000_000_000) }
         assertTrue(error.message!!, "3000 MB" in error.message!! && "2000 MB" in error.message!!)
+    }
+
+    @Test
+    fun `the cache's buffers have the bytes of the estimate, and closing gives them back`() {
+        for ((name, manifest) in listOf(
+            "in place" to fakeManifest(update = CacheUpdate.IN_PLACE, dynamic = true),
+            "append" to fakeManifest(),
+            "append, with shorter caches" to fakeManifest(buckets = listOf(4, 8)),
+        )) {
+            for (context in 1..16) {
+                val allocator = CountingAllocator()
+                val decoder = Decoder(manifest, FakeEngine(50), allocator)
+                var most = allocator.bytes
+                repeat(context) {
+                    decoder.decode(5)
+                    most = maxOf(most, allocator.bytes)
+                }
+                val estimate = MemoryEstimate.of(manifest, context).cache
+                val expected = if (manifest.cache!!.update == CacheUpdate.IN_PLACE) estimate * 16 / context else estimate
+                assertEquals("$name, $context tokens", expected, most)
+                decoder.close()
+                assertEquals(name, 0L, allocator.bytes)
+                decoder.close()
+            }
+        }
+    }
+
+    @Test
+    fun `everything that a text may need is loaded before it`() {
+        val engine = FakeEngine(50)
+        val manifest = fakeManifest(buckets = listOf(4, 8), widths = listOf(2, 4))
+        Decoder(manifest, engine).warmUp()
+        assertEquals(manifest.graphs.toSet(), engine.loaded)
     }
 
     @Test
@@ -157,19 +192,5 @@ class BundleTest {
         assertEquals("tiny", guard.suspect())
         guard.forget()
         assertEquals(null, guard.suspect())
-    }
-
-    @Test
-    fun `threads and memory are read from the system's files`() {
-        val cpus = temporary.newFolder("cpu")
-        listOf(2000000, 2000000, 2000000, 2000000, 2800000, 2800000, 2800000, 3200000).forEachIndexed { index, speed ->
-            File(cpus, "cpu$index/cpufreq").mkdirs()
-            File(cpus, "cpu$index/cpufreq/cpuinfo_max_freq").writeText("$speed\n")
-        }
-        assertEquals(4, DeviceProbe.suggestedThreads(cpus, 8))
-        assertEquals("all of one kind", 2, DeviceProbe.suggestedThreads(cpus, 4))
-        assertEquals("nothing is told", 1, DeviceProbe.suggestedThreads(File("none"), 1))
-        assertTrue(DeviceProbe.residentBytes() > 1_000_000)
-        assertEquals(0, DeviceProbe.residentBytes(File("none")))
     }
 }

@@ -36,6 +36,29 @@ class GenerationTest {
     }
 
     @Test
+    fun `texts end at strings that begin in the prompt or spell special tokens, as in the reference`() {
+        val manifest = BundleFolder.open(Vectors.bundle("in_place")).manifest
+        var next = emptyList<Int>().iterator()
+        val engine = FakeEngine(manifest.vocabSize) { next.next() }.apply { recordsCache = false }
+        val decoder = Decoder(manifest, engine)
+        val tokenizer = Tokenizer.open(Vectors.file("bundles/in_place/tokenizer.json"))
+        val cases = Vectors.cases("stop-texts.json")
+        assertTrue(cases.count { it.flag("found") } > 150)
+        for (case in cases) {
+            val new = case.ints("new_ids")
+            next = new.iterator()
+            val text = StringBuilder()
+            decoder.rewind()
+            // One of the prompt's tokens is in the cache already, as from the turn before.
+            val prompt = case.ints("prompt_ids").toIntArray()
+            if (prompt.size > 1) decoder.prefill(prompt.copyOf(1)).also { next = new.iterator() }
+            val stats = Generation(decoder, tokenizer, emptySet(), stopStrings = case.texts("strings"))
+                .run(if (prompt.size > 1) prompt.copyOfRange(1, prompt.size) else prompt, Sampler(manifest.vocabSize, SamplingOptions()) { 0.0 }, new.size) { _, piece -> text.append(piece) }
+            assertEquals("$new", listOf(case.text("text"), case.int("taken"), case.flag("found")), listOf(text.toString(), stats.newTokens, stats.stopReason == StopReason.STOP_STRING))
+        }
+    }
+
+    @Test
     fun `figures are those of the calls`() {
         val stats = generation(FakeEngine(50) { 30 }).run(IntArray(4) { 9 }, greedy(), 4) { _, _ -> }
         assertEquals(4, stats.promptTokens)

@@ -81,30 +81,19 @@ class LoaderTest {
     }
 
     @Test
+    fun `a tokenizer that is not implemented is refused before anything is hashed`() {
+        val folder = File(temporary.root, "wordpiece")
+        bundle.copyRecursively(folder)
+        File(folder, MANIFEST_NAME).let { it.writeText(ManifestSeal.seal(it.readText().replaceFirst("\"kind\": \"unigram\"", "\"kind\": \"wordpiece\""))) }
+        val error = assertFails<TokenizerException> { loader().load(folder, Settings()) { _, _ -> error("hashed") } }
+        assertTrue(error.message!!, "wordpiece" in error.message!! && "unigram, bpe" in error.message!!)
+    }
+
+    @Test
     fun `a runtime that fails is closed, and the bundle is not suspect`() {
         engine.failsToBind = true
         assertFails<EngineException> { loader().load(bundle, Settings()) }
         assertTrue(engine.closed)
         assertNull(CrashGuard(note).suspect())
-    }
-
-    @Test
-    fun `an import copies, goes on where it stopped, and appears at once`() {
-        val bundles = temporary.newFolder("bundles")
-        val importer = BundleImporter(bundles)
-        val opened = ArrayList<String>()
-        val source = BundleSource { path -> opened.add(path); File(bundle, path).takeIf { it.exists() }?.inputStream() }
-        assertNull(importer.import(source, 1L shl 40) { done, total -> done < total / 2 })
-        assertEquals("no bundle yet", listOf("helium-tiny-onnx-int4.partial"), bundles.list()!!.toList())
-        opened.clear()
-        val folder = importer.import(source, 1L shl 40) { _, _ -> true }!!
-        assertTrue("the small files were there", "tokenizer.json" !in opened && "weights.bin" in opened)
-        assertTrue(BundleFolder.open(folder).verify())
-        assertEquals(listOf("helium-tiny-onnx-int4"), bundles.list()!!.toList())
-        assertFails<StorageException> { importer.import(source, 10) { _, _ -> true } }
-        assertFails<NotABundleException> { importer.import({ null }, 1L shl 40) { _, _ -> true } }
-        assertFails<MissingFileException> {
-            BundleImporter(temporary.newFolder("other")).import({ if (it == "weights.bin") null else File(bundle, it).inputStream() }, 1L shl 40) { _, _ -> true }
-        }
     }
 }

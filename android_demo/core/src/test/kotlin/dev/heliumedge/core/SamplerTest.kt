@@ -102,8 +102,8 @@ class SamplerTest {
         val cases = Vectors.cases("stop-strings.json")
         assertTrue(cases.size > 100)
         for (case in cases) {
-            val stop = StopStrings(case.texts("strings"))
-            val shown = case.texts("pieces").map(stop::push) + stop.finish()
+            val stop = StopStrings(case.texts("strings"), case.text("before"))
+            val shown = case.texts("pieces").zip(case.flags("seen")).map { (piece, seen) -> stop.push(piece, seen) } + stop.finish()
             assertEquals(case.texts("shown"), shown)
             assertEquals(case.flag("found"), stop.found)
         }

@@ -14,6 +14,7 @@ class FakeCall(val graph: GraphSpec, val ids: List<Int>, val position: Int, val 
  */
 class FakeEngine(private val vocabSize: Int, private val choose: (FakeCall) -> Int = { 0 }) : GraphEngine {
     val calls = ArrayList<FakeCall>()
+    val loaded = LinkedHashSet<GraphSpec>()
     var bound = 0
     var closedSteps = 0
     var interrupts = 0
@@ -25,6 +26,11 @@ class FakeEngine(private val vocabSize: Int, private val choose: (FakeCall) -> I
     var failsToBind = false
 
     override val name = "fake"
+
+    override fun load(graph: GraphSpec) {
+        if (failsToBind) throw EngineException("cannot load", "Repair the engine.")
+        loaded.add(graph)
+    }
 
     override fun bind(graph: GraphSpec, width: Int, cache: KvBuffers?): BoundStep {
         if (failsToBind) throw EngineException("cannot bind", "Repair the engine.")
@@ -81,9 +87,17 @@ fun ByteBuffer.floats(): List<Int> = List(capacity() / 4) { getFloat(4 * it).toI
 class CountingAllocator : BufferAllocator {
     var count = 0
 
+    /** Bytes of the buffers that were not given back. */
+    var bytes = 0L
+
     override fun allocate(bytes: Int): ByteBuffer {
         count++
+        this.bytes += bytes
         return BufferAllocator.Direct.allocate(bytes)
+    }
+
+    override fun release(buffer: ByteBuffer) {
+        bytes -= buffer.capacity()
     }
 }
 

@@ -30,6 +30,8 @@ class Case(private val fields: Map<String, Json>) {
 
     fun flag(key: String): Boolean = (fields.getValue(key) as Json.Bool).value
 
+    fun flags(key: String): List<Boolean> = items(key).map { (it as Json.Bool).value }
+
     fun has(key: String): Boolean = key in fields
 
     fun document(key: String): Case = Case((fields.getValue(key) as Json.Obj).fields)

@@ -28,7 +28,7 @@ internal class ExecutorchBoundStep(
     cache: KvBuffers?,
     private val allocator: BufferAllocator,
 ) : BoundStep {
-    private val method = graph.method ?: throw GraphMismatchException("${graph.label} names no method")
+    private val method = graph.methodName()
     private val inputs: Array<EValue>
     private val targets: List<Target>
     private val rows = ArrayList<ByteBuffer>()

@@ -32,6 +32,8 @@ public class ExecutorchGraphEngine(
         allocator,
     )
 
+    private val loaded = HashSet<String>()
+
     override val name: String = "ExecuTorch"
 
     /** Tensors that were made over buffers since the start: constant while tokens are generated. */
@@ -49,9 +51,15 @@ public class ExecutorchGraphEngine(
         if (manifest.cache != null) crossCheck("get_max_context_len", manifest.cacheLen)
     }
 
+    // The runtime itself loads a method at its first run, with the seconds and the memory that packing its weights takes.
+    override fun load(graph: GraphSpec) {
+        if (loaded.add(graph.methodName())) program.load(graph.methodName())
+    }
+
     override fun bind(graph: GraphSpec, width: Int, cache: KvBuffers?): BoundStep {
         if (graph.tokens != width) throw GraphMismatchException("${graph.label} takes ${graph.tokens} tokens, not $width")
-        val step = ExecutorchBoundStep(program, graph, width, cache, allocator)
+        load(graph)
+        val step = named("bind ${graph.label}") { ExecutorchBoundStep(program, graph, width, cache, allocator) }
         tensorsCreated += step.tensorCount
         return step
     }
@@ -64,12 +72,14 @@ public class ExecutorchGraphEngine(
 
     private fun crossCheck(method: String, expected: Int) {
         if (method !in program.methods) return
-        val found = program.execute(method, NO_INPUTS).firstOrNull()?.takeIf { it.isInt() }?.toInt()
+        val found = program.execute(method, NO_INPUTS).firstOrNull()?.takeIf { it.isInt }?.toInt()
         if (found != null && found != expected.toLong()) {
             throw GraphMismatchException("$method of the .pte is $found, the manifest says $expected")
         }
     }
 }
+
+internal fun GraphSpec.methodName(): String = method ?: throw GraphMismatchException("$label names no method")
 
 private fun checked(manifest: Manifest): Manifest {
     if (manifest.runtime != Runtime.EXECUTORCH.id) {

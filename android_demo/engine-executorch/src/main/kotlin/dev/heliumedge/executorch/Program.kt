@@ -1,6 +1,7 @@
 package dev.heliumedge.executorch
 
 import dev.heliumedge.core.EngineException
+import dev.heliumedge.core.HeliumException
 import org.pytorch.executorch.EValue
 import org.pytorch.executorch.ExecutorchRuntimeException
 import org.pytorch.executorch.Module
@@ -10,6 +11,13 @@ import java.io.File
 public interface Program : AutoCloseable {
     /** Names of its methods. */
     public val methods: Set<String>
+
+    /**
+     * Reads a method's plan and packs its weights, which otherwise happens at its first run.
+     *
+     * @throws EngineException It cannot be loaded.
+     */
+    public fun load(method: String)
 
     /** Runs a method; the outputs lie in memory that its next call overwrites. */
     public fun execute(method: String, inputs: Array<EValue>): Array<EValue>
@@ -27,18 +35,25 @@ public class ModuleProgram(file: File, threads: Int) : Program {
 
     override val methods: Set<String> = named("read ${file.name}") { module.getMethods().toSet() }
 
+    override fun load(method: String): Unit = named("load $method") { module.loadMethod(method) }
+
     override fun execute(method: String, inputs: Array<EValue>): Array<EValue> =
         named("run $method") { module.execute(method, *inputs) }
 
     override fun close(): Unit = module.destroy()
 }
 
-/** Names what ExecuTorch throws; [Module] reports failures as [RuntimeException]s of several kinds. */
+/**
+ * Names what ExecuTorch throws: [Module] reports failures as [RuntimeException]s of several kinds, and the loading of its
+ * library ends in errors, of another kind at each further attempt.
+ */
 internal inline fun <T> named(what: String, call: () -> T): T = try {
     call()
+} catch (error: HeliumException) {
+    throw error
 } catch (error: RuntimeException) {
     throw EngineException("ExecuTorch cannot $what: ${firstLine(error)}", fixFor(error), error)
-} catch (error: UnsatisfiedLinkError) {
+} catch (error: LinkageError) {
     throw EngineException("ExecuTorch cannot $what: ${firstLine(error)}", "Install the app build for this processor: arm64-v8a or x86_64.", error)
 }
 

@@ -1,8 +1,10 @@
 package dev.heliumedge.executorch
 
+import dev.heliumedge.core.BufferAllocator
 import dev.heliumedge.core.Case
 import dev.heliumedge.core.CountingAllocator
 import dev.heliumedge.core.Decoder
+import dev.heliumedge.core.EngineException
 import dev.heliumedge.core.GraphMismatchException
 import dev.heliumedge.core.Manifest
 import dev.heliumedge.core.Phase
@@ -15,7 +17,10 @@ import org.junit.Assert.assertEquals
 import org.junit.Assert.assertTrue
 import org.junit.Test
 import org.pytorch.executorch.EValue
+import org.pytorch.executorch.ExecutorchRuntimeException
 import org.pytorch.executorch.Tensor
+import java.io.File
+import java.nio.ByteBuffer
 import java.nio.FloatBuffer
 
 /**
@@ -30,10 +35,15 @@ class ExecutorchEngineTest {
         class Call(val method: String, val ids: List<Int>, val position: Int, val lastIndex: Int?, val cache: List<List<Int>>)
 
         val calls = ArrayList<Call>()
+        val loaded = ArrayList<String>()
         var closed = false
         private val memory = HashMap<String, List<FloatBuffer>>()
 
         override val methods: Set<String> = manifest.graphs.map { it.method!! }.toSet() + facts.keys
+
+        override fun load(method: String) {
+            loaded.add(method)
+        }
 
         override fun execute(method: String, inputs: Array<EValue>): Array<EValue> {
             facts[method]?.let { return arrayOf(EValue.from(it)) }
@@ -107,6 +117,44 @@ class ExecutorchEngineTest {
         assertEquals(900f, row.buffer.get(row.offset), 0f)
         decoder.decode(3)
         assertEquals("another method's call leaves them", 900f, row.buffer.get(row.offset), 0f)
+    }
+
+    @Test
+    fun `every method is loaded before the first text`() {
+        val manifest = manifest(listOf(4, 8), widths = listOf(2, 4))
+        val program = FakeProgram(manifest)
+        val decoder = Decoder(manifest, ExecutorchGraphEngine(manifest, program))
+        decoder.warmUp()
+        assertEquals(manifest.graphs.map { it.method }.sortedBy { it }, program.loaded.sorted())
+        decoder.prefill(IntArray(9) { 7 })
+        decoder.decode(8)
+        assertEquals("and each once", manifest.graphs.size, program.loaded.size)
+    }
+
+    @Test
+    fun `whatever ExecuTorch throws is named, with a remedy`() {
+        val codes = (0x00..0x32).toList()
+        val thrown = codes.map { ExecutorchRuntimeException(it, "code $it") } + listOf(
+            RuntimeException("native"), IllegalStateException("Module has been destroyed"), IllegalArgumentException("shape"),
+            UnsatisfiedLinkError("libexecutorch.so"), NoClassDefFoundError("org/pytorch/executorch/Module"), ExceptionInInitializerError("init"),
+        )
+        val messages = thrown.map { error ->
+            val named = assertFails<EngineException> { named("run decode") { throw error } }
+            assertEquals(error, named.cause)
+            assertEquals(named.message, 1, named.message!!.lines().size)
+            named.message
+        }
+        assertEquals(messages.size, messages.toSet().size)
+        val own = GraphMismatchException("mine")
+        assertEquals(own, assertFails<GraphMismatchException> { named("bind") { throw own } })
+        assertFails<EngineException> { ModuleProgram(File("none.pte"), 1) }
+    }
+
+    @Test
+    fun `a tensor that the library refuses is named`() {
+        val manifest = manifest()
+        val refusing = BufferAllocator { ByteBuffer.allocate(it) }
+        assertFails<EngineException> { Decoder(manifest, ExecutorchGraphEngine(manifest, FakeProgram(manifest), refusing)).warmUp() }
     }
 
     @Test

@@ -11,6 +11,7 @@ import dev.heliumedge.core.Dtype
 import dev.heliumedge.core.EngineException
 import dev.heliumedge.core.GraphEngine
 import dev.heliumedge.core.GraphSpec
+import dev.heliumedge.core.HeliumException
 import dev.heliumedge.core.KvBuffers
 import dev.heliumedge.core.Runtime
 import dev.heliumedge.core.WrongRuntimeException
@@ -79,8 +80,12 @@ public class OrtGraphEngine(
     public var tensorsCreated: Int = 0
         private set
 
+    override fun load(graph: GraphSpec) {
+        session(graph)
+    }
+
     override fun bind(graph: GraphSpec, width: Int, cache: KvBuffers?): BoundStep {
-        val session = sessions.getOrPut(graph.file) { open(graph) }
+        val session = session(graph)
         val step = named("bind ${graph.label}") {
             OrtBoundStep(environment, session, runOptions, graph, width, cache, allocator)
         }
@@ -98,6 +103,8 @@ public class OrtGraphEngine(
         runOptions.close()
         sessionOptions.close()
     }
+
+    private fun session(graph: GraphSpec) = sessions.getOrPut(graph.file) { open(graph) }
 
     private fun open(graph: GraphSpec): OrtSession {
         val path = bundle.file(graph.file).absolutePath
@@ -132,12 +139,18 @@ internal fun isOlder(found: String, oldest: String): Boolean {
     return false
 }
 
-/** Names what ONNX Runtime throws. */
+/** Names what ONNX Runtime throws: its own exception, and what its binding and the loading of its library end in. */
 internal inline fun <T> named(what: String, call: () -> T): T = try {
     call()
+} catch (error: HeliumException) {
+    throw error
 } catch (error: OrtException) {
     throw EngineException("ONNX Runtime cannot $what: ${error.firstLine()}", fixFor(error), error)
-} catch (error: UnsatisfiedLinkError) {
+} catch (error: RuntimeException) {
+    // Of a closed session, or of arguments that the binding refuses.
+    throw EngineException("ONNX Runtime cannot $what: ${error.firstLine()}", "Load the bundle again; if it persists, report it with its copy.", error)
+} catch (error: LinkageError) {
+    // After the first failure to load the library, its classes are gone as well.
     throw EngineException("ONNX Runtime cannot $what: ${error.firstLine()}", "Install the app build for this processor: arm64-v8a or x86_64.", error)
 }
 

@@ -1,5 +1,6 @@
 package dev.heliumedge.ort
 
+import ai.onnxruntime.OrtException
 import dev.heliumedge.core.BoundStep
 import dev.heliumedge.core.BufferAllocator
 import dev.heliumedge.core.BundleFolder
@@ -21,6 +22,7 @@ import dev.heliumedge.core.HeliumException
 import dev.heliumedge.core.KvBuffers
 import dev.heliumedge.core.Logits
 import dev.heliumedge.core.MANIFEST_NAME
+import dev.heliumedge.core.MemoryEstimate
 import dev.heliumedge.core.ManifestSeal
 import dev.heliumedge.core.Phase
 import dev.heliumedge.core.PromptCache
@@ -186,8 +188,9 @@ class OrtBundleTest {
                 val scale = Math.sqrt(fresh.sumOf { it.toDouble() * it } / fresh.size)
                 val worst = fresh.indices.maxOf { Math.abs(fresh[it] - kept[it]).toDouble() } / scale
                 println("$name: 8 turns, $reused tokens from the cache, $dropped messages dropped; worst logit off by $worst")
-                // The portable kernels quantize activations, by the rows of a call together.
-                assertTrue("$name: $worst", worst < if (name == "append") 0.1 else 0.01)
+                // Kernels for int4 quantize activations: the portable ones by the rows of a call together, the others, on
+                // some processors, for one row in another way than for several. A slot that is off costs 0.07 and more.
+                assertTrue("$name: $worst", worst < if (name == "append") 0.1 else 0.06)
             }
         }
     }
@@ -225,6 +228,48 @@ class OrtBundleTest {
     }
 
     @Test
+    fun `whatever ONNX Runtime throws is named, with a remedy`() {
+        val thrown = OrtException.OrtErrorCode.values().map { OrtException(it, "code $it") } + listOf(
+            IllegalStateException("Trying to score a closed OrtSession."), IllegalArgumentException("shape"), NullPointerException(),
+            UnsatisfiedLinkError("libonnxruntime4j_jni.so"), NoClassDefFoundError("ai/onnxruntime/OrtSession"), ExceptionInInitializerError("init"),
+        )
+        val messages = thrown.map { error ->
+            val named = assertFails<EngineException> { named("run decode") { throw error } }
+            assertEquals(error, named.cause)
+            assertEquals(named.message, 1, named.message!!.lines().size)
+            named.message
+        }
+        assertEquals(messages.size, messages.toSet().size)
+        val bundle = open("append")
+        val engine = engine(bundle)
+        val decoder = Decoder(bundle.manifest, engine)
+        decoder.decode(5)
+        engine.close()
+        assertFails<EngineException> { decoder.decode(5) }
+    }
+
+    @Test
+    fun `the cache's buffers have the bytes of the estimate, and every session is open before the first text`() {
+        for (name in listOf("in_place", "append", "int8")) {
+            for (static in listOf(false, true)) {
+                val bundle = open(name)
+                val allocator = Keeping()
+                running(bundle, static, allocator) { engine, decoder ->
+                    decoder.warmUp()
+                    val sessions = engine.openSessions
+                    val spec = bundle.manifest.cache!!
+                    val buffers = allocator.buffers.filter { it.capacity().toLong() == spec.bufferBytes }
+                    assertEquals(name, 2 * spec.layers, buffers.size)
+                    assertEquals(MemoryEstimate.of(bundle.manifest, spec.slots).cache, buffers.sumOf { it.capacity().toLong() })
+                    decoder.prefill(IntArray(20) { 300 + it })
+                    decoder.decode(310)
+                    assertEquals("$name: none is opened in a text", sessions, engine.openSessions)
+                }
+            }
+        }
+    }
+
+    @Test
     fun `versions are compared as numbers`() {
         for (older in listOf("1.26.9", "1.9", "0.99.1")) assertTrue(older, isOlder(older, "1.27"))
         for (enough in listOf("1.27", "1.27.0", "1.32.0", "2.0", "1.27.0-rc1")) assertTrue(enough, !isOlder(enough, "1.27"))
@@ -238,7 +283,7 @@ class OrtBundleTest {
         running(bundle, allocator = allocator) { engine, decoder ->
             decoder.prefill(IntArray(5) { 300 + it })
             decoder.decode(310)
-            val cache = allocator.buffers.filter { it.capacity().toLong() == bundle.manifest.cache.bufferBytes }
+            val cache = allocator.buffers.filter { it.capacity().toLong() == bundle.manifest.cache!!.bufferBytes }
             assertEquals("key and value of six layers, and no second copy", 12, cache.size)
             val tensors = engine.tensorsCreated
             val buffers = allocator.buffers.size

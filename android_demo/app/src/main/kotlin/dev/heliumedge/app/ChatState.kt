@@ -1,0 +1,68 @@
+package dev.heliumedge.app
+
+import dev.heliumedge.core.ChatLabels
+import dev.heliumedge.core.ChatListener
+import dev.heliumedge.core.ChatSession
+import dev.heliumedge.core.ChatTurn
+import dev.heliumedge.core.GenerationStats
+import dev.heliumedge.core.LoadedBundle
+import dev.heliumedge.core.Settings
+import dev.heliumedge.core.StopSignal
+
+/** The conversation of the process; it stays when the screen is made anew. */
+class ChatState {
+    /** Gets an answer as it comes, in the thread of the model. */
+    interface Listener : ChatListener {
+        /** The figures so far. */
+        fun onStats(stats: GenerationStats)
+    }
+
+    @Volatile
+    private var kept: ChatSession? = null
+
+    @Volatile
+    private var isOpen = false
+
+    /** The conversation; null while the screen is that of a text. */
+    val session: ChatSession? get() = if (isOpen) kept else null
+
+    /** Begins a conversation with a bundle, or goes on with the one before; one that cannot chat refuses by name. */
+    fun open(bundle: LoadedBundle, labels: ChatLabels, system: String): ChatSession {
+        val current = kept ?: ChatSession(bundle, labels).also { it.reset(system) }
+        kept = current
+        isOpen = true
+        return current
+    }
+
+    /** Back to texts; the conversation is kept. */
+    fun close() {
+        isOpen = false
+    }
+
+    /** Ends the conversation: its bundle is gone. */
+    fun end() {
+        isOpen = false
+        kept = null
+    }
+
+    /** Goes on with the same bundle, loaded again; another one ends the conversation. */
+    fun reloaded(bundle: LoadedBundle, labels: ChatLabels, same: Boolean) {
+        if (same) kept = kept?.let { ChatSession(bundle, labels, it) } else end()
+    }
+
+    /** Answers a message, or the last one again where it is null. */
+    fun answer(session: ChatSession, message: String?, settings: Settings, stop: StopSignal, listener: Listener): ChatTurn {
+        val stats = GenerationStats()
+        val shown = object : ChatListener by listener {
+            override fun onPiece(piece: String) {
+                listener.onPiece(piece)
+                listener.onStats(stats)
+            }
+        }
+        return try {
+            if (message == null) session.regenerate(settings, stop, stats, shown) else session.say(message, settings, stop, stats, shown)
+        } finally {
+            listener.onStats(stats)
+        }
+    }
+}

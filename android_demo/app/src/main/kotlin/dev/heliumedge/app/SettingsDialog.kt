@@ -1,0 +1,61 @@
+package dev.heliumedge.app
+
+import android.app.Activity
+import android.app.AlertDialog
+import android.content.DialogInterface
+import android.widget.EditText
+import android.widget.TextView
+import dev.heliumedge.core.InvalidRequestException
+import dev.heliumedge.core.Settings
+
+/** The settings in a dialog, which stays open with what was written while a value is out of range. */
+class SettingsDialog(private val activity: Activity, private val store: SettingsStore) {
+    /** Shows it; [saved] is told whether the bundle has to be loaded again. */
+    fun show(saved: (reload: Boolean) -> Unit) {
+        val form = activity.layoutInflater.inflate(R.layout.dialog_settings, null)
+        val fields = FIELDS.mapValues { (_, id) -> form.findViewById<EditText>(id) }
+        fields.forEach { (key, field) -> field.setText(store.text(key)) }
+        val dialog = AlertDialog.Builder(activity)
+            .setTitle(R.string.settings)
+            .setView(form)
+            .setPositiveButton(R.string.save, null)
+            .setNegativeButton(R.string.cancel, null)
+            .show()
+        // Set now, or the button would close the dialog whatever is written in it.
+        dialog.getButton(DialogInterface.BUTTON_POSITIVE).setOnClickListener {
+            try {
+                val before = loading(store.load())
+                store.save(fields.mapValues { (_, field) -> field.text.toString() })
+                dialog.dismiss()
+                saved(loading(store.load()) != before)
+            } catch (error: InvalidRequestException) {
+                val problem = form.findViewById<TextView>(R.id.problem)
+                problem.text = "${error.what}. ${error.fix}"
+                problem.requestFocus()
+            }
+        }
+    }
+
+    /** What a loaded bundle and its memory depend on; everything else holds from the next text on. */
+    private fun loading(settings: Settings) = listOf(settings.runtime, settings.threads, settings.contextTokens)
+
+    private companion object {
+        /** Views of the settings, by the name of their field. */
+        val FIELDS = mapOf(
+            "runtime" to R.id.runtime,
+            "threads" to R.id.threads,
+            "context" to R.id.context,
+            "temperature" to R.id.temperature,
+            "top_k" to R.id.top_k,
+            "top_p" to R.id.top_p,
+            "min_p" to R.id.min_p,
+            "repetition_penalty" to R.id.repetition_penalty,
+            "no_repeat_ngram_size" to R.id.no_repeat_ngram_size,
+            "suppress_tokens" to R.id.suppress_tokens,
+            "stop_strings" to R.id.stop_strings,
+            "max_new_tokens" to R.id.max_new_tokens,
+            "max_length" to R.id.max_length,
+            "seed" to R.id.seed,
+        )
+    }
+}

@@ -1,0 +1,58 @@
+package dev.heliumedge.app
+
+import android.content.Context
+import dev.heliumedge.core.CacheFullException
+import dev.heliumedge.core.DamagedFileException
+import dev.heliumedge.core.EngineException
+import dev.heliumedge.core.GenerationStats
+import dev.heliumedge.core.HeliumException
+import dev.heliumedge.core.InvalidRequestException
+import dev.heliumedge.core.MemoryEstimate
+import dev.heliumedge.core.MissingFileException
+import dev.heliumedge.core.NotABundleException
+import dev.heliumedge.core.NotEnoughMemoryException
+import dev.heliumedge.core.StopReason
+import dev.heliumedge.core.StorageException
+import dev.heliumedge.core.UnexpectedException
+import dev.heliumedge.core.WrongRuntimeException
+
+/** What the core finds, in the words of the user's language; details stay as the core has them, to be searched for. */
+class Words(private val context: Context, private val device: Device) {
+    /** An error, what to do, and for one that nobody foresaw a report to copy. */
+    fun error(error: HeliumException): String {
+        val report = (error as? UnexpectedException)?.let { "\n\n${it.report}" }.orEmpty()
+        return "${context.getString(headline(error))}\n\n${error.what}.\n\n${error.fix}$report"
+    }
+
+    private fun headline(error: HeliumException): Int = when (error) {
+        is NotEnoughMemoryException -> R.string.error_memory
+        is StorageException -> R.string.error_storage
+        is DamagedFileException, is MissingFileException, is NotABundleException -> R.string.error_files
+        is WrongRuntimeException, is EngineException -> R.string.error_runtime
+        is CacheFullException -> R.string.error_full
+        is InvalidRequestException -> R.string.error_request
+        is UnexpectedException -> R.string.error_unexpected
+        else -> R.string.error_bundle
+    }
+
+    /** The figures of a text. */
+    fun stats(stats: GenerationStats): String {
+        val line = context.getString(
+            R.string.figures, stats.firstTokenNanos / 1e9, stats.prefillTokensPerSecond, stats.decodeTokensPerSecond, stats.newTokens,
+            MemoryEstimate.megabytes(device.residentBytes()),
+        )
+        return stats.stopReason?.let { "$line ${context.getString(reason(it))}" } ?: line
+    }
+
+    private fun reason(reason: StopReason): Int = when (reason) {
+        StopReason.EOS, StopReason.STOP_STRING -> R.string.end_model
+        StopReason.LENGTH -> R.string.end_length
+        StopReason.CACHE_FULL -> R.string.end_full
+        StopReason.STOPPED -> R.string.end_stopped
+    }
+
+    /** What a bundle takes. */
+    fun estimate(estimate: MemoryEstimate): String = context.getString(
+        R.string.estimate, MemoryEstimate.megabytes(estimate.resident), estimate.contextTokens, MemoryEstimate.megabytes(estimate.mapped),
+    )
+}

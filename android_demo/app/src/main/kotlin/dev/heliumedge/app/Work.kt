@@ -1,0 +1,246 @@
+package dev.heliumedge.app
+
+import android.content.Context
+import android.content.Intent
+import dev.heliumedge.core.Benchmark
+import dev.heliumedge.core.BenchmarkPlan
+import dev.heliumedge.core.BenchmarkRequest
+import dev.heliumedge.core.BundleImporter
+import dev.heliumedge.core.BundleSource
+import dev.heliumedge.core.ChatLabels
+import dev.heliumedge.core.DeviceProbe
+import dev.heliumedge.core.GenerationStats
+import dev.heliumedge.core.HeliumException
+import dev.heliumedge.core.InvalidRequestException
+import dev.heliumedge.core.LoadedBundle
+import dev.heliumedge.core.MemoryEstimate
+import dev.heliumedge.core.RemoteBenchmark
+import dev.heliumedge.core.SelfTest
+import dev.heliumedge.core.Settings
+import dev.heliumedge.core.StopSignal
+import dev.heliumedge.core.named
+import java.io.File
+import java.util.Locale
+
+private const val SHOWN_LABELS = 5
+
+/** What the buttons do, in the model's thread; it writes to the kept screen and knows no views. */
+class Work(
+    private val context: Context,
+    private val model: Model,
+    private val settings: SettingsStore,
+    private val words: Words,
+    private val labels: ChatLabels,
+) {
+    private val session = model.session
+    private val screen = model.screen
+
+    /** Whether a bundle is being copied, which goes on in the background. */
+    val isImporting: Boolean get() = importing
+
+    /** The bundle that was tried last. */
+    val lastTried: File? get() = tried
+
+    /** Loads a bundle. */
+    fun open(folder: File, anyway: Boolean = false) {
+        session.start { stop -> load(folder, stop, settings.load(), anyway) }
+    }
+
+    /** Frees the model. */
+    fun unload() = session.startNext {
+        session.release()
+        show {
+            model.chat.end()
+            screen.facts(context.getString(R.string.no_bundle))
+        }
+    }
+
+    /** Copies a bundle and loads it; another app may be in front meanwhile. */
+    fun import(source: BundleSource) {
+        if (session.isBusy) return
+        ImportService.begin(context)
+        importing = true
+        session.start { stop ->
+            val folder = try {
+                BundleImporter(model.store).import(source, { model.device.freeBytes(model.folder) }, progress(R.string.copied, stop))
+            } finally {
+                importing = false
+                show { ImportService.end(context) }
+            }
+            if (folder != null) load(folder, stop, settings.load(), anyway = false)
+        }
+    }
+
+    private fun load(folder: File, stop: StopSignal, chosen: Settings, anyway: Boolean) {
+        tried = folder
+        val before = session.loaded?.manifest?.name
+        val (bundle, estimate) = model.inspect(folder, chosen)
+        val name = bundle.manifest.name
+        val free = MemoryEstimate.megabytes(model.device.availableMemory())
+        show { screen.facts(context.getString(R.string.needs, name, words.estimate(estimate), free)) }
+        val checked = progress(R.string.checked, stop)
+        val ready = session.load(folder, chosen, stop, anyway) { done, total -> checked(done, total) } ?: return
+        ready.decoder?.onChunk = { chunk, chunks -> if (chunks > 1) show { screen.stats(context.getString(R.string.chunk, chunk, chunks)) } }
+        model.chat.reloaded(ready, labels, same = name == before)
+        show {
+            settings.lastBundle = folder.name
+            screen.stats("")
+            screen.facts(context.getString(R.string.loaded, name, ready.engineName, words.estimate(estimate)))
+        }
+    }
+
+    private fun progress(verb: Int, stop: StopSignal): (Long, Long) -> Boolean {
+        var shown = -1L
+        return { done, total ->
+            val percent = if (total == 0L) 100 else 100 * done / total
+            if (percent != shown) {
+                shown = percent
+                show { screen.stats(context.getString(verb, percent, MemoryEstimate.megabytes(total))) }
+            }
+            !stop.isRequested
+        }
+    }
+
+    /** Continues a text; what the cache holds of it is not run again. */
+    fun generate(prompt: String) {
+        session.start { stop ->
+            show { screen.output(prompt) }
+            val stats = GenerationStats()
+            session.ready().generate(prompt, settings.load(), stop, stats, reuse = true) { _, piece ->
+                val line = words.stats(stats)
+                show {
+                    screen.append(piece)
+                    screen.stats(line)
+                }
+            }
+            finish(stats)
+        }
+    }
+
+    /** Answers a message, or the last one again where it is null; false where there is no conversation or no time. */
+    fun answer(message: String?): Boolean {
+        val conversation = model.chat.session ?: return false
+        return session.start { stop ->
+            model.chat.answer(conversation, message, settings.load(), stop, object : ChatState.Listener {
+                override fun onTranscript(text: String) = show { screen.output(text) }
+
+                override fun onPiece(piece: String) = show { screen.append(piece) }
+
+                override fun onStats(stats: GenerationStats) = finish(stats)
+            })
+        }
+    }
+
+    /** Labels a text. */
+    fun classify(text: String) {
+        session.start {
+            val ready = session.ready()
+            val classifier = ready.classifier ?: return@start
+            val ids = ready.tokenizer.encode(text)
+            val rows = classifier.classify(ids).mapIndexed { index, scores ->
+                val token = if (classifier.perToken) "${ready.tokenizer.decode(intArrayOf(ids[index]))}: " else ""
+                token + scores.take(SHOWN_LABELS).joinToString { String.format(Locale.ROOT, "%s %.3f", it.name, it.score) }
+            }
+            show { screen.output(rows.joinToString("\n")) }
+        }
+    }
+
+    /** Replays the run that the exporter recorded. */
+    fun selfTest() {
+        session.start { stop ->
+            val ready = session.ready()
+            val decoder = ready.decoder ?: return@start
+            val result = SelfTest(ready.manifest, ready.tokenizer, decoder).run(stop)
+            show { screen.output("Self-test on ${ready.engineName} ${result.message}") }
+        }
+    }
+
+    /** Keeps what the cache holds, for a later start. */
+    fun saveCache() {
+        session.start {
+            val ready = session.ready()
+            val tokens = ready.saveCache(cacheFile(ready))
+            show { screen.stats(context.getString(R.string.cache_saved, tokens)) }
+        }
+    }
+
+    /** Takes what was kept: a text or a conversation that begins with it starts at once. */
+    fun loadCache() {
+        session.start {
+            val ready = session.ready()
+            val tokens = ready.loadCache(cacheFile(ready))
+            show { screen.stats(context.getString(R.string.cache_loaded, tokens)) }
+        }
+    }
+
+    private fun cacheFile(ready: LoadedBundle): File =
+        File(File(context.filesDir, "caches").apply { mkdirs() }, "${ready.bundle.manifestSha256().take(16)}.safetensors")
+
+    /** Measures each number of threads, keeps the best one, and measures that one in full. */
+    fun benchmark() {
+        session.start { stop ->
+            val folder = session.ready().bundle.folder
+            val chosen = settings.load()
+            var best = chosen.threads to 0.0
+            for (threads in DeviceProbe.threadsToTry()) {
+                show { screen.stats(context.getString(R.string.trying, threads)) }
+                load(folder, stop, chosen.copy(threads = threads), anyway = true)
+                val decoder = session.loaded?.decoder ?: return@start
+                val plan = BenchmarkPlan.fitting(minOf(96, chosen.contextOf(session.ready().manifest)), repeats = 2)
+                val speed = Benchmark(decoder).run(plan, stop)?.decode?.mean ?: return@start
+                if (speed > best.second) best = threads to speed
+            }
+            settings.save("threads", best.first.toString())
+            load(folder, stop, chosen.copy(threads = best.first), anyway = true)
+            val ready = session.loaded ?: return@start
+            val plan = BenchmarkPlan.fitting(chosen.contextOf(ready.manifest))
+            val report = Benchmark(ready.decoder ?: return@start).run(plan, stop) { repeat ->
+                show { screen.stats(context.getString(R.string.repeat, repeat, plan.repeats)) }
+            } ?: return@start
+            val json = report.toJson(ready.manifest, ready.engineName, model.device.facts(best.first))
+            show { screen.output(json) }
+        }
+    }
+
+    /** What `helium-edge bench --adb` asks for; the host waits for the document, so that a failure is one too. */
+    fun measure(folder: File, intent: Intent, id: String) {
+        session.start { stop ->
+            val document = try {
+                val request = BenchmarkRequest.parse { intent.getStringExtra(it) }
+                val stored = settings.load()
+                // It fills the cache: memory is asked for as if the longest conversation came.
+                val chosen = stored.copy(threads = if (request.threads == 0) stored.threads else request.threads, contextTokens = 0)
+                load(folder, stop, chosen, anyway = false)
+                session.loaded?.let { ready ->
+                    RemoteBenchmark(residentBytes = model.device::residentBytes).run(ready, request, model.device.facts(chosen.threads), stop) { round ->
+                        show { screen.stats(context.getString(R.string.repeat, round + 1, request.warmup + request.repeats)) }
+                    }
+                } ?: RemoteBenchmark.failure(stopped())
+            } catch (error: HeliumException) {
+                RemoteBenchmark.failure(error)
+            } catch (error: RuntimeException) {
+                RemoteBenchmark.failure(named(error))
+            }
+            RemoteBenchmark.publish(document, File(model.folder, "bench"), id)
+            show { screen.output(document) }
+        }
+    }
+
+    private fun stopped() = InvalidRequestException("the benchmark was stopped on the phone", "Leave the app in front, with the screen on.")
+
+    private fun finish(stats: GenerationStats) {
+        val line = words.stats(stats)
+        show { screen.stats(line) }
+    }
+
+    private fun show(block: () -> Unit) = session.deliver(block)
+
+    private companion object {
+        // Of the process, as the session is: a screen that is made anew finds them.
+        @Volatile
+        var importing = false
+
+        @Volatile
+        var tried: File? = null
+    }
+}

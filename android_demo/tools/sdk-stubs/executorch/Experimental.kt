@@ -1,0 +1,4 @@
+package org.pytorch.executorch.annotations
+
+@Retention(AnnotationRetention.BINARY)
+annotation class Experimental

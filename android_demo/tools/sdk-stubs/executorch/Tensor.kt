@@ -1,0 +1,60 @@
+package org.pytorch.executorch
+
+import java.nio.Buffer
+import java.nio.ByteBuffer
+import java.nio.ByteOrder
+import java.nio.FloatBuffer
+import java.nio.LongBuffer
+import java.nio.ShortBuffer
+
+/** As much of a tensor as the tests need of one: a view of a direct buffer, which is checked as the library does. */
+abstract class Tensor internal constructor(shape: LongArray, private val data: Buffer) {
+    private val shape = shape.copyOf()
+
+    init {
+        require(data.isDirect) { "the buffer is not direct" }
+        require(data.capacity().toLong() == numel()) { "${data.capacity()} elements, the shape has ${numel()}" }
+    }
+
+    fun numel(): Long = shape.fold(1L, Long::times)
+
+    fun shape(): LongArray = shape.copyOf()
+
+    open val dataAsFloatArray: FloatArray
+        get() = FloatArray(numel().toInt()) { (data as FloatBuffer).get(it) }
+
+    open val dataAsLongArray: LongArray
+        get() = LongArray(numel().toInt()) { (data as LongBuffer).get(it) }
+
+    open fun copyDataInto(dst: FloatBuffer) {
+        dst.put((data as FloatBuffer).duplicate().also { it.rewind() })
+    }
+
+    open fun copyDataInto(dst: ByteBuffer) {
+        dst.put((data as ByteBuffer).duplicate().also { it.rewind() })
+    }
+
+    open fun copyDataInto(dst: ShortBuffer) {
+        dst.put((data as ShortBuffer).duplicate().also { it.rewind() })
+    }
+
+    private class View(shape: LongArray, data: Buffer) : Tensor(shape, data)
+
+    companion object {
+        @JvmStatic
+        fun allocateFloatBuffer(numElements: Int): FloatBuffer =
+            ByteBuffer.allocateDirect(4 * numElements).order(ByteOrder.nativeOrder()).asFloatBuffer()
+
+        @JvmStatic
+        fun fromBlob(data: ByteBuffer, shape: LongArray): Tensor = View(shape, data)
+
+        @JvmStatic
+        fun fromBlob(data: FloatBuffer, shape: LongArray): Tensor = View(shape, data)
+
+        @JvmStatic
+        fun fromBlob(data: ShortBuffer, shape: LongArray): Tensor = View(shape, data)
+
+        @JvmStatic
+        fun fromBlob(data: LongBuffer, shape: LongArray): Tensor = View(shape, data)
+    }
+}
