@@ -21,6 +21,8 @@ from helium_edge.progress import Progress
 
 APP_ID = "dev.heliumedge.app"
 ACTIVITY = f"{APP_ID}/.MainActivity"
+# Takes orders for a measurement; only the shell may start it.
+BENCHMARK_ACTIVITY = f"{APP_ID}/.BenchmarkOrders"
 BUNDLES = f"/sdcard/Android/data/{APP_ID}/files/bundles"
 """The app's own folder on shared storage: adb may write it, the app may map it, and no permission is needed."""
 
@@ -261,9 +263,20 @@ def push(bundle: Bundle, adb: Adb, target: str, steps: Sequence[Step], progress:
         return
     _check_space(adb, target, sum(step.remaining for step in missing))
     folders = sorted({str(PurePosixPath(target, step.path).parent) for step in missing})
+    _first_start(adb, target)
     adb.shell(f"mkdir -p {' '.join(map(shlex.quote, folders))}; rm -f {shlex.quote(f'{target}/{MANIFEST_NAME}')}")
     for step in [*missing, *(step for step in steps[-1:] if step.action == "there")]:
         _send(bundle, adb, target, step, progress)
+
+
+def _first_start(adb: Adb, target: str) -> None:
+    """Let the app make its folder itself: Android 11 and later may not let it read one that the shell made."""
+    parent = shlex.quote(str(PurePosixPath(target).parent))
+    if adb.shell(f"[ -d {parent} ] && echo there").strip():
+        return
+    if not adb.shell(f"pm path {APP_ID}").startswith("package:"):
+        return
+    adb.shell(f"am start -W -n {ACTIVITY}; for i in 1 2 3 4 5; do [ -d {parent} ] || sleep 1; done")
 
 
 def _send(bundle: Bundle, adb: Adb, target: str, step: Step, progress: Progress) -> None:

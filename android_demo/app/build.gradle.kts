@@ -27,6 +27,24 @@ android {
         create("full") { dimension = "runtime" }
     }
 
+    buildTypes {
+        release {
+            // The rules come with the modules and with ExecuTorch's archive: none of the app's own are needed.
+            isMinifyEnabled = true
+            isShrinkResources = true
+            proguardFiles(getDefaultProguardFile("proguard-android-optimize.txt"))
+        }
+    }
+
+    androidResources {
+        localeFilters += listOf("en", "fr", "de", "it", "pt", "es")
+    }
+
+    lint {
+        warningsAsErrors = false
+        abortOnError = true
+    }
+
     compileOptions {
         sourceCompatibility = JavaVersion.VERSION_1_8
         targetCompatibility = JavaVersion.VERSION_1_8

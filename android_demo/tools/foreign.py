@@ -1,10 +1,10 @@
-"""What the demo calls of the two runtimes, against the stubs that it is compiled with and what the runtimes publish.
+"""What the demo calls of the two runtimes, against its stubs and what the runtimes publish.
 
-    foreign.py check CLASSES           compares sdk-stubs, published.txt, and what the compiled classes call
-    foreign.py list CLASSES            prints every foreign member that they call: what to look at before a new version
-    foreign.py publish NAME SOURCES    writes a runtime's part of published.txt from its sources (a clone of the tag):
-                                       executorch .../extension/android/executorch_android/src/main/java, or
-                                       onnxruntime .../java/src/main/java
+foreign.py check CLASSES           compares sdk-stubs, published.txt, and what the compiled classes call
+foreign.py list CLASSES            prints every foreign member that they call: what to look at before a new version
+foreign.py publish NAME SOURCES    writes a runtime's part of published.txt from its sources (a clone of the tag):
+                                   executorch .../extension/android/executorch_android/src/main/java, or
+                                   onnxruntime .../java/src/main/java
 """
 
 from __future__ import annotations
@@ -20,8 +20,12 @@ PUBLISHED = STUBS / "published.txt"
 FOREIGN = ("ai/onnxruntime/", "org/pytorch/executorch/", "android/")
 RUNTIMES = ("onnxruntime", "executorch")
 
-_NOISE = re.compile(r"\b(?:public|open|override|final|abstract|synchronized|internal|native|external)\b ?|@\w+(?:\([^)]*\))? ?")
-_KOTLIN = re.compile(r"(?:const )?va[lr] (\w+)(: [\w<>?.]+)?|fun (\w+)\(([^()]*)\)(?:: ([\w<>?.]+))?|class (\w+)|companion object")
+_NOISE = re.compile(
+    r"\b(?:public|open|override|final|abstract|synchronized|internal|native|external)\b ?|@\w+(?:\([^)]*\))? ?"
+)
+_KOTLIN = re.compile(
+    r"(?:const )?va[lr] (\w+)(: [\w<>?.]+)?|fun (\w+)\(([^()]*)\)(?:: ([\w<>?.]+))?|class (\w+)|companion object"
+)
 _JAVA_METHOD = re.compile(r"(?:static )?(?:([\w<>\[\]., ?]+) )?(\w+)\(([^()]*)\)(?: ?throws ([\w., ]+))?$")
 
 
@@ -60,7 +64,11 @@ def _kotlin(text: str) -> Iterator[str]:
     text = re.sub(r"\s+(?=[:{=]|(?:private |internal )?constructor\b)|(?<=:)\s+", " ", text)
     for around, header, _ in _scopes(text, "\n"):
         names = [_class_name(scope) for scope in around]
-        if not all(names) or re.search(r"\b(?:private|protected)\b(?! constructor)", header) or " get()" in f" {header}":
+        if (
+            not all(names)
+            or re.search(r"\b(?:private|protected)\b(?! constructor)", header)
+            or " get()" in f" {header}"
+        ):
             continue
         for found in _KOTLIN.finditer(_NOISE.sub("", header)):
             name = ".".join(filter(None, names))
@@ -70,7 +78,8 @@ def _kotlin(text: str) -> Iterator[str]:
                 yield f"{name}.val {found[1]}{found[2] or ''}"
             else:
                 parameters = ", ".join(_kotlin_parameter(part) for part in _split(found[4]))
-                yield f"{name}.fun {found[3]}({parameters}){': ' + found[5] if found[5] not in (None, 'Unit') else ''}"
+                result = "" if found[5] in (None, "Unit") else f": {found[5]}"
+                yield f"{name}.fun {found[3]}({parameters}){result}"
             break
 
 
@@ -99,11 +108,19 @@ def _java(text: str) -> Iterator[str]:
         if not around or not all(names):
             continue
         name = ".".join(filter(None, names))
-        if re.search(r"\benum \w+$", around[-1].strip()) and (end == ";" or end == "}") and re.match(r"[A-Z0-9_]+\b", header):
+        if (
+            re.search(r"\benum \w+$", around[-1].strip())
+            and (end == ";" or end == "}")
+            and re.match(r"[A-Z0-9_]+\b", header)
+        ):
             constants = re.sub(r"\([^)]*\)", "", header)
             yield from (f"{name}.{constant.strip()}" for constant in constants.split(",") if constant.strip())
             continue
-        plain = _NOISE.sub("", header.split("=")[0]).strip() if "(" not in header.split("=")[0] else _NOISE.sub("", header).strip()
+        plain = (
+            _NOISE.sub("", header.split("=")[0]).strip()
+            if "(" not in header.split("=")[0]
+            else _NOISE.sub("", header).strip()
+        )
         if re.search(r"\b(?:private|protected|class|enum|interface)\b", header):
             continue
         if found := _JAVA_METHOD.match(plain):
@@ -189,22 +206,33 @@ def check(classes: Path) -> list[str]:
     problems = []
     calls = called(classes)
     names = {re.sub(r"^(?:get|set|is)(?=[A-Z])", "", call.split(".")[1].split()[0]).lower() for call in calls}
-    sources = "\n".join(file.read_text(encoding="utf-8") for file in Path(__file__).parents[1].rglob("*.kt") if "sdk-stubs" not in file.parts)
+    sources = "\n".join(
+        file.read_text(encoding="utf-8")
+        for file in Path(__file__).parents[1].rglob("*.kt")
+        if "sdk-stubs" not in file.parts
+    )
     for runtime in RUNTIMES:
         stubs, known = stubbed(runtime), published(runtime)
-        problems += [f"{runtime}: the stub declares {line}, which is not what is published" for line in sorted(stubs - known)]
+        problems += [
+            f"{runtime}: the stub declares {line}, which is not what is published"
+            for line in sorted(stubs - known)
+        ]
         problems += [f"{runtime}: {line} is published and has no stub" for line in sorted(known - stubs)]
         for line in sorted(stubs):
             name = re.findall(r"\w+(?=\()|\w+(?=:)|\w+$", line.split(".", 1)[1])[0]
             plain = re.sub(r"^(?:get|set|is)(?=[A-Z])", "", name)
-            if plain.lower() not in names and not re.search(rf"\b(?:{name}|{plain[:1].lower()}{plain[1:]})\b", sources):
+            if plain.lower() not in names and not re.search(
+                rf"\b(?:{name}|{plain[:1].lower()}{plain[1:]})\b", sources
+            ):
                 problems.append(f"{runtime}: nothing uses {line}: take it out of the stubs")
     return problems
 
 
 def publish(runtime: str, sources: Path) -> list[str]:
     """The lines of published.txt of what is stubbed, as the sources declare it."""
-    package = next(path for path in sources.rglob("EValue.kt" if runtime == "executorch" else "OrtSession.java")).parent
+    package = next(
+        path for path in sources.rglob("EValue.kt" if runtime == "executorch" else "OrtSession.java")
+    ).parent
     files = [file for file in package.iterdir() if file.suffix in (".kt", ".java")]
     real = {line for file in files for line in declarations(file)}
     return sorted(line for line in real if any(_same_member(line, stub) for stub in stubbed(runtime)))
@@ -212,25 +240,28 @@ def publish(runtime: str, sources: Path) -> list[str]:
 
 def _same_member(one: str, other: str) -> bool:
     """Whether two lines are the same member, up to its types; overloads are told apart by their parameters."""
+
     def key(line: str) -> tuple[str, ...]:
         owner = re.match(r"[\w.]*?(?=\.(?:val|fun|static|new|\w+[ <\[]|[A-Z0-9_]+$))", line)
         name = re.findall(r"\w+(?=\()|\w+(?=:)|\w+$", line)[0]
         types = re.findall(r"\(([^()]*)\)", line)
         return (owner[0] if owner else "", name, re.sub(r"[^\w,]", "", types[0]) if types else "")
 
-    return key(one)[:2] == key(other)[:2] and (key(one)[2] == key(other)[2] or not key(one)[2] or not key(other)[2])
+    return key(one)[:2] == key(other)[:2] and (
+        key(one)[2] == key(other)[2] or not key(one)[2] or not key(other)[2]
+    )
 
 
 def main(arguments: list[str]) -> int:
     command = arguments[0]
     if command == "list":
-        print("\n".join(sorted(called(Path(arguments[1])))))
+        sys.stdout.write("\n".join(sorted(called(Path(arguments[1])))) + "\n")
         return 0
     if command == "publish":
-        print("\n".join(publish(arguments[1], Path(arguments[2]))))
+        sys.stdout.write("\n".join(publish(arguments[1], Path(arguments[2]))) + "\n")
         return 0
     problems = check(Path(arguments[1]))
-    print("\n".join(problems) or "stubs are as published, and used")
+    sys.stdout.write(("\n".join(problems) or "stubs are as published, and used") + "\n")
     return 1 if problems else 0
 
 

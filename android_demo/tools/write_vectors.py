@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import chats
+import conversations
 import expressions
 import hosts
 import manifests
@@ -46,6 +47,8 @@ def main(folder: Path) -> None:
     tokenizer = Tokenizer(DATA / "helium-tiny" / "tokenizer.json")
     save(folder / "stop-texts.json", list(samplers.stop_text_cases(tokenizer)))
     write_chats(folder)
+    chat = conversations.write_bundle(folder / "bundles", folder)
+    save(folder / "conversation.json", list(conversations.answers(chat)))
     save(folder / "plans.json", list(hosts.plans()))
     save(folder / "caches.json", list(hosts.cache_runs()))
     prompt_caches.write(folder / "prompt-caches", bundles)

@@ -94,7 +94,7 @@ def intent(target: str, identity: str, cases: Sequence[Case], settings: Settings
     }
     # An empty word would be lost on the way: the shell of the device splits anew.
     words = [f"--es {name} {shlex.quote(text)}" for name, text in extras.items()]
-    return f"am start -S -W -n {push.ACTIVITY} {' '.join(words)}"
+    return f"am start -S -W -n {push.BENCHMARK_ACTIVITY} {' '.join(words)}"
 
 
 def _measure(

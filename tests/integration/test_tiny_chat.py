@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -76,3 +79,15 @@ def test_its_pte_says_the_same(checkpoint: Path, tmp_path: Path) -> None:
             conversation = Conversation(model, system="Answer in one sentence.")
             answers.append(["".join(conversation.say(text)) for text in ("Bonjour", "Je m'appelle Paul", "Merci")])
     assert answers[0] == answers[1]
+
+
+@pytest.mark.long
+def test_the_kotlin_host_says_the_same(checkpoint: Path) -> None:
+    if os.environ.get("HELIUM_EDGE_WITHOUT_ANDROID") == "1":
+        pytest.skip("HELIUM_EDGE_WITHOUT_ANDROID=1: the Android demo is not checked on this machine")
+    script = Path(__file__).parents[2] / "android_demo" / "check.sh"
+    given = {"PYTHON": sys.executable, "HELIUM_EDGE_TINY_CHAT": str(checkpoint)}
+    found = subprocess.run([script], env=os.environ | given, capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stdout[-2000:] + found.stderr[-2000:]
+    # Its last turn, by a model that has learned the answer.
+    assert '"Thank you" - "You are welcome."' in found.stdout

@@ -60,8 +60,31 @@ def test_no_kotlin_file_is_long(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
 
 
-def test_the_app_asks_for_no_permission() -> None:
-    assert [element.tag for element in MANIFEST.iter() if "permission" in element.tag] == []
+def test_the_app_may_keep_an_import_alive_and_nothing_else() -> None:
+    asked = {element.attrib[f"{ANDROID}name"].rpartition(".")[2] for element in MANIFEST.iter("uses-permission")}
+    assert asked == {"FOREGROUND_SERVICE", "FOREGROUND_SERVICE_DATA_SYNC", "POST_NOTIFICATIONS"}
+
+
+def test_only_the_shell_orders_benchmarks() -> None:
+    alias = next(MANIFEST.iter("activity-alias"))
+    assert alias.attrib[f"{ANDROID}permission"] == "android.permission.DUMP"
+    assert f"{push.APP_ID}/{alias.attrib[f'{ANDROID}name']}" == push.BENCHMARK_ACTIVITY
+    code = (DEMO / "app/src/main/kotlin/dev/heliumedge/app/MainActivity.kt").read_text(encoding="utf-8")
+    assert f'"{push.BENCHMARK_ACTIVITY.replace("/", "")}"' in code
+
+
+def test_every_language_says_everything_with_the_same_values() -> None:
+    def texts(folder: str) -> dict[str, list[str]]:
+        document = ElementTree.parse(DEMO / "app/src/main/res" / folder / "strings.xml").getroot()
+        kept = {
+            str(entry.get("name")): entry.text or "" for entry in document if entry.get("translatable") != "false"
+        }
+        return {name: sorted(re.findall(r"%\d?\$?[.\d]*[dfs%]", text)) for name, text in kept.items()}
+
+    english = texts("values")
+    assert len(english) > 60
+    for language in ("fr", "de", "it", "pt", "es"):
+        assert texts(f"values-{language}") == english, language
 
 
 def test_the_manifest_names_what_there_is() -> None:

@@ -20,7 +20,7 @@ shrink() {
 		-keep class dev.heliumedge.shrink.ProbeKt { public static void main(java.lang.String[]); }
 		-dontoptimize
 		-dontnote
-		-dontwarn kotlin.**
+		-dontwarn kotlin.**,org.jetbrains.annotations.**
 	RULES
     proguard -injars "$work/classes/core:$work/classes/engine-ort:$work/classes/shrink-probe:$kit/ort:$kit/kotlin/kotlin-stdlib.jar(!META-INF/**)" \
         -libraryjars "$shrunk/java8.jar" -outjars "$shrunk/$1.jar" -include "$shrunk/$1.pro" "${@:2}" >"$shrunk/$1.log" 2>&1 ||

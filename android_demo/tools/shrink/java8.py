@@ -16,6 +16,8 @@ def main(home: Path, jar: Path) -> None:
     with zipfile.ZipFile(home / "lib" / "ct.sym") as symbols, zipfile.ZipFile(jar, "w") as out:
         for name in symbols.namelist():
             releases, _, path = name.partition("/")
+            # From JDK 12 on there is a folder for each module between.
+            path = path if path.startswith(("java/", "javax/")) else path.partition("/")[2]
             if "8" in releases and path.startswith(("java/", "javax/")) and path.endswith(".sig"):
                 data = symbols.read(name)
                 out.writestr(path.removesuffix(".sig") + ".class", data[:4] + JAVA_8 + data[8:])

@@ -126,7 +126,7 @@ def test_a_bundle_is_pushed_and_measured_there(
     assert "bandwidth_share" not in prompt
     assert deep["bandwidth_share"] is None
     started = (tmp_path / "state.intent").read_text()
-    assert started.startswith(f"am start -S -W -n {transfer.ACTIVITY} --es bundle tiny --es benchmark ")
+    assert started.startswith(f"am start -S -W -n {transfer.BENCHMARK_ACTIVITY} --es bundle tiny --es benchmark ")
     assert "--es contexts 0,20 --es prompts 8 --es repeats 2 --es warmup 1 --es steps 8 --es threads 0" in started
 
 

@@ -94,6 +94,19 @@ public class ChatSession(private val bundle: LoadedBundle, private val labels: C
         return answer(state.turns.dropLast(1), settings, stop, stats, listener)
     }
 
+    /**
+     * Takes the last turn of the user and its answer back, and says [text] in their place; the cache goes back to where
+     * they began. Should it be stopped before it begins, they stay.
+     *
+     * @throws InvalidRequestException There is no turn yet, or the text is none that [say] takes.
+     * @throws HeliumException What [say] throws.
+     */
+    public fun edit(text: String, settings: Settings, stop: StopSignal, stats: GenerationStats, listener: ChatListener): ChatTurn {
+        if (!canRegenerate) throw InvalidRequestException("there is no message yet that could be changed", "Write a message first.")
+        if (text.isBlank()) throw InvalidRequestException("there is no text to answer", "Write a message first.")
+        return answer(state.turns.dropLast(2) + ChatMessage(ChatRole.USER, text), settings, stop, stats, listener)
+    }
+
     /** The conversation as text. */
     public fun transcript(): String = text(state.turns, state.forgotten)
 
