@@ -40,9 +40,13 @@ class ImportService : Service() {
     }
 
     companion object {
-        /** Begins to keep the process; the app must be in front. */
+        /** Begins to keep the process. Where the system does not allow it now, the import runs as long as the app is let live. */
         fun begin(context: Context) {
-            context.startForegroundService(Intent(context, ImportService::class.java))
+            try {
+                context.startForegroundService(Intent(context, ImportService::class.java))
+            } catch (_: IllegalStateException) {
+                // ForegroundServiceStartNotAllowedException, which Android 9 has no class of.
+            }
         }
 
         /** Lets it go. */

@@ -47,7 +47,7 @@ class MainActivity : Activity() {
         onClick(R.id.settings, ::editSettings)
         onClick(R.id.about) { show(R.string.about, About(this).text(model.session.loaded?.manifest)) }
         onClick(R.id.self_test, work::selfTest)
-        onClick(R.id.benchmark, work::benchmark)
+        onClick(R.id.benchmark, ::chooseBenchmark)
         onClick(R.id.chat, ::toggleChat)
         onClick(R.id.regenerate) { work.answer(null) }
         onClick(R.id.new_conversation, ::startAnew)
@@ -162,6 +162,11 @@ class MainActivity : Activity() {
         session.reset(chat.system)
         model.screen.output(session.transcript())
         observer.onBusy(false)
+    }
+
+    private fun chooseBenchmark() {
+        val kinds = arrayOf<CharSequence>(getString(R.string.benchmark_threads), getString(R.string.benchmark_sustained))
+        AlertDialog.Builder(this).setItems(kinds) { _, index -> if (index == 0) work.benchmark() else work.sustain() }.show()
     }
 
     // -- the screen

@@ -18,6 +18,7 @@ import dev.heliumedge.core.RemoteBenchmark
 import dev.heliumedge.core.SelfTest
 import dev.heliumedge.core.Settings
 import dev.heliumedge.core.StopSignal
+import dev.heliumedge.core.SustainedBenchmark
 import dev.heliumedge.core.named
 import java.io.File
 import java.util.Locale
@@ -198,6 +199,19 @@ class Work(
                 show { screen.stats(context.getString(R.string.repeat, repeat, plan.repeats)) }
             } ?: return@start
             val json = report.toJson(ready.manifest, ready.engineName, model.device.facts(best.first))
+            show { screen.output(json) }
+        }
+    }
+
+    /** Decodes for five minutes, with how hot the device gets. */
+    fun sustain() {
+        session.start { stop ->
+            val ready = session.ready()
+            val decoder = ready.decoder ?: return@start
+            val report = SustainedBenchmark(decoder, thermal = model.device::thermalStatus).run(stop = stop) { window ->
+                show { screen.stats(context.getString(R.string.repeat, window, 30)) }
+            } ?: return@start
+            val json = report.toJson(ready.manifest, ready.engineName, model.device.facts(settings.load().threads))
             show { screen.output(json) }
         }
     }

@@ -1,6 +1,7 @@
 package dev.heliumedge.core
 
 import java.io.File
+import java.util.concurrent.ConcurrentLinkedQueue
 import java.util.concurrent.Executors
 import java.util.concurrent.LinkedBlockingQueue
 import java.util.concurrent.ThreadFactory
@@ -35,15 +36,13 @@ public class HeliumSession(
     prepare: () -> Unit = {},
     public val deliver: (() -> Unit) -> Unit = { it() },
 ) : AutoCloseable {
-    private class Work(val stop: StopSignal)
-
     private val worker = Executors.newSingleThreadExecutor(
         ThreadFactory { task -> Thread({ prepare(); task.run() }, "helium-engine").apply { isDaemon = true } },
     )
     private val pending = AtomicInteger()
 
-    @Volatile
-    private var running: Work? = null
+    /** Of the work that runs or waits. */
+    private val stops = ConcurrentLinkedQueue<StopSignal>()
 
     /** Who is told; a screen takes its place when it appears, and leaves it when it goes. */
     @Volatile
@@ -75,9 +74,9 @@ public class HeliumSession(
         enqueue(work)
     }
 
-    /** Ends the work that runs, within one token. */
+    /** Ends the work that there is, within one token. */
     public fun stop() {
-        running?.stop?.request()
+        stops.forEach(StopSignal::request)
     }
 
     /**
@@ -148,18 +147,18 @@ public class HeliumSession(
     }
 
     private fun enqueue(work: (StopSignal) -> Unit) {
-        val item = Work(StopSignal())
+        val stop = StopSignal()
+        stops.add(stop)
         tell { onBusy(true) }
         worker.execute {
-            running = item
             val error = try {
-                work(item.stop)
+                work(stop)
                 null
             } catch (error: Throwable) {
                 // This thread must not die of anything: the app would end without a word.
                 named(error)
             }
-            running = null
+            stops.remove(stop)
             val busy = pending.decrementAndGet() > 0
             tell {
                 onBusy(busy)

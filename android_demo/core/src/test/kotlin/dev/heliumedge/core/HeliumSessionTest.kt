@@ -80,6 +80,22 @@ class HeliumSessionTest {
     }
 
     @Test
+    fun `a stop that comes before the work begins holds`() {
+        session().use { session ->
+            session.start { stop -> session.load(bundle, settings, stop) }
+            idle()
+            val gate = CountDownLatch(1)
+            var ended: Boolean? = null
+            session.startNext { gate.await() }
+            session.startNext { stop -> ended = stop.isRequested }
+            session.stop()
+            gate.countDown()
+            idle()
+            assertEquals(true, ended)
+        }
+    }
+
+    @Test
     fun `closing an iterator ends the text`() {
         session().use { session ->
             session.start { stop -> session.load(bundle, settings, stop) }
