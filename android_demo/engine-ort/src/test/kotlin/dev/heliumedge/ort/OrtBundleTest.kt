@@ -1,8 +1,6 @@
 package dev.heliumedge.ort
 
-import ai.onnxruntime.OrtException
 import dev.heliumedge.core.BoundStep
-import dev.heliumedge.core.BufferAllocator
 import dev.heliumedge.core.BundleFolder
 import dev.heliumedge.core.CacheUpdate
 import dev.heliumedge.core.Case
@@ -22,7 +20,6 @@ import dev.heliumedge.core.HeliumException
 import dev.heliumedge.core.KvBuffers
 import dev.heliumedge.core.Logits
 import dev.heliumedge.core.MANIFEST_NAME
-import dev.heliumedge.core.MemoryEstimate
 import dev.heliumedge.core.ManifestSeal
 import dev.heliumedge.core.Phase
 import dev.heliumedge.core.PromptCache
@@ -33,7 +30,6 @@ import dev.heliumedge.core.SamplingOptions
 import dev.heliumedge.core.SelfTest
 import dev.heliumedge.core.StopReason
 import dev.heliumedge.core.StopSignal
-import dev.heliumedge.core.Tokenizer
 import dev.heliumedge.core.Trim
 import dev.heliumedge.core.Vectors
 import dev.heliumedge.core.WrongRuntimeException
@@ -52,19 +48,6 @@ import kotlin.concurrent.thread
 class OrtBundleTest {
     @get:Rule
     val temporary = TemporaryFolder()
-
-    private fun open(name: String) = BundleFolder.open(Vectors.bundle(name))
-
-    private fun BundleFolder.tokenizer() = Tokenizer.open(file(manifest.tokenizerFile))
-
-    /** The Java classes are older than the library, which its file name tells. */
-    private fun engine(bundle: BundleFolder, allocator: BufferAllocator = BufferAllocator.Direct) =
-        OrtGraphEngine(bundle, OrtOptions(threads = 1), allocator) { System.getenv("ORT_REAL_LIB")?.substringAfter(".so.") ?: it.version }
-
-    private inline fun <T> running(bundle: BundleFolder, static: Boolean = false, allocator: BufferAllocator = BufferAllocator.Direct, use: (OrtGraphEngine, Decoder) -> T): T {
-        val engine = engine(bundle, allocator)
-        return Decoder(bundle.manifest, engine, allocator, static).use { use(engine, it) }
-    }
 
     @Test
     fun `the library is that of the exporter`() {
@@ -228,48 +211,6 @@ class OrtBundleTest {
     }
 
     @Test
-    fun `whatever ONNX Runtime throws is named, with a remedy`() {
-        val thrown = OrtException.OrtErrorCode.values().map { OrtException(it, "code $it") } + listOf(
-            IllegalStateException("Trying to score a closed OrtSession."), IllegalArgumentException("shape"), NullPointerException(),
-            UnsatisfiedLinkError("libonnxruntime4j_jni.so"), NoClassDefFoundError("ai/onnxruntime/OrtSession"), ExceptionInInitializerError("init"),
-        )
-        val messages = thrown.map { error ->
-            val named = assertFails<EngineException> { named("run decode") { throw error } }
-            assertEquals(error, named.cause)
-            assertEquals(named.message, 1, named.message!!.lines().size)
-            named.message
-        }
-        assertEquals(messages.size, messages.toSet().size)
-        val bundle = open("append")
-        val engine = engine(bundle)
-        val decoder = Decoder(bundle.manifest, engine)
-        decoder.decode(5)
-        engine.close()
-        assertFails<EngineException> { decoder.decode(5) }
-    }
-
-    @Test
-    fun `the cache's buffers have the bytes of the estimate, and every session is open before the first text`() {
-        for (name in listOf("in_place", "append", "int8")) {
-            for (static in listOf(false, true)) {
-                val bundle = open(name)
-                val allocator = Keeping()
-                running(bundle, static, allocator) { engine, decoder ->
-                    decoder.warmUp()
-                    val sessions = engine.openSessions
-                    val spec = bundle.manifest.cache!!
-                    val buffers = allocator.buffers.filter { it.capacity().toLong() == spec.bufferBytes }
-                    assertEquals(name, 2 * spec.layers, buffers.size)
-                    assertEquals(MemoryEstimate.of(bundle.manifest, spec.slots).cache, buffers.sumOf { it.capacity().toLong() })
-                    decoder.prefill(IntArray(20) { 300 + it })
-                    decoder.decode(310)
-                    assertEquals("$name: none is opened in a text", sessions, engine.openSessions)
-                }
-            }
-        }
-    }
-
-    @Test
     fun `versions are compared as numbers`() {
         for (older in listOf("1.26.9", "1.9", "0.99.1")) assertTrue(older, isOlder(older, "1.27"))
         for (enough in listOf("1.27", "1.27.0", "1.32.0", "2.0", "1.27.0-rc1")) assertTrue(enough, !isOlder(enough, "1.27"))
@@ -303,12 +244,6 @@ class OrtBundleTest {
     /** For each slot of head 0, whether it holds anything: a hash of its 64 floats, 0 for zeros. */
     private fun ByteBuffer.slots(): List<Int> = List(1024) { slot ->
         (0 until 64).fold(0) { hash, index -> 31 * hash + getInt(4 * (64 * slot + index)) }
-    }
-
-    private class Keeping : BufferAllocator {
-        val buffers = ArrayList<ByteBuffer>()
-
-        override fun allocate(bytes: Int) = BufferAllocator.Direct.allocate(bytes).also { buffers.add(it) }
     }
 
     @Test
