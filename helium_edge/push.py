@@ -23,6 +23,8 @@ APP_ID = "dev.heliumedge.app"
 ACTIVITY = f"{APP_ID}/.MainActivity"
 # Takes orders for a measurement; only the shell may start it.
 BENCHMARK_ACTIVITY = f"{APP_ID}/.BenchmarkOrders"
+# How long a fresh app may take to make its folder.
+_FOLDER_SECONDS = 5
 BUNDLES = f"/sdcard/Android/data/{APP_ID}/files/bundles"
 """The app's own folder on shared storage: adb may write it, the app may map it, and no permission is needed."""
 
@@ -276,7 +278,10 @@ def _first_start(adb: Adb, target: str) -> None:
         return
     if not adb.shell(f"pm path {APP_ID}").startswith("package:"):
         return
-    adb.shell(f"am start -W -n {ACTIVITY}; for i in 1 2 3 4 5; do [ -d {parent} ] || sleep 1; done")
+    adb.shell(f"am start -W -n {ACTIVITY}")
+    for _ in range(_FOLDER_SECONDS):
+        if adb.shell(f"[ -d {parent} ] || {{ sleep 1; echo missing; }}").strip() == "":
+            return
 
 
 def _send(bundle: Bundle, adb: Adb, target: str, step: Step, progress: Progress) -> None:

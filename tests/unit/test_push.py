@@ -103,6 +103,21 @@ def test_a_bundle_arrives_whole_and_the_app_opens(
     assert f"am start -n {transfer.ACTIVITY} --es bundle tiny" in log[-1]
 
 
+def test_the_app_makes_its_folder_before_the_first_bundle(
+    bundle: Path, phone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transfer, "BUNDLES", str(phone / "bundles"))
+    # The app of the fixture makes nothing, so that the push does not wait for it.
+    monkeypatch.setattr(transfer, "_FOLDER_SECONDS", 0)
+    assert run(["push", str(bundle)]) == 0
+    log = (tmp_path / "adb.log").read_text().splitlines()
+    started = next(index for index, line in enumerate(log) if f"am start -W -n {transfer.ACTIVITY}" in line)
+    assert started < next(index for index, line in enumerate(log) if "mkdir -p" in line)
+    assert contents(phone / "bundles" / "tiny") == contents(bundle)
+    assert run(["push", str(bundle)]) == 0
+    assert sum("am start -W" in line for line in (tmp_path / "adb.log").read_text().splitlines()) == 1
+
+
 def test_what_is_there_is_left_and_what_changed_is_sent(
     bundle: Path, phone: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
