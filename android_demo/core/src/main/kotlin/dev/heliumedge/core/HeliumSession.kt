@@ -22,7 +22,7 @@ public interface SessionObserver {
  *
  * ```
  * val session = HeliumSession(BundleLoader(...)) { block -> mainHandler.post(block) }
- * session.start { stop -> session.load(folder, Settings(), stop) }                  // any thread
+ * session.start { stop -> session.load(folder, Settings(), stop) }                  // any thread; then, when not busy:
  * session.generate("Les modèles", Settings()) { piece -> textView.append(piece) }   // with a callback, or
  * for (piece in session.stream("Les modèles", Settings())) print(piece)             // as an iterator, off the main thread
  * session.stop()
