@@ -42,6 +42,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group = parser.getgroup("hostile input")
     group.addoption("--hostile-inputs", type=int, default=60, metavar="N", help="mutated inputs, over all kinds")
+    group.addoption("--changed-programs", type=int, default=45, metavar="N", help="changed graphs and programs")
     group.addoption("--hostile-seed", type=int, default=0, metavar="N", help="of the mutations")
     group.addoption("--hostile-examples", type=int, default=60, metavar="N", help="hypothesis examples a property")
     group.addoption("--kill-points", type=int, default=8, metavar="N", help="points of an export to kill it at")

@@ -30,6 +30,8 @@ class Ending:
     cpu_seconds: float
     base_bytes: int
     peak_bytes: int
+    child_seconds: float = 0.0
+    child_peak_bytes: int = 0
     operations: int = 0
     renames: Sequence[Sequence[str]] = ()
     struck: str = ""

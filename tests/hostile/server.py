@@ -101,7 +101,9 @@ def child(request: dict[str, Any], answer: int, outputs: tuple[int, int]) -> Non
     sys.stderr.flush()
     seconds = time.process_time() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    below = resource.getrusage(resource.RUSAGE_CHILDREN)
     result = {"code": code, "cpu_seconds": seconds, "base_bytes": base, "peak_bytes": peak}
+    result |= {"child_seconds": below.ru_utime + below.ru_stime, "child_peak_bytes": below.ru_maxrss * 1024}
     if operations is not None:
         result |= {"operations": operations.count, "renames": operations.renames, "struck": operations.struck}
     write(answer, json.dumps(result).encode())

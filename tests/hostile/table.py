@@ -46,6 +46,7 @@ a new folder that fails, or a kill, at any operation of an export. The tests tak
 ```sh
 pytest tests/hostile/test_mutations.py --hostile-inputs 5000
 pytest tests/hostile/test_generated.py --hostile-examples 2000
+pytest -m long tests/hostile/test_programs.py --changed-programs 2000
 pytest tests/hostile/test_kill.py --kill-points 200
 pytest tests/hostile/test_faults.py --fault-points 1000
 ```

@@ -5,6 +5,7 @@ The changes know the formats: words of the tables of a `.pte` and of the graphs 
 
 from __future__ import annotations
 
+import math
 import random
 import shutil
 import struct
@@ -21,6 +22,9 @@ from tests.hostile.catalogue_bundle import relist
 from tests.hostile.client import Commands
 
 MOST_MEMORY = 2 << 30
+MOST_SECONDS = 60.0
+"""Of processor time, of the command and of what it has started."""
+
 COMMANDS = (
     ["verify", "b"],
     ["inspect", "b"],
@@ -77,15 +81,15 @@ def change_onnx(path: Path, draw: random.Random) -> None:
     path.write_bytes(model.SerializeToString())
 
 
-@pytest.mark.long
-@pytest.mark.parametrize(
-    ("recipe", "file", "change"),
-    [
-        ("onnx-int4", "decoder.onnx", change_onnx),
-        ("onnx-int4-portable", "decoder.onnx", change_onnx),
-        ("xnnpack-int4", "decoder.pte", change_pte),
-    ],
+RECIPES = (
+    ("onnx-int4", "decoder.onnx", change_onnx),
+    ("onnx-int4-portable", "decoder.onnx", change_onnx),
+    ("xnnpack-int4", "decoder.pte", change_pte),
 )
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("recipe", "file", "change"), RECIPES)
 def test_changed_programs(
     commands: Commands,
     tiny_checkpoint: Path,
@@ -95,20 +99,21 @@ def test_changed_programs(
     file: str,
     change: Callable[[Path, random.Random], Any],
 ) -> None:
-    """A twentieth of `--hostile-inputs` of each; a failure names the seed that makes it again."""
+    """A third of `--changed-programs`; a failure names the seed that makes it again."""
     shutil.copytree(tiny_checkpoint, tmp_path / "model")
     sound = export_bundle(tiny_checkpoint, bundle_recipe(recipe), tmp_path / "sound").folder
     first = pytestconfig.getoption("--hostile-seed")
-    for number in range(max(3, pytestconfig.getoption("--hostile-inputs") // 20)):
-        draw = random.Random(f"{recipe} {first + number}")
+    for number in range(first, first + math.ceil(pytestconfig.getoption("--changed-programs") / len(RECIPES))):
+        draw = random.Random(f"{recipe} {number}")
         root = tmp_path / "box"
         shutil.copytree(sound, root / "b")
         change(root / "b" / file, draw)
         relist(root / "b")
         before = snapshot(root)
         for argv in COMMANDS:
-            ending = commands.run(argv, root)
+            ending = commands.run(argv, root, limit_seconds=600.0)
             assert ending.problems() == [], (number, argv)
-            assert ending.peak_bytes < MOST_MEMORY, (number, argv)
+            assert ending.cpu_seconds + ending.child_seconds < MOST_SECONDS, (number, argv)
+            assert max(ending.peak_bytes, ending.child_peak_bytes) < MOST_MEMORY, (number, argv)
         assert snapshot(root) == before, number
         shutil.rmtree(root)
