@@ -51,6 +51,12 @@ def table(report: Arm64Report) -> list[str]:
     ):
         verdict = "ok" if found <= limit else "FAILED"
         lines.append(f"{name}: {found:.2g}, at most {limit:.2g}: {verdict}")
+    if report.golden is not None:
+        lines.append(
+            f"golden trace: {report.golden.steps} steps, near ties at {list(report.golden.near_ties)}: ok"
+        )
+    if report.golden_failure:
+        lines.append(f"{report.golden_failure}: FAILED")
     return [*lines, "relative rms of logits and of new cache rows, by call; equal: at most 1e-05"]
 
 

@@ -14,7 +14,7 @@ import typer
 
 from . import _console
 from ._format import duration
-from ._options import StaticOption, ThreadsOption, UnverifiedOption
+from ._options import RevisionOption, StaticOption, ThreadsOption, UnverifiedOption
 
 if TYPE_CHECKING:
     from helium_edge.language_model import LanguageModel, Sampling
@@ -60,6 +60,7 @@ class GenerationOptions:
     load_cache: Annotated[
         Path | None, _option(metavar="FILE", help="Start behind the part that this file has.")
     ] = None
+    revision: RevisionOption = None
     threads: ThreadsOption = 0
     static: StaticOption = False
     unverified: UnverifiedOption = False
@@ -81,11 +82,11 @@ class GenerationOptions:
 
     def open(self, bundle: Path) -> LanguageModel:
         """Load a bundle."""
-        from helium_edge.bundle import open_bundle
+        from helium_edge.bundle import open_bundle, resolve_bundle
         from helium_edge.first_run import ensure_runs
         from helium_edge.generation import language_model
 
-        opened = open_bundle(bundle, unverified=self.unverified)
+        opened = open_bundle(resolve_bundle(bundle, revision=self.revision), unverified=self.unverified)
         ensure_runs(opened, unverified=self.unverified)
         return language_model(opened, threads=self.threads, static=self.static)
 

@@ -7,12 +7,14 @@ from typing import Annotated
 
 import typer
 
-BundleArgument = Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder of a bundle.", show_default=False)]
+BundleArgument = Annotated[
+    Path, typer.Argument(metavar="BUNDLE", help="Folder of a bundle, or a Hub id: org/name.", show_default=False)
+]
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, nothing else.")]
 
 RevisionOption = Annotated[
-    str | None, typer.Option(metavar="REV", help="Branch, tag or commit of a Hub checkpoint.", show_default=False)
+    str | None, typer.Option(metavar="REV", help="Branch, tag or commit of a Hub id.", show_default=False)
 ]
 
 ThreadsOption = Annotated[
@@ -56,3 +58,8 @@ BaselineOption = Annotated[
 UpdateBaselineOption = Annotated[
     bool, typer.Option("--update-baseline", help="Write the baseline instead, if the run passes.")
 ]
+
+
+def revision_words(revision: str | None) -> tuple[str, ...]:
+    """The option again, for the command that is useful next."""
+    return () if revision is None else ("--revision", revision)

@@ -10,7 +10,7 @@ import typer
 from helium_edge.errors import UsageError
 
 from . import _bench_view, _console
-from ._options import BundleArgument, JsonOption, StaticOption, UnverifiedOption
+from ._options import BundleArgument, JsonOption, RevisionOption, StaticOption, UnverifiedOption, revision_words
 
 EPILOG = """\b
 Examples:
@@ -32,7 +32,7 @@ def bench(
         Path | None,
         typer.Option(
             metavar="BUNDLE",
-            help="Measure this one in turn with the other.",
+            help="Measure this one in turn with the other; a Hub id may be org/name@REV.",
             show_default=False,
         ),
     ] = None,
@@ -67,6 +67,7 @@ def bench(
             metavar="SERIAL", help="The device, when there are several: see `adb devices`.", show_default=False
         ),
     ] = None,
+    revision: RevisionOption = None,
     unverified: UnverifiedOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -76,7 +77,7 @@ def bench(
     --compare the samples of both stand next to each other in time. docs/bench.md explains the figures.
     """
     from helium_edge.bench import Settings, run_bench, run_on_phone
-    from helium_edge.bundle import open_bundle
+    from helium_edge.bundle import open_bundle, resolve_bundle
     from helium_edge.first_run import ensure_runs
 
     settings = Settings(
@@ -91,7 +92,9 @@ def bench(
     )
     if adb and compare is not None:
         raise UsageError("--compare: bundles are compared on one machine; measure each with --adb, and --json")
-    folders = [bundle] if compare is None else [bundle, compare]
+    folders = [resolve_bundle(bundle, revision=revision)]
+    if compare is not None:
+        folders.append(resolve_bundle(compare))
     opened = [open_bundle(folder, unverified=unverified) for folder in folders]
     for each in opened if not adb else ():
         ensure_runs(each, unverified=unverified)
@@ -106,7 +109,7 @@ def bench(
         _bench_view.show_bench(report)
     for text in report.notes:
         _console.note(f"note: {text}")
-    _console.next_step("parity", bundle)
+    _console.next_step("parity", bundle, *revision_words(revision))
 
 
 def _numbers(option: str, text: str | None, *, least: int) -> tuple[int, ...] | None:

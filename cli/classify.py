@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from . import _console
-from ._options import BundleArgument, JsonOption, ThreadsOption, UnverifiedOption
+from ._options import BundleArgument, JsonOption, RevisionOption, ThreadsOption, UnverifiedOption, revision_words
 
 EPILOG = """\b
 Examples:
@@ -26,6 +26,7 @@ def classify(
     bundle: BundleArgument,
     text: Annotated[str, typer.Argument(metavar="TEXT", help="The text to label.", show_default=False)],
     top: Annotated[int, typer.Option(min=1, metavar="N", help="Labels to show, best first.")] = 5,
+    revision: RevisionOption = None,
     threads: ThreadsOption = 0,
     unverified: UnverifiedOption = False,
     as_json: JsonOption = False,
@@ -35,11 +36,11 @@ def classify(
     Scores are those of the model's kind: shares that add up to 1, a probability for each label where several may
     hold, or the value itself of a regression.
     """
-    from helium_edge.bundle import open_bundle
+    from helium_edge.bundle import open_bundle, resolve_bundle
     from helium_edge.first_run import ensure_runs
     from helium_edge.generation import classifier
 
-    opened = open_bundle(bundle, unverified=unverified)
+    opened = open_bundle(resolve_bundle(bundle, revision=revision), unverified=unverified)
     ensure_runs(opened, unverified=unverified)
     model = classifier(opened, threads=threads)
     document: dict[str, Any] = {"bundle": str(bundle), "text": text, "ids": model.ids(text)}
@@ -55,7 +56,7 @@ def classify(
             _console.table(["label", "score"], rows, right=["score"])
     if as_json:
         _console.document(document)
-    _console.next_step("parity", bundle)
+    _console.next_step("parity", bundle, *revision_words(revision))
 
 
 def _show_tokens(tokens: list[dict[str, Any]]) -> None:

@@ -10,11 +10,10 @@ import typer
 
 from . import _console
 from ._generation_options import GenerationOptions, forgotten, summary, with_generation_options
-from ._options import BundleArgument, JsonOption
+from ._options import BundleArgument, JsonOption, revision_words
 
 if TYPE_CHECKING:
     from helium_edge.chat import Message
-    from helium_edge.language_model import LanguageModel
     from helium_edge.runtime.text_generation import Generation
 
 EPILOG = """\b
@@ -73,7 +72,8 @@ def generate(
         texts = {"bundle": str(bundle), **({"messages": asked} if asked else {"prompt": prompt}), "text": text}
         _console.document(_document(texts, found))
     _console.note(summary(found))
-    _next_step(bundle, model, asked)
+    following = "chat" if asked and model.manifest.chat is not None else "parity"
+    _console.next_step(following, bundle, *revision_words(options.revision))
 
 
 def _messages(
@@ -135,7 +135,3 @@ def _document(texts: dict[str, Any], found: Generation) -> dict[str, Any]:
     }
     tokens = {"prompt_ids": found.prompt_ids, "ids": found.ids}
     return {**texts, **tokens, "sampling": asdict(found.options), "stats": figures}
-
-
-def _next_step(bundle: Path, model: LanguageModel, asked: list[Message]) -> None:
-    _console.next_step("chat" if asked and model.manifest.chat is not None else "parity", bundle)

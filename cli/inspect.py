@@ -11,7 +11,7 @@ import typer
 from helium_edge.errors import CheckpointError
 
 from . import _console
-from ._options import JsonOption, RevisionOption
+from ._options import JsonOption, RevisionOption, revision_words
 
 EPILOG = """\b
 Examples:
@@ -45,29 +45,11 @@ def inspect(
     Presets are the shapes of the released models, helium-1-preview-2b and helium-1-2b, without weights. Checksums
     are not read; `verify` does that.
     """
-    if (Path(path) / MANIFEST).is_file():
-        from helium_edge.bundle import open_bundle
-
-        from ._bundle_view import program_methods, show_bundle, show_programs
-
-        # What is shown comes from the manifest, and from the program of an ExecuTorch bundle.
-        bundle = open_bundle(Path(path), unverified=True)
-        programs = program_methods(bundle)
-        if as_json:
-            document: dict[str, Any] = {
-                "bundle": path,
-                "manifest": bundle.manifest.model_dump(mode="json", by_alias=True),
-            }
-            if programs is not None:
-                document["methods"] = [dataclasses.asdict(method) for method in programs]
-            _console.document(document)
-        else:
-            show_bundle(bundle.manifest)
-            if programs is not None:
-                show_programs(programs)
-        _console.next_step("verify", path)
-        return
     from helium_edge.presets import preset
+
+    if (Path(path).expanduser() / MANIFEST).is_file():
+        _show_bundle(path, revision, as_json=as_json)
+        return
 
     from ._checkpoint_view import checkpoint_document, preset_document, show_checkpoint, show_preset
 
@@ -79,8 +61,12 @@ def inspect(
             show_preset(path, shape)
         _console.next_step("export", path, "--recipe", "onnx-int4", "--dry-run")
         return
+    from helium_edge.bundle import peek_manifest
     from helium_edge.checkpoint import open_checkpoint
 
+    if peek_manifest(path, revision=revision) is not None:
+        _show_bundle(path, revision, as_json=as_json)
+        return
     try:
         checkpoint = open_checkpoint(path, revision=revision)
     except CheckpointError as error:
@@ -93,3 +79,26 @@ def inspect(
     else:
         show_checkpoint(checkpoint)
     _console.next_step("export", path, "--recipe", "onnx-int4", "--dry-run")
+
+
+def _show_bundle(path: str, revision: str | None, *, as_json: bool) -> None:
+    """Show what is in the manifest, and in the program of an ExecuTorch bundle."""
+    from helium_edge.bundle import open_bundle, resolve_bundle
+
+    from ._bundle_view import program_methods, show_bundle, show_programs
+
+    bundle = open_bundle(resolve_bundle(path, revision=revision), unverified=True)
+    programs = program_methods(bundle)
+    if as_json:
+        document: dict[str, Any] = {
+            "bundle": path,
+            "manifest": bundle.manifest.model_dump(mode="json", by_alias=True),
+        }
+        if programs is not None:
+            document["methods"] = [dataclasses.asdict(method) for method in programs]
+        _console.document(document)
+    else:
+        show_bundle(bundle.manifest)
+        if programs is not None:
+            show_programs(programs)
+    _console.next_step("verify", path, *revision_words(revision))

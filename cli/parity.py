@@ -17,10 +17,12 @@ from ._options import (
     JsonOption,
     JunitOption,
     MarkdownOption,
+    RevisionOption,
     StaticOption,
     ThreadsOption,
     UnverifiedOption,
     UpdateBaselineOption,
+    revision_words,
 )
 from ._parity_outputs import Outputs
 
@@ -42,6 +44,7 @@ def register(app: typer.Typer) -> None:
 
 def parity(
     bundle: BundleArgument,
+    revision: RevisionOption = None,
     checkpoint: Annotated[
         str | None,
         typer.Option(
@@ -97,15 +100,17 @@ def parity(
     Ends with exit code 4 when a gate of the bundle's recipe, a check or the baseline does not hold; the files that
     were asked for are written then too. docs/parity.md explains what is found.
     """
+    from helium_edge.bundle import resolve_bundle
     from helium_edge.parity.check import check
     from helium_edge.parity.text_report import TextReport
+    from helium_edge.parity.verdict import in_one_line
     from helium_edge.texts import TextSource
 
     outputs = Outputs(html, junit, markdown, baseline, update_baseline)
     before = outputs.check()
     with _console.progress() as progress:
         report = check(
-            bundle,
+            resolve_bundle(bundle, revision=revision),
             checkpoint=checkpoint,
             text=TextSource(text, tokens),
             store=store,
@@ -118,7 +123,7 @@ def parity(
             progress=progress,
         )
     if isinstance(report, TextReport):
-        _finish_text(bundle, report, as_json=as_json)
+        _finish_text(bundle, revision, report, as_json=as_json)
         return
     report = outputs.compare(report, before)
     document = report.to_json()
@@ -127,27 +132,29 @@ def parity(
     outputs.write(document)
     if document["failures"]:
         raise ParityError(
-            f"{bundle}: {'; '.join(document['failures'])}",
+            f"{bundle}: {in_one_line(document['failures'])}",
             hint="a float32 export (--recipe onnx-fp32) tells a fault of the graphs from the cost of quantization",
             report=report,
         )
     if as_json:
         _console.document({"bundle": str(bundle), "parity": document})
-    _console.next_step("generate", bundle, "Edge AI")
+    _console.next_step("generate", bundle, *revision_words(revision), "Edge AI")
 
 
-def _finish_text(bundle: Path, report: TextReport, *, as_json: bool) -> None:
+def _finish_text(bundle: Path, revision: str | None, report: TextReport, *, as_json: bool) -> None:
     """Show the comparison of a classifier or encoder; it has no levels and no files of its own."""
+    from helium_edge.parity.verdict import in_one_line
+
     from ._text_view import show_text_parity
 
     if not as_json:
         show_text_parity(report)
     if report.failures:
         raise ParityError(
-            f"{bundle}: {'; '.join(report.failures)}",
+            f"{bundle}: {in_one_line(report.failures)}",
             hint="a float32 export (--recipe onnx-fp32) tells a fault of the graphs from the cost of quantization",
             report=report,
         )
     if as_json:
         _console.document({"bundle": str(bundle), "parity": report.to_json()})
-    _console.next_step("inspect", bundle)
+    _console.next_step("inspect", bundle, *revision_words(revision))

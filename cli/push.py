@@ -9,7 +9,7 @@ import typer
 
 from . import _console
 from ._format import size
-from ._options import BundleArgument, JsonOption, UnverifiedOption
+from ._options import BundleArgument, JsonOption, RevisionOption, UnverifiedOption, revision_words
 
 if TYPE_CHECKING:
     from helium_edge.push import Adb, Step
@@ -40,6 +40,7 @@ def push(
     ] = None,
     launch: Annotated[bool, typer.Option(help="Open the app with the bundle afterwards.")] = True,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be sent; send nothing.")] = False,
+    revision: RevisionOption = None,
     unverified: UnverifiedOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -49,9 +50,9 @@ def push(
     tell. The manifest goes last.
     """
     from helium_edge import push as transfer
-    from helium_edge.bundle import open_bundle
+    from helium_edge.bundle import open_bundle, resolve_bundle
 
-    opened = open_bundle(bundle, unverified=unverified)
+    opened = open_bundle(resolve_bundle(bundle, revision=revision), unverified=unverified)
     target = transfer.target_folder(opened, name)
     adb = _device(serial, dry_run=dry_run)
     steps = transfer.plan(opened, adb, target)
@@ -72,7 +73,7 @@ def push(
     if launch and not dry_run and not launched:
         _console.note("the app is not installed or did not start: see android_demo/README.md")
     if dry_run:
-        _console.next_step("push", bundle)
+        _console.next_step("push", bundle, *revision_words(revision))
 
 
 def _device(serial: str | None, *, dry_run: bool) -> Adb | None:

@@ -20,12 +20,12 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 if TYPE_CHECKING:
     from helium_edge.api import check as check
     from helium_edge.api import export as export
+    from helium_edge.api import load as load
     from helium_edge.conversation import Conversation as Conversation
     from helium_edge.errors import HeliumEdgeError as HeliumEdgeError
     from helium_edge.generation import Classifier as Classifier
     from helium_edge.generation import Encoder as Encoder
     from helium_edge.generation import LanguageModel as LanguageModel
-    from helium_edge.generation import load as load
     from helium_edge.recipe import Recipe as Recipe
 
 _HOMES = {
@@ -36,7 +36,7 @@ _HOMES = {
     "Classifier": "generation",
     "Encoder": "generation",
     "LanguageModel": "generation",
-    "load": "generation",
+    "load": "api",
     "Recipe": "recipe",
 }
 

@@ -7,17 +7,19 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from helium_edge.bundle import check_pin, open_bundle, resolve_bundle
+from helium_edge.bundle.source import StrPath
 from helium_edge.checkpoint import ReadOptions
 from helium_edge.errors import UsageError
 from helium_edge.exporting import ExportRequest, ExportResult, export_all
+from helium_edge.first_run import ensure_runs
+from helium_edge.generation import AnyModel, open_model
 from helium_edge.parity.check import check as check_bundle
 from helium_edge.parity.report import ParityReport
 from helium_edge.parity.text_report import TextReport
 from helium_edge.progress import SILENT, Progress
 from helium_edge.recipe import Recipe, load_recipe
 from helium_edge.texts import TextSource
-
-StrPath = str | os.PathLike[str]
 
 
 def export(  # noqa: PLR0913 - keywords with defaults
@@ -107,9 +109,50 @@ def export(  # noqa: PLR0913 - keywords with defaults
     return result
 
 
+def load(
+    bundle: StrPath,
+    *,
+    revision: str | None = None,
+    manifest_sha256: str | None = None,
+    threads: int = 0,
+    static: bool = False,
+    unverified: bool = False,
+    trusted: bool = False,
+) -> AnyModel:
+    """Load a bundle.
+
+    A bundle that has not run on this machine runs in a process of its own first, with limits of time and memory:
+    what ends that process, or keeps it, ends or keeps none of the caller's.
+
+    Args:
+        bundle: Its folder, or a Hub id.
+        revision: Of a Hub id.
+        manifest_sha256: Refuse every bundle but the one whose manifest has this.
+        threads: Threads within an operator; 0 lets the runtime choose.
+        static: Use the graphs of static shape even where one graph serves both phases.
+        unverified: Load a bundle whose checksums do not match.
+        trusted: Run it in this process at once: for bundles of your own, and where no process can be started.
+
+    Raises:
+        BundleError: It is damaged, not the one that was asked for, of a kind that this version does not know, or
+            cannot be downloaded.
+        MissingDependencyError: Its runtime is not installed.
+        ResourceError: Not enough memory for the cache.
+        UsageError: `revision` is given for a folder.
+    """
+    folder = resolve_bundle(bundle, revision=revision)
+    if manifest_sha256 is not None:
+        check_pin(folder, manifest_sha256)
+    opened = open_bundle(folder, unverified=unverified)
+    if not trusted:
+        ensure_runs(opened, unverified=unverified)
+    return open_model(opened, threads=threads, static=static)
+
+
 def check(  # noqa: PLR0913 - keywords with defaults
     bundle: StrPath,
     *,
+    revision: str | None = None,
     checkpoint: str | None = None,
     text: StrPath | None = None,
     tokens: int = 0,
@@ -123,7 +166,8 @@ def check(  # noqa: PLR0913 - keywords with defaults
     """Compare a bundle with the checkpoint that it was exported from; needs the extra `reference`.
 
     Args:
-        bundle: Its folder.
+        bundle: Its folder, or a Hub id.
+        revision: Of a Hub id.
         checkpoint: The original: a folder, a Hub id or `helium-tiny`; None is where the bundle says it came from.
         text: Compare on this file, UTF-8 or `.jsonl` with `text` and `language`; None is the built-in text.
         tokens: About how many tokens to compare on, over all languages; 0 is all the text.
@@ -143,7 +187,7 @@ def check(  # noqa: PLR0913 - keywords with defaults
         UsageError: The text cannot be read.
     """
     return check_bundle(
-        Path(bundle),
+        resolve_bundle(bundle, revision=revision),
         checkpoint=checkpoint,
         text=TextSource(_path(text), tokens),
         threads=threads,

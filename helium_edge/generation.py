@@ -1,4 +1,4 @@
-"""A bundle that is loaded: `load` gives a `LanguageModel`, a `Classifier` or an `Encoder`.
+"""A bundle that is loaded: `open_model` gives a `LanguageModel`, a `Classifier` or an `Encoder`.
 
 The one place where bundle, tokenizer, runner and sampler come together; commands, benchmarks and parity stand on
 it.
@@ -6,11 +6,9 @@ it.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from pathlib import Path
 
-from helium_edge.bundle import Bundle, open_bundle
+from helium_edge.bundle import Bundle
 from helium_edge.errors import UsageError
 from helium_edge.language_model import LanguageModel, Sampling, Score
 from helium_edge.loaded_model import Model, Text
@@ -21,7 +19,7 @@ from helium_edge.text_models import Classifier, Encoder, Label, LabelledToken
 
 __all__ = [
     "Classifier", "Encoder", "Generation", "Label", "LabelledToken", "LanguageModel", "Model", "Sampling", "Score",
-    "Text", "classifier", "language_model", "load", "open_model", "text_model",
+    "Text", "classifier", "language_model", "open_model", "text_model",
 ]  # fmt: skip
 
 _TEXT_MODELS: Mapping[Task, type[Classifier | Encoder]] = {
@@ -33,27 +31,19 @@ _TEXT_MODELS: Mapping[Task, type[Classifier | Encoder]] = {
 AnyModel = LanguageModel | Classifier | Encoder
 
 
-def load(
-    bundle: str | os.PathLike[str], *, threads: int = 0, static: bool = False, unverified: bool = False
-) -> AnyModel:
-    """Load a bundle.
+def open_model(bundle: Bundle, *, threads: int = 0, static: bool = False) -> AnyModel:
+    """Load a bundle that is opened already; it may be one that is still being written.
 
     Args:
-        bundle: Its folder.
+        bundle: The bundle.
         threads: Threads within an operator; 0 lets the runtime choose.
         static: Use the graphs of static shape even where one graph serves both phases.
-        unverified: Load a bundle whose checksums do not match.
 
     Raises:
         BundleError: It is damaged, or of a kind that this version does not know.
         MissingDependencyError: Its runtime is not installed.
         ResourceError: Not enough memory for the cache.
     """
-    return open_model(open_bundle(Path(bundle), unverified=unverified), threads=threads, static=static)
-
-
-def open_model(bundle: Bundle, *, threads: int = 0, static: bool = False) -> AnyModel:
-    """Load a bundle that is opened already; it may be one that is still being written. See `load`."""
     if bundle.manifest.task.has_cache:
         return language_model(bundle, threads=threads, static=static)
     return text_model(bundle, threads=threads)
@@ -63,7 +53,7 @@ def language_model(bundle: Bundle, *, threads: int = 0, static: bool = False) ->
     """Load a bundle of a language model.
 
     Raises:
-        BundleError: It is one of another model, or as of `load`.
+        BundleError: It is one of another model, or as of `open_model`.
     """
     bundle.manifest.decoder_spec()  # refuses other models
     return LanguageModel(bundle, open_runner(bundle, threads=threads, static=static))
@@ -73,7 +63,7 @@ def text_model(bundle: Bundle, *, threads: int = 0) -> Classifier | Encoder:
     """Load a bundle of a classifier or encoder.
 
     Raises:
-        BundleError: It is one of a language model, or as of `load`.
+        BundleError: It is one of a language model, or as of `open_model`.
     """
     runner = open_text_runner(bundle, threads=threads)
     return _TEXT_MODELS[bundle.manifest.task](bundle, runner)
@@ -83,7 +73,7 @@ def classifier(bundle: Bundle, *, threads: int = 0) -> Classifier:
     """Load a bundle of a classifier.
 
     Raises:
-        BundleError: It is one of a language model, or as of `load`.
+        BundleError: It is one of a language model, or as of `open_model`.
         UsageError: It is one of an encoder, which has no labels.
     """
     model = text_model(bundle, threads=threads)

@@ -17,6 +17,7 @@ from typing import Literal
 
 from helium_edge.bundle import MANIFEST_NAME, Bundle
 from helium_edge.errors import BundleError, MissingToolError, ResourceError, UsageError
+from helium_edge.hub import snapshot_identity
 from helium_edge.progress import Progress
 
 APP_ID = "dev.heliumedge.app"
@@ -175,12 +176,14 @@ def _choose(devices: dict[str, str], serial: str | None) -> str:
 
 
 def target_folder(bundle: Bundle, name: str | None = None) -> str:
-    """Where a bundle goes on the phone: a folder named as the bundle's own.
+    """Where a bundle goes on the phone: a folder named as the bundle's own, or its repository on the Hub.
 
     Raises:
         UsageError: A name that is no plain folder name.
     """
-    chosen = bundle.folder.resolve().name if name is None else name
+    identity = snapshot_identity(bundle.folder)
+    own = bundle.folder.resolve().name if identity is None else identity[0].rpartition("/")[2]
+    chosen = own if name is None else name
     if not chosen or chosen.startswith(".") or PurePosixPath(chosen).name != chosen or not chosen.isprintable():
         raise UsageError(f"{chosen!r} is no folder name", hint="name one with --name, such as tiny")
     return f"{BUNDLES}/{chosen}"

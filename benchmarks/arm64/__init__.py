@@ -5,10 +5,12 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from arm64.compare import Arm64Report, CallResult, difference, limits, read_results, run_here
+from arm64.golden import golden_calls, judge_golden
 from arm64.script import Call, plan_calls, write_script
 from arm64.toolchain import (
     CPUS,
@@ -22,9 +24,10 @@ from arm64.toolchain import (
 )
 from arm64.wheels import Library, fetch_library
 from helium_edge.bundle import Bundle, open_bundle
-from helium_edge.errors import UsageError
+from helium_edge.errors import ParityError, UsageError
 from helium_edge.generation import language_model
 from helium_edge.progress import SILENT, Progress
+from helium_edge.runtime.runner import CachedRunner
 from helium_edge.runtime.tokenizer import Tokenizer
 
 DEFAULT_TOKENS = 24
@@ -76,7 +79,8 @@ def check_arm64(
     model = language_model(bundle)
     expected = run_here(model.runner, calls)
     progress.stage(f"run on {cpu}")
-    found = _run_there(bundle, calls, expected, (tools, cpu, program, library))
+    there = (tools, cpu, program, library)
+    found = _run_there(bundle, calls, expected, there)
     differences = (difference(*three) for three in zip(calls, found, expected, strict=True))
     limit, median_limit = limits(bundle.manifest)
     return Arm64Report(
@@ -85,7 +89,20 @@ def check_arm64(
         limit=limit,
         median_limit=median_limit,
         calls=tuple(differences),
+        **_golden(bundle, model.runner, there),
     )
+
+
+def _golden(bundle: Bundle, runner: CachedRunner, there: tuple[Toolchain, str, Path, Library]) -> dict[str, Any]:
+    """The golden trace there, as fields of the report; nothing where the bundle has none."""
+    trace = bundle.manifest.golden
+    if trace is None:
+        return {}
+    calls = golden_calls(bundle.manifest, trace)
+    try:
+        return {"golden": judge_golden(trace, _run_there(bundle, calls, run_here(runner, calls), there))}
+    except ParityError as error:
+        return {"golden_failure": error.message}
 
 
 def _package(bundle: Bundle) -> str:

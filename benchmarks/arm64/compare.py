@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from arm64.script import Call
-from helium_edge.bundle import Manifest
+from helium_edge.bundle import GoldenCheck, Manifest
 from helium_edge.errors import BundleError
 from helium_edge.runtime.runner import CachedRunner, Logits
 from helium_edge.signature import DecoderSpec
@@ -78,6 +78,8 @@ class Arm64Report:
         limit: The relative rms that no call may exceed.
         median_limit: The one that the median call may not exceed.
         calls: Each call; all started from the cache that this machine had.
+        golden: The golden trace, judged as on any other host; None where the bundle has none, or it does not hold.
+        golden_failure: Why it does not.
     """
 
     cpu: str
@@ -85,6 +87,8 @@ class Arm64Report:
     limit: float
     median_limit: float
     calls: tuple[CallDifference, ...]
+    golden: GoldenCheck | None = None
+    golden_failure: str = ""
 
     @property
     def agreeing(self) -> int:
@@ -109,6 +113,8 @@ class Arm64Report:
             )
         if not self.median <= self.median_limit:
             found.append(f"{where} the median call is off by {self.median:.2g}, limit {self.median_limit:.2g}")
+        if self.golden_failure:
+            found.append(f"{where} {self.golden_failure}")
         return found
 
     def only(self, phase: str) -> Arm64Report:
@@ -141,6 +147,8 @@ class Arm64Report:
             "logits_max": _largest(*(call.logits_max for call in self.calls)),
             "cache_rms_max": _largest(*(call.cache_rms for call in self.calls)),
             "same_choice": sum(call.same_choice for call in self.calls) / len(self.calls),
+            "golden": None if self.golden is None else asdict(self.golden),
+            "golden_failure": self.golden_failure,
             "passed": self.passed,
         }
 

@@ -45,6 +45,15 @@ def plan_calls(manifest: Manifest, ids: Sequence[int]) -> list[Call]:
     return [*calls, *(_decode_call(manifest, ids, at) for at in range(ends[-1], len(ids)))]
 
 
+def conversation_calls(manifest: Manifest, prompt: Sequence[int], answer: Sequence[int]) -> list[Call]:
+    """A prompt in chunks of at most `prefill_len`, then an answer token by token, as a host runs them."""
+    calls: list[Call] = []
+    for start in range(0, len(prompt), manifest.prefill_len):
+        calls += _chunk_calls(manifest, prompt[: start + manifest.prefill_len], start)
+    ids = [*prompt, *answer]
+    return [*calls, *(_decode_call(manifest, ids, at) for at in range(len(prompt), len(ids)))]
+
+
 def _chunk_calls(manifest: Manifest, ids: Sequence[int], start: int) -> Iterator[Call]:
     """The calls that append the tokens from `start` on."""
     graphs = {

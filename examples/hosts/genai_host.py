@@ -7,11 +7,14 @@ ids are made by the tokenizers library from the same file.
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 
-import onnxruntime_genai as og
 from tokenizers import Tokenizer
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before the import: it reports to its maker otherwise
+import onnxruntime_genai as og
 
 
 def main(folder: Path) -> int:

@@ -1,15 +1,16 @@
-"""A bundle for ONNX Runtime, run from its manifest alone, and compared with its golden trace.
+"""A bundle for ONNX Runtime, run from its manifest alone (docs/bundle.md), and compared with its golden trace.
 
-    python examples/hosts/onnxruntime_host.py BUNDLE [--static]
-
-It needs onnxruntime and numpy alone; docs/bundle.md is the contract. --static: graphs of phase prefill and decode.
+python examples/hosts/onnxruntime_host.py BUNDLE [--static]      the graphs of phase prefill and decode
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 
 import numpy as np
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before the import, or it reports to its maker
 import onnxruntime as ort
 
 

@@ -7,7 +7,8 @@
 
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import ort from 'onnxruntime-node';
+process.env.ORT_DISABLE_TELEMETRY ??= '1'; // before it is loaded, or it reports to its maker
+const { default: ort } = await import('onnxruntime-node');
 
 const ARRAYS = { float32: Float32Array, int8: Int8Array, int32: Int32Array, int64: BigInt64Array };
 

@@ -10,7 +10,7 @@ from helium_edge.bundle.companions import (
     write_companions,
 )
 from helium_edge.bundle.genai import GENAI_GRAPH, beyond_genai, write_genai_config
-from helium_edge.bundle.golden import GoldenCheck, GoldenTrace, check_golden, record_golden
+from helium_edge.bundle.golden import GoldenCheck, GoldenTrace, check_golden, record_golden, record_steadiest
 from helium_edge.bundle.graph_sections import CacheScalesSection, CacheSection, GraphEntry
 from helium_edge.bundle.manifest import MANIFEST_NAME, Manifest, read_manifest
 from helium_edge.bundle.sections import (
@@ -27,12 +27,14 @@ from helium_edge.bundle.sections import (
     TokenizerSection,
     TokensSection,
 )
-from helium_edge.bundle.verify import Bundle, Check, manifest_hash, open_bundle, verify_bundle
+from helium_edge.bundle.source import peek_manifest, resolve_bundle
+from helium_edge.bundle.verify import Bundle, Check, check_pin, manifest_hash, open_bundle, verify_bundle
 from helium_edge.bundle.writer import BundleWriter, check_output
 
 __all__ = [
     # opening and checking
-    "Bundle", "Check", "manifest_hash", "open_bundle", "verify_bundle",
+    "Bundle", "Check", "check_pin", "manifest_hash", "open_bundle", "peek_manifest", "resolve_bundle",
+    "verify_bundle",
     # writing
     "GENAI_GRAPH", "BundleWriter", "Companions", "beyond_genai", "check_companions", "check_output",
     "generation_defaults", "read_checkpoint_card", "tokenizer_facts", "write_card", "write_companions",
@@ -42,5 +44,5 @@ __all__ = [
     "ChatSection", "CreatedBy", "FileEntry", "GenerationSection", "GraphEntry", "MemorySection", "ModelSection",
     "OutputSection", "QuantizationSection", "SourceSection", "TargetSection", "TokenizerSection", "TokensSection",
     # the golden trace
-    "GoldenCheck", "GoldenTrace", "check_golden", "record_golden",
+    "GoldenCheck", "GoldenTrace", "check_golden", "record_golden", "record_steadiest",
 ]  # fmt: skip

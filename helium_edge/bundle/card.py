@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from helium_edge import durable
+from helium_edge.bundle.carriers import CARD
 from helium_edge.bundle.genai import beyond_genai
 from helium_edge.bundle.manifest import Manifest
 from helium_edge.bundle.verify import GENAI_CONFIG, scan_folder
@@ -24,7 +25,6 @@ from helium_edge.documents import parse_yaml, read_document
 from helium_edge.errors import CLONE
 from helium_edge.tasks import ENCODER, LANGUAGE_MODEL, SEQUENCE_CLASSIFICATION, TEXT_TASKS, TOKEN_CLASSIFICATION
 
-CARD = "README.md"
 TEMPLATE = "card.md.txt"
 
 _MAX_README_BYTES = 1 << 20

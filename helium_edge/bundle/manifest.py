@@ -34,6 +34,7 @@ from helium_edge.bundle.sections import (
 )
 from helium_edge.documents import DocumentError, parse_json, read_document
 from helium_edge.errors import UPGRADE, BundleError
+from helium_edge.hub import LFS_POINTER, is_hub_link
 from helium_edge.schemas import Items, Size, first_problem, shorten
 from helium_edge.signature import DecoderSpec, LogitsMode, TextSignature
 from helium_edge.tasks import LANGUAGE_MODEL, TASKS, Task
@@ -153,18 +154,20 @@ def read_manifest(path: Path, *, sealed: bool = False) -> Manifest:
     """Read and check a `helium-edge.json`; nothing else of the bundle is looked at.
 
     Args:
-        path: The file; a link is not followed.
+        path: The file; no link is followed but one of the Hub cache.
         sealed: Whether its checksum of itself must be right.
 
     Raises:
         BundleError: Unreadable, of a newer major version, or against the schema; the field is named.
     """
     try:
-        data = read_document(path, MAX_MANIFEST_BYTES, follow_links=False)
+        data = read_document(path, MAX_MANIFEST_BYTES, follow_links=is_hub_link(path))
     except OSError as error:
         raise BundleError(f"{path.name}: not readable: {error.strerror}") from error
     except DocumentError as error:
         raise BundleError(f"{path.name}: {error}") from error
+    if data.startswith(LFS_POINTER):
+        raise BundleError(f"{path.name}: is a Git LFS pointer, not the manifest", hint="run `git lfs pull`")
     manifest = parse_manifest(data, where=path.name)
     problem = seal_problem(data, manifest.schema_version) if sealed else ""
     if problem:

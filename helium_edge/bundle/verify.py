@@ -1,20 +1,25 @@
 """Verification: is a folder exactly the bundle that its manifest describes?
 
 A changed, truncated, missing, extra or linked file, and any path that leaves the folder, is refused by name.
+Links of the Hub cache are taken for the files they are, and what git, the Hub or a file manager leaves beside a
+bundle is ignored.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from helium_edge import durable
+from helium_edge.bundle.carriers import carrier_file, carrier_folder, holds_carriers
 from helium_edge.bundle.manifest import MANIFEST_NAME, Manifest, read_manifest
 from helium_edge.documents import DocumentError, parse_json, read_document, shorten
-from helium_edge.errors import BundleError
+from helium_edge.errors import BundleError, UsageError
+from helium_edge.hub import LFS_POINTER, is_hub_link
 
 GENAI_CONFIG = "genai_config.json"
 
@@ -47,16 +52,22 @@ class Bundle:
 
 @dataclass(frozen=True)
 class FolderContent:
-    """Files and folders below a folder, as sorted relative POSIX paths, the manifest left out."""
+    """What lies below a folder, as sorted relative POSIX paths, the manifest left out."""
 
     files: tuple[str, ...]
     folders: tuple[str, ...]
     odd: tuple[str, ...]
     """What is neither a plain file nor a folder, each with what it is."""
+    carriers: tuple[tuple[str, str], ...]
+    """What does no harm beside a bundle, folders with a slash at the end, and what left it."""
 
 
-def scan_folder(folder: Path) -> FolderContent:
+def scan_folder(folder: Path, listed: Collection[str] = ()) -> FolderContent:
     """List everything below a bundle folder, without following links.
+
+    Args:
+        folder: The bundle.
+        listed: Files of the bundle, which are none beside it, whatever their names.
 
     Raises:
         BundleError: The folder, or one below it, cannot be listed.
@@ -64,6 +75,7 @@ def scan_folder(folder: Path) -> FolderContent:
     files: list[str] = []
     folders: list[str] = []
     odd: list[str] = []
+    carriers: list[tuple[str, str]] = []
     pending = [""]
     while pending:
         base = pending.pop()
@@ -72,8 +84,17 @@ def scan_folder(folder: Path) -> FolderContent:
                 for entry in entries:
                     path = f"{base}{entry.name}"
                     if entry.is_dir(follow_symlinks=False):
-                        folders.append(path)
+                        left_by = carrier_folder(path)
+                        if left_by:
+                            carriers.append((f"{path}/", left_by))
+                            continue
+                        if not holds_carriers(path):
+                            folders.append(path)
                         pending.append(f"{path}/")
+                        continue
+                    left_by = "" if path in listed else carrier_file(path)
+                    if left_by:
+                        carriers.append((path, left_by))
                     elif path != MANIFEST_NAME:
                         files.append(path)
                     what = _oddity(entry)
@@ -81,7 +102,7 @@ def scan_folder(folder: Path) -> FolderContent:
                         odd.append(f"{_plain(path)} is {what}")
         except OSError as error:
             raise BundleError(f"{folder.name}/{base}: not readable: {error.strerror}") from error
-    return FolderContent(tuple(sorted(files)), tuple(sorted(folders)), tuple(sorted(odd)))
+    return FolderContent(*(tuple(sorted(found)) for found in (files, folders, odd)), tuple(sorted(carriers)))
 
 
 def _plain(path: str) -> str:
@@ -90,13 +111,14 @@ def _plain(path: str) -> str:
 
 
 def _oddity(entry: os.DirEntry[str]) -> str:
-    if entry.is_symlink():
+    linked = entry.is_symlink()
+    if linked and not is_hub_link(Path(entry.path)):
         return "a symbolic link"
-    if entry.is_dir(follow_symlinks=False):
-        return ""
-    if not entry.is_file(follow_symlinks=False):
+    if linked and not os.path.exists(entry.path):
+        return "a link to a blob that the Hub cache lacks"
+    if not entry.is_file():
         return "no plain file"
-    return "a hard link" if entry.stat(follow_symlinks=False).st_nlink > 1 else ""
+    return "a hard link" if entry.stat().st_nlink > 1 else ""
 
 
 def verify_bundle(folder: Path, *, known: Collection[str] = ()) -> list[Check]:
@@ -116,10 +138,11 @@ def verify_bundle(folder: Path, *, known: Collection[str] = ()) -> list[Check]:
 
 
 def _verify(folder: Path, manifest: Manifest, known: Collection[str] = ()) -> list[Check]:
-    content = scan_folder(folder)
     sizes = {entry.path: entry.bytes for entry in manifest.files}
+    content = scan_folder(folder, sizes)
     _refuse(folder, [*content.odd, *_layout_problems(content, sizes)])
-    checks = [Check(MANIFEST_NAME, f"schema {manifest.schema_version}, {len(sizes)} files listed, none besides")]
+    checks = [Check(MANIFEST_NAME, f"schema {manifest.schema_version}, {len(sizes)} files listed")]
+    checks += [Check(_plain(path), f"ignored: no part of the bundle ({what})") for path, what in content.carriers]
     problems = []
     for entry in manifest.files:
         sha256 = None if entry.path in known else entry.sha256
@@ -175,6 +198,27 @@ def manifest_hash(bundle: Bundle) -> str:
         raise BundleError(f"{bundle.folder}: {MANIFEST_NAME} is not readable: {error.strerror}") from error
 
 
+def check_pin(folder: Path, sha256: str) -> None:
+    """Refuse a bundle whose manifest is not the one that an app or a script was built for.
+
+    Args:
+        folder: The bundle.
+        sha256: Of its `helium-edge.json`, in hexadecimal.
+
+    Raises:
+        BundleError: Its manifest has another one.
+        UsageError: `sha256` is none.
+    """
+    if not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
+        raise UsageError(f"{shorten(sha256)!r} is no sha256: 64 hexadecimal digits are expected")
+    found = manifest_hash(Bundle(folder, _manifest_of(folder, sealed=True)))
+    if found != sha256.lower():
+        raise BundleError(
+            f"{folder.name}: {MANIFEST_NAME} has the sha256 {found}, expected {sha256.lower()}",
+            hint="it is another bundle, or another version of it",
+        )
+
+
 def _identity(path: Path) -> tuple[int, ...] | None:
     try:
         status = path.stat()
@@ -185,7 +229,7 @@ def _identity(path: Path) -> tuple[int, ...] | None:
 
 
 def _manifest_of(folder: Path, *, sealed: bool) -> Manifest:
-    if (folder / MANIFEST_NAME).is_symlink():
+    if (folder / MANIFEST_NAME).is_symlink() and not is_hub_link(folder / MANIFEST_NAME):
         raise BundleError(f"{folder}: {MANIFEST_NAME} is a symbolic link", hint=_COPY_HINT)
     if not (folder / MANIFEST_NAME).is_file():
         raise _no_bundle(folder)
@@ -237,6 +281,8 @@ def _parents(path: str) -> Iterator[str]:
 def _content_problem(file: Path, path: str, size: int, sha256: str | None) -> str:
     try:
         found = file.stat().st_size
+        if found < size and _is_lfs_pointer(file):
+            return f"{path} is a Git LFS pointer, not the file: `git lfs pull` in the folder fetches it"
         if found < size:
             return f"{path} is truncated: {found} bytes, listed {size}"
         if found > size:
@@ -245,6 +291,11 @@ def _content_problem(file: Path, path: str, size: int, sha256: str | None) -> st
     except OSError as error:
         return f"{path} is not readable: {error.strerror}"
     return "" if same else f"{path} was changed: its sha256 is not the one listed"
+
+
+def _is_lfs_pointer(file: Path) -> bool:
+    with file.open("rb") as stream:
+        return stream.read(len(LFS_POINTER)) == LFS_POINTER
 
 
 def _check_onnx(folder: Path, path: str, manifest: Manifest, sizes: dict[str, int]) -> Check:

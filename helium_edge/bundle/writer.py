@@ -55,6 +55,11 @@ def _checked(out: Path, target: Path, *, force: bool) -> Path:
             f"{out}: exists and is no bundle, so it is never replaced, not even with --force",
             hint="name a new folder",
         )
+    if force and os.path.lexists(target / ".git"):
+        raise UsageError(
+            f"{out}: holds .git, and replacing the folder would lose it",
+            hint="export to a new folder, and copy its files over these",
+        )
     if not force:
         raise UsageError(f"{out}: exists", hint="replace it with --force, or name a new folder")
     return target

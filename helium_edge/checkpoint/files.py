@@ -13,6 +13,7 @@ from typing import Any
 
 from helium_edge.documents import DocumentError, parse_json, read_document
 from helium_edge.errors import CheckpointError, too_many_files
+from helium_edge.hub import is_hub_link
 
 
 def find_file(folder: Path, name: str) -> Path | None:
@@ -23,7 +24,7 @@ def find_file(folder: Path, name: str) -> Path | None:
     """
     path = folder / name
     linked = os.path.islink(path)
-    if linked and not _inside_hub_cache(folder, path):
+    if linked and not is_hub_link(path):
         raise CheckpointError(
             f"{path}: is a link, which is not followed", hint="put the file itself into the checkpoint folder"
         )
@@ -64,21 +65,3 @@ def read_object(path: Path, limit: int, *, hint: str = "") -> dict[str, Any]:
             f"{path.name}: the top level must be an object, found {type(data).__name__}", hint=hint
         )
     return data
-
-
-def hub_cache_identity(folder: Path) -> tuple[str, str] | None:
-    """Return (repository id, commit) when `folder` is a snapshot in the Hub cache, else None.
-
-    The layout is `models--ORG--NAME/snapshots/COMMIT`.
-    """
-    real = Path(os.path.realpath(folder))
-    if real.parent.name != "snapshots" or not real.parent.parent.name.startswith("models--"):
-        return None
-    return real.parent.parent.name.removeprefix("models--").replace("--", "/"), real.name
-
-
-def _inside_hub_cache(folder: Path, path: Path) -> bool:
-    if hub_cache_identity(folder) is None:
-        return False
-    blobs = Path(os.path.realpath(folder)).parent.parent / "blobs"
-    return Path(os.path.realpath(path)).parent == blobs

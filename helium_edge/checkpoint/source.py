@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import errno
 import importlib.resources
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from helium_edge import durable
 from helium_edge.chat import TEMPLATE_FOLDER
-from helium_edge.checkpoint.files import hub_cache_identity
-from helium_edge.documents import first_line
-from helium_edge.errors import CheckpointError, InputError, ResourceError, UsageError, did_you_mean
+from helium_edge.errors import CheckpointError, did_you_mean
+from helium_edge.hub import download_snapshot, parse_hub_id, refuse_revision, snapshot_identity
 from helium_edge.presets import PRESETS
 
 BUILTIN = "helium-tiny"
@@ -41,7 +38,6 @@ DOWNLOADED = (
     f"{TEMPLATE_FOLDER}/*.jinja",
 )
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)
 _KINDS = f"a folder with config.json and *.safetensors, a Hub id such as org/name, or {BUILTIN}"
 
 
@@ -75,35 +71,25 @@ def resolve_source(source: str, *, revision: str | None = None) -> Source:
         raise CheckpointError(f"{source}: is a file", hint="pass the folder that holds it and its config.json")
     else:
         return _from_hub(source, revision)
-    if revision is not None:
-        raise UsageError(
-            f"--revision {revision} applies to Hub ids only, {source!r} is a local folder",
-            hint="leave out --revision",
-        )
+    refuse_revision(source, revision)
     return found
 
 
 def _local(folder: Path) -> Source:
     durable.require_utf8(folder, shown=str(folder))
-    identity = hub_cache_identity(folder)
+    identity = snapshot_identity(folder)
     if identity is not None:
         return Source(folder, *identity)
     return Source(folder, folder.resolve().name or "checkpoint", None)
 
 
 def _from_hub(source: str, revision: str | None) -> Source:
-    repository, _, suffix = source.partition("@")
-    if not _HUB_ID.fullmatch(repository):
+    named = parse_hub_id(source, revision, CheckpointError)
+    if named is None:
         raise _no_such_folder(source)
-    parent = repository.split("/")[0]
-    if os.path.isdir(parent):
-        raise CheckpointError(
-            f"{source}: no such folder; {parent!r} is a folder here, so this was taken for a path",
-            hint=f"if a Hub id is meant, `hf download {repository}` and pass the folder that it prints",
-        )
-    if suffix and revision is not None and suffix != revision:
-        raise UsageError(f"two revisions are given: {source!r} and --revision {revision}", hint="keep one")
-    return _download(repository, revision if revision is not None else suffix or None)
+    repository, revision = named
+    folder = download_snapshot(repository, revision, DOWNLOADED, CheckpointError)
+    return Source(folder, repository, folder.name)
 
 
 def _no_such_folder(source: str) -> CheckpointError:
@@ -116,62 +102,3 @@ def _no_such_folder(source: str) -> CheckpointError:
     guess = close if close.startswith("did you mean") else f"a checkpoint is {_KINDS}"
     shown = source if len(source) <= 200 else source[:200] + "..."
     return CheckpointError(f"{shown!r}: no such folder", hint=guess)
-
-
-def _download(repository: str, revision: str | None) -> Source:
-    # Imported here: it costs a noticeable part of a second and most runs are on local folders.
-    from huggingface_hub import snapshot_download
-
-    try:
-        folder = Path(snapshot_download(repository, revision=revision, allow_patterns=list(DOWNLOADED)))
-    except Exception as error:
-        # The client raises errors of whatever HTTP library its version uses: all become ours at this boundary.
-        raise _hub_error(error, repository, revision) from error
-    return Source(folder, repository, folder.name)
-
-
-def _hub_error(error: Exception, repository: str, revision: str | None) -> InputError | ResourceError:
-    from huggingface_hub import constants
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        LocalEntryNotFoundError,
-        OfflineModeIsEnabled,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    elsewhere = f"`hf download {repository}` where there is a network and pass the folder"
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return ResourceError(
-            f"no space left while downloading {repository}", hint="free some, or set HF_HOME to another disk"
-        )
-    if isinstance(error, GatedRepoError):
-        return CheckpointError(
-            f"{repository}: access on the Hub is gated",
-            hint="accept the terms on its page on the Hub, then `hf auth login`",
-        )
-    if isinstance(error, RepositoryNotFoundError):
-        return CheckpointError(
-            f"{repository}: no such folder here and no such repository on the Hub, or a private one",
-            hint="check the spelling; for a private repository `hf auth login`",
-        )
-    if isinstance(error, RevisionNotFoundError):
-        return CheckpointError(
-            f"{repository}: the Hub has no revision {revision!r} of it",
-            hint="--revision takes a branch, a tag or a commit",
-        )
-    if isinstance(error, OfflineModeIsEnabled) or (
-        isinstance(error, LocalEntryNotFoundError) and constants.HF_HUB_OFFLINE
-    ):
-        return CheckpointError(
-            f"{repository}: not complete in the local Hub cache, and HF_HUB_OFFLINE forbids to download it",
-            hint=f"unset HF_HUB_OFFLINE, or {elsewhere}",
-        )
-    if isinstance(error, LocalEntryNotFoundError):
-        return CheckpointError(
-            f"{repository}: not complete in the local Hub cache, and the Hub cannot be reached",
-            hint=f"check the network and the proxy settings, or {elsewhere}",
-        )
-    return CheckpointError(
-        f"{repository}: the download from the Hub failed: {first_line(error)}", hint=f"try again, or {elsewhere}"
-    )

@@ -39,6 +39,7 @@ from helium_edge.model.kv_cache import KvScales
 from helium_edge.model.weights import EMBEDDING
 from helium_edge.parity import ParityReport
 from helium_edge.parity.text_report import TextReport
+from helium_edge.parity.verdict import in_one_line
 from helium_edge.progress import SILENT, Progress
 from helium_edge.quant import QuantizedStore, plan_weights
 from helium_edge.quant.calibrated import CalibratedStore
@@ -205,7 +206,7 @@ def _calibrate_cache(
 def _parity_error(name: str, report: ParityReport | TextReport) -> HeliumEdgeError:
     return ParityError(
         f"the exported graphs miss the gates of recipe {name}, nothing was published: "
-        f"{'; '.join(report.failures)}",
+        f"{in_one_line(report.failures)}",
         hint="--no-parity publishes all the same",
         report=report,
     )

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 
-from helium_edge.bundle import Bundle, Manifest, record_golden
+from helium_edge.bundle import Bundle, Manifest, record_steadiest
 from helium_edge.checkpoint import Checkpoint
-from helium_edge.generation import language_model, text_model
+from helium_edge.generation import LanguageModel, language_model, text_model
 from helium_edge.parity import ParityReport
 from helium_edge.parity.check import check_texts, quick_check
 from helium_edge.parity.text_report import TextReport
@@ -16,9 +16,10 @@ from helium_edge.quant import WeightStore
 from helium_edge.recipe import Recipe
 from helium_edge.targets.loading import target_of
 from helium_edge.tasks import LANGUAGE_MODEL, TEXT_TASKS, Task
-from helium_edge.texts import TextSource
+from helium_edge.texts import LANGUAGES, TextSource, evaluation_text
 
 GOLDEN_PROMPT = "The device"
+_PROMPT_WORDS = 6
 ROUNDING = 3e-2
 """Relative error of logits, times the root of the layers, between kernels that round activations differently: x86
 against ARM (docs/arm64.md), against wasm, which rounds none, and against WebGPU, which was furthest off."""
@@ -54,6 +55,18 @@ def try_out(
     return _RUNS[bundle.manifest.task](bundle, original, weights, recipe, threads, progress)
 
 
+def golden_prompts() -> list[str]:
+    """What the prompt of a golden trace is chosen of: a short one, and beginnings of built-in texts."""
+    texts = [evaluation_text(language).split("\n\n")[:2] for language in LANGUAGES]
+    return [GOLDEN_PROMPT, *(" ".join(part.split()[:_PROMPT_WORDS]) for text in texts for part in text)]
+
+
+def _encoded(model: LanguageModel, most: int) -> list[tuple[str, list[int]]]:
+    """The prompts with their ids; beyond the first, those that simple hosts run in one call of `most` tokens."""
+    first, *others = [(text, model.ids(text)) for text in golden_prompts()]
+    return [first, *(each for each in others if len(each[1]) <= most)]
+
+
 def _run_decoder(
     bundle: Bundle,
     original: Checkpoint | None,
@@ -65,13 +78,11 @@ def _run_decoder(
     """Run a language model that has been built: its golden trace, and the short comparison if asked for."""
     progress.stage("run")
     model = language_model(bundle, threads=threads)
-    prompt = model.ids(GOLDEN_PROMPT)
     arithmetic = target_of(bundle).arithmetic(recipe, weights.plan)
     rounds = arithmetic.rounds or recipe.kv_cache == "int8"
-    golden = record_golden(
+    golden = record_steadiest(
         model.runner,
-        GOLDEN_PROMPT,
-        prompt,
+        _encoded(model, bundle.manifest.prefill_len),
         eos_ids=bundle.manifest.tokens.eos,
         rounding=ROUNDING * math.sqrt(weights.config.num_hidden_layers) if rounds else 0.0,
     )

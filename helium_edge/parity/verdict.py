@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,6 +14,8 @@ from helium_edge.parity.statistics import Aggregate
 from helium_edge.quant.activations import Arithmetic
 from helium_edge.quant.kv_calibration import CLIPPED_LIMIT, Saturation
 from helium_edge.recipe import Gates
+
+_SHOWN_FAILURES = 8
 
 SLACK = 2.0
 """Standard errors by which a value may miss its limit: a tighter gate would fail by chance."""
@@ -178,3 +181,9 @@ def judge_saturation(found: Saturation) -> GateResult:
     """Values of the text that an int8 KV cache clips: static scales are those of another text."""
     place = "" if found.worst is None else str(found.worst)
     return GateResult("cache_clipped", found.share, CLIPPED_LIMIT, "max", place=place)
+
+
+def in_one_line(failures: Sequence[str]) -> str:
+    """What missed its gate, in a line that can be read; reports and documents have all."""
+    more = len(failures) - _SHOWN_FAILURES
+    return "; ".join([*failures[:_SHOWN_FAILURES], *([f"and {more} more"] if more > 0 else [])])

@@ -13,6 +13,7 @@ from typing import Any
 import onnx
 
 from helium_edge.bundle.seal import sealed_json
+from tests.helpers.hub_cache import to_hub_cache
 from tests.hostile.case import CATALOGUE, INPUT, OK, Sandbox
 
 BUNDLES = "8. Bundles"
@@ -31,7 +32,6 @@ FILES = (
     "tokenizer_config.json",
     "config.json",
     "generation_config.json",
-    "README.md",
     MANIFEST,
 )
 
@@ -155,6 +155,104 @@ _bundle("an extra folder", lambda folder: (folder / "sub").mkdir(), "sub/", "not
 _bundle("an extra link to the root", lambda folder: (folder / "root").symlink_to("/"), "root", "symbolic link")
 _bundle("a file whose name is an escape sequence", lambda folder: (folder / "\x1b[31m").write_bytes(b"x"), "\\x1b")
 _bundle("1,000 extra files", lambda folder: [(folder / f"x{i}").touch() for i in range(1000)], "and 997 more")
+
+
+# -- what git, the Hub, archives and file managers leave
+
+
+def _beside(path: str, content: bytes = b"x") -> Meddle:
+    def meddle(folder: Path) -> None:
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(content)
+
+    return meddle
+
+
+for _path in (
+    ".gitattributes", ".gitignore", ".git/config", ".git", ".cache/huggingface/download/weights.bin.metadata",
+    ".huggingface/x", ".DS_Store", "._weights.bin", "__MACOSX/._weights.bin", "Thumbs.db", "desktop.ini",
+    ".nfs0000000000a1b2c300000001", "weights.bin~", ".config.json.swp", "LICENSE",
+    "helium-edge.json.sig",
+):  # fmt: skip
+    _bundle(f"{_path} beside it", _beside(_path), code=OK, note="ignored, and named by verify")
+_bundle(
+    "README.md: edited", _beside("README.md"), code=OK, note="the card may be edited on the Hub; no host reads it"
+)
+_bundle("README.md: deleted", lambda folder: (folder / "README.md").unlink(), code=OK, note="likewise")
+for _path in (".cache/evil.so", ".cache/huggingface.so", "sub/.git", ".gitattributes.so", ".nfs1"):
+    _bundle(f"{_path} beside it", _beside(_path), _path.partition(".git")[0] or _path, "not listed")
+for _path in (".git", ".DS_Store", ".cache", "README.md"):
+    _bundle(
+        f"{_path} is a link",
+        lambda folder, path=_path: (
+            (folder / path).unlink(missing_ok=True),
+            (folder / path).symlink_to("/etc"),
+        ),
+        _path,
+        "symbolic link",
+    )
+_bundle(".DS_Store is a FIFO", lambda folder: os.mkfifo(folder / ".DS_Store"), ".DS_Store", "no plain file")
+
+_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 1\n"
+_bundle(
+    "weights.bin: a Git LFS pointer", _beside("weights.bin", _POINTER), "weights.bin", "Git LFS", "git lfs pull"
+)
+_bundle(f"{MANIFEST}: a Git LFS pointer", _beside(MANIFEST, _POINTER), MANIFEST, "Git LFS", "git lfs pull")
+
+
+# -- the Hub's cache
+
+
+def _cached(what: str, meddle: Meddle, *says: str, **options: Any) -> None:
+    def moved(folder: Path) -> None:
+        snapshot = to_hub_cache(folder, folder.parent / "hub")
+        meddle(snapshot)
+        folder.symlink_to(snapshot)
+
+    _bundle(f"in the Hub's cache: {what}", moved, *says, **options)
+
+
+def _linked(name: str, target: str) -> Meddle:
+    def meddle(snapshot: Path) -> None:
+        outside = snapshot.parents[2] / "outside"
+        (snapshot / name).resolve().replace(outside)
+        (snapshot / name).unlink()
+        shutil.copy(outside, snapshot.parents[1] / "outside")
+        (snapshot / name).symlink_to(target)
+
+    return meddle
+
+
+_cached("verify", lambda snapshot: None, code=OK)
+_cached("generate", lambda snapshot: None, argv=GENERATE, code=OK)
+_cached(
+    ".gitattributes is a blob",
+    lambda folder: (folder / ".gitattributes").symlink_to((folder / MANIFEST).resolve()),
+    code=OK,
+)
+for _name in ("weights.bin", MANIFEST):
+    _cached(f"{_name} links out of the cache", _linked(_name, "../../../outside"), _name, "symbolic link")
+    _cached(f"{_name} links out of the blobs", _linked(_name, "../../outside"), _name, "symbolic link")
+    _cached(f"the blob of {_name} is lost", lambda folder, name=_name: (folder / name).resolve().unlink(), _name)
+_cached(
+    "a blob is a link",
+    lambda folder: (
+        (folder / "weights.bin").resolve().rename(folder / "x"),
+        Path(os.readlink(folder / "weights.bin")).name,
+        (folder.parents[1] / "blobs" / Path(os.readlink(folder / "weights.bin")).name).symlink_to("/dev/zero"),
+        (folder / "x").unlink(),
+    ),
+    "weights.bin",
+    "symbolic link",
+)
+_cached(
+    "weights.bin links to a blob of other bytes",
+    lambda folder: (
+        (folder / "weights.bin").unlink(),
+        (folder / "weights.bin").symlink_to((folder / MANIFEST).resolve()),
+    ),
+    "weights.bin",
+)
 
 
 # -- the manifest, its checksum made right again

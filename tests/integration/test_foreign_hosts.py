@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -182,3 +183,18 @@ def test_hosts_are_short_and_every_one_is_tested() -> None:
     assert lines.keys() == LATE.keys() == {each.values[0] for each in CASES}
     assert {name: count for name, count in lines.items() if count >= MAX_LINES} == {}
     assert not [path.name for path in files if "import helium_edge" in path.read_text(encoding="utf-8")]
+
+
+@pytest.mark.parametrize("name", ["onnxruntime_host.py", "genai_host.py", "onnxruntime_node_host.mjs"])
+def test_hosts_switch_telemetry_off_before_the_runtime_is_loaded(name: str) -> None:
+    text = (HOSTS / name).read_text(encoding="utf-8")
+    off, loaded = (
+        re.search(pattern, text, re.MULTILINE)
+        for pattern in (
+            r"^(os\.environ\.setdefault|process\.env\.)\W*ORT_DISABLE_TELEMETRY\W+1",
+            r"^(const .*)?import\b.*onnxruntime",
+        )
+    )
+    assert off
+    assert loaded
+    assert off.start() < loaded.start()

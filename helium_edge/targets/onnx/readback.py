@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from typing_extensions import override
 from helium_edge.config import ModelConfig
 from helium_edge.documents import first_line
 from helium_edge.errors import BundleError
+from helium_edge.hub import is_hub_link
 from helium_edge.model.kv_cache import KvScales
 from helium_edge.model.weights import EMBEDDING, FINAL_NORM, head_name, layer_name
 from helium_edge.quant.packing import read_onnx_int4_columns, unpack_codes, unpack_nibbles
@@ -113,6 +115,7 @@ Place = tuple[tuple[str, int, int, str], ...]
 def _open(path: Path, config: ModelConfig) -> Anatomy:
     try:
         model = ir.load(path)
+        _follow_hub_links(model)
     except Exception as error:  # protobuf's and onnx' errors have no common base
         raise BundleError(f"{path.name}: not readable as an ONNX graph: {first_line(error)}") from error
     return dissect(model, config, path.name)
@@ -141,6 +144,24 @@ def _parts(
         if linear.bias is not None:
             vectors[name.removesuffix("weight") + "bias"] = linear.bias, rows
     return matrices, vectors
+
+
+def _follow_hub_links(model: ir.Model) -> None:
+    """Read weights of the Hub's cache from their blob: onnx-ir takes any link out of the folder for an attack."""
+    blobs: dict[str, Path | None] = {}
+    for value in model.graph.initializers.values():
+        tensor = value.const_value
+        if not isinstance(tensor, ir.ExternalTensor):
+            continue
+        path = Path(tensor.path)
+        if tensor.path not in blobs:
+            blobs[tensor.path] = Path(os.path.realpath(path)) if path.is_symlink() and is_hub_link(path) else None
+        blob = blobs[tensor.path]
+        if blob is not None:
+            value.const_value = ir.ExternalTensor(
+                blob.name, tensor.offset, tensor.length, tensor.dtype,
+                shape=tensor.shape, name=tensor.name, base_dir=blob.parent,
+            )  # fmt: skip
 
 
 def _read(value: ir.Value) -> Tensor:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from helium_edge.bundle import GoldenTrace, check_golden, record_golden
+from helium_edge.bundle import GoldenTrace, check_golden, record_golden, record_steadiest
 from helium_edge.errors import CacheFullError, ParityError
 from helium_edge.runtime.runner import Logits, check_tokens
 
@@ -165,3 +165,51 @@ def test_tolerances_follow_the_spread_of_the_logits_and_what_kernels_round() -> 
     assert plain is not None
     assert (found.same, found.other) == pytest.approx((1e-3 * spread, 0.1 * spread), rel=0.06)
     assert plain.same == plain.other == found.same
+
+
+def steadiest(
+    prompts: Sequence[Sequence[int]], runner: FakeRunner | None = None, **options: object
+) -> GoldenTrace:
+    named = [(str(number), prompt) for number, prompt in enumerate(prompts)]
+    chosen = runner or FakeRunner(vocab_size=40)
+    return record_steadiest(chosen, named, new_tokens=8, **options)  # type: ignore[arg-type]
+
+
+def test_of_several_prompts_the_one_whose_smallest_margin_is_largest() -> None:
+    prompts = [[first, 2] for first in range(12)]
+    alone = [record_golden(FakeRunner(vocab_size=40), "", prompt, new_tokens=8) for prompt in prompts]
+    least = [min(trace.margins) for trace in alone]
+    best = least.index(max(least))
+    assert best not in (0, 11)
+    found = steadiest(prompts)
+    assert (found.prompt, found.greedy_ids) == (str(best), alone[best].greedy_ids)
+    assert steadiest([*prompts, prompts[best]]) == found
+
+
+def test_a_run_that_cannot_win_is_left() -> None:
+    runner = FakeRunner(vocab_size=40)
+    steps: list[int] = []
+    decode = runner.decode
+    runner.decode = lambda token: (steps.append(token), decode(token))[1]  # type: ignore[method-assign]
+    steadiest([[first, 2] for first in range(12)], runner)
+    assert len(steps) < 12 * (2 + 7) * 0.8
+    assert runner.position == 0
+
+
+def test_a_run_that_ends_early_or_goes_in_circles_is_taken_only_when_all_do() -> None:
+    circle = FakeRunner(vocab_size=40)
+    circle.decode = lambda token: np.eye(40, dtype=np.float32)[3] * 9  # type: ignore[method-assign, assignment]
+    assert steadiest([[1], [2]], circle).prompt == "0"
+
+    class Mixed(FakeRunner):
+        def decode(self, token: int) -> Logits:
+            row = super().decode(token)
+            return np.eye(40, dtype=np.float32)[3] * 9 if self.context[0] == 7 else row
+
+    assert steadiest([[7], [2], [7]], Mixed(vocab_size=40)).prompt == "1"
+    end = record_golden(FakeRunner(vocab_size=40), "", [7], new_tokens=8).greedy_ids[2]
+    assert steadiest([[7], [2]], eos_ids=[end]).prompt == "1"
+
+
+def test_a_prompt_that_leaves_no_room_is_passed_over() -> None:
+    assert steadiest([[1, 2], [3] * 57], FakeRunner(vocab_size=40)).prompt == "0"

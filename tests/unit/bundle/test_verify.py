@@ -105,7 +105,7 @@ def test_a_missing_file(bundle: Path, name: str) -> None:
     assert f"{name} is missing" in refused(bundle).message
 
 
-@pytest.mark.parametrize("name", ["extra.bin", ".DS_Store", "sub/extra.bin"])
+@pytest.mark.parametrize("name", ["extra.bin", ".env", "sub/extra.bin"])
 def test_an_extra_file(bundle: Path, name: str) -> None:
     (bundle / name).parent.mkdir(exist_ok=True)
     (bundle / name).write_text("x")
