@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,6 +12,9 @@ from helium_edge.errors import CheckpointError
 
 from . import _console
 from ._options import JsonOption, RevisionOption, revision_words
+
+if TYPE_CHECKING:
+    from helium_edge.bundle import Bundle
 
 EPILOG = """\b
 Examples:
@@ -48,7 +51,10 @@ def inspect(
     from helium_edge.presets import preset
 
     if (Path(path).expanduser() / MANIFEST).is_file():
-        _show_bundle(path, revision, as_json=as_json)
+        from helium_edge.bundle import open_bundle, resolve_bundle
+
+        local = open_bundle(resolve_bundle(path, revision=revision), unverified=True)
+        _show_bundle(path, local, None, as_json=as_json)
         return
 
     from ._checkpoint_view import checkpoint_document, preset_document, show_checkpoint, show_preset
@@ -61,11 +67,14 @@ def inspect(
             show_preset(path, shape)
         _console.next_step("export", path, "--recipe", "onnx-int4", "--dry-run")
         return
-    from helium_edge.bundle import peek_manifest
+    from helium_edge.bundle import peek_bundle, resolve_bundle
     from helium_edge.checkpoint import open_checkpoint
 
-    if peek_manifest(path, revision=revision) is not None:
-        _show_bundle(path, revision, as_json=as_json)
+    bundle = peek_bundle(path, revision=revision)
+    if bundle is not None:
+        if bundle.manifest.runtime == "executorch":  # what is shown is in the program as well
+            bundle = dataclasses.replace(bundle, folder=resolve_bundle(path, revision=revision))
+        _show_bundle(path, bundle, revision, as_json=as_json)
         return
     try:
         checkpoint = open_checkpoint(path, revision=revision)
@@ -81,13 +90,10 @@ def inspect(
     _console.next_step("export", path, "--recipe", "onnx-int4", "--dry-run")
 
 
-def _show_bundle(path: str, revision: str | None, *, as_json: bool) -> None:
+def _show_bundle(path: str, bundle: Bundle, revision: str | None, *, as_json: bool) -> None:
     """Show what is in the manifest, and in the program of an ExecuTorch bundle."""
-    from helium_edge.bundle import open_bundle, resolve_bundle
-
     from ._bundle_view import program_methods, show_bundle, show_programs
 
-    bundle = open_bundle(resolve_bundle(path, revision=revision), unverified=True)
     programs = program_methods(bundle)
     if as_json:
         document: dict[str, Any] = {

@@ -27,13 +27,13 @@ from helium_edge.bundle.sections import (
     TokenizerSection,
     TokensSection,
 )
-from helium_edge.bundle.source import peek_manifest, resolve_bundle
+from helium_edge.bundle.source import peek_bundle, resolve_bundle
 from helium_edge.bundle.verify import Bundle, Check, check_pin, manifest_hash, open_bundle, verify_bundle
 from helium_edge.bundle.writer import BundleWriter, check_output
 
 __all__ = [
     # opening and checking
-    "Bundle", "Check", "check_pin", "manifest_hash", "open_bundle", "peek_manifest", "resolve_bundle",
+    "Bundle", "Check", "check_pin", "manifest_hash", "open_bundle", "peek_bundle", "resolve_bundle",
     "verify_bundle",
     # writing
     "GENAI_GRAPH", "BundleWriter", "Companions", "beyond_genai", "check_companions", "check_output",

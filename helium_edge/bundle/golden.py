@@ -123,8 +123,9 @@ def record_steadiest(
 ) -> GoldenTrace:
     """Record the greedy run that other kernels are least likely to leave: that of the largest smallest margin.
 
-    A run that ends early, or goes round in circles, is taken only when all do: it would hide errors. Of equal ones
-    the first is taken. A run is left as soon as it cannot win, so that most cost a few steps.
+    The first whose margins are all beyond the tolerance of other kernels is good enough. A run that ends early, or
+    goes round in circles, is taken only when all do: it would hide errors. Of equal ones the first is taken. A run
+    is left as soon as it cannot win, so that most cost a few steps.
 
     Args:
         runner: Of the bundle.
@@ -140,6 +141,8 @@ def record_steadiest(
     (text, ids), *others = prompts
     best = record_golden(runner, text, ids, new_tokens=new_tokens, eos_ids=eos_ids, rounding=rounding)
     for text, ids in others:
+        if _telling(best, new_tokens) and min(best.margins) > _allowed(best):
+            break
         if len(ids) + new_tokens > runner.cache_len:
             continue
         floor = min(best.margins) if _telling(best, new_tokens) else None
@@ -147,6 +150,11 @@ def record_steadiest(
         if found is not None and _telling(found, new_tokens):
             best = found
     return best
+
+
+def _allowed(trace: GoldenTrace) -> float:
+    """How far a logit may be off with other kernels."""
+    return trace.tolerances.other if trace.tolerances is not None else 0.0
 
 
 def _telling(trace: GoldenTrace, new_tokens: int) -> bool:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from helium_edge.bundle.manifest import MANIFEST_NAME, Manifest, read_manifest
+from helium_edge.bundle.manifest import MANIFEST_NAME, read_manifest
+from helium_edge.bundle.verify import Bundle
 from helium_edge.errors import BundleError
 from helium_edge.hub import download_file, download_snapshot, incomplete, parse_hub_id, refuse_revision
 
@@ -45,8 +46,8 @@ def resolve_bundle(bundle: StrPath, *, revision: str | None = None) -> Path:
     return folder
 
 
-def peek_manifest(bundle: str, *, revision: str | None = None) -> Manifest | None:
-    """The manifest of a bundle on the Hub, without its other files.
+def peek_bundle(bundle: str, *, revision: str | None = None) -> Bundle | None:
+    """A bundle on the Hub of which the manifest alone is downloaded, unless its other files are there already.
 
     Returns:
         None for what is on this machine, is no bundle, or cannot be downloaded.
@@ -63,7 +64,7 @@ def peek_manifest(bundle: str, *, revision: str | None = None) -> Manifest | Non
         found = None if named is None else download_file(*named, MANIFEST_NAME, BundleError)
     except BundleError:
         return None
-    return None if found is None else read_manifest(found)
+    return None if found is None else Bundle(found.parent, read_manifest(found))
 
 
 def _hub_id(bundle: StrPath, revision: str | None) -> tuple[str, str | None] | None:

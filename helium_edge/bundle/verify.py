@@ -102,7 +102,7 @@ def scan_folder(folder: Path, listed: Collection[str] = ()) -> FolderContent:
                         odd.append(f"{_plain(path)} is {what}")
         except OSError as error:
             raise BundleError(f"{folder.name}/{base}: not readable: {error.strerror}") from error
-    return FolderContent(*(tuple(sorted(found)) for found in (files, folders, odd)), tuple(sorted(carriers)))
+    return FolderContent(tuple(sorted(files)), tuple(sorted(folders)), tuple(sorted(odd)), tuple(sorted(carriers)))
 
 
 def _plain(path: str) -> str:

@@ -14,7 +14,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from helium_edge import first_run
+from helium_edge import first_run, load
 from helium_edge.bundle import Bundle, open_bundle
 from helium_edge.bundle.manifest import MANIFEST_NAME
 from helium_edge.bundle.seal import SEAL, sealed_json
@@ -153,3 +153,14 @@ def reseal(folder: Path, name: str, change: Callable[[onnx.ModelProto], None]) -
     (entry,) = (entry for entry in manifest["files"] if entry["path"] == name)
     entry |= {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     (folder / MANIFEST_NAME).write_text(sealed_json(manifest), encoding="utf-8")
+
+
+def test_load_tries_a_bundle_of_somebody_else_in_a_child(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    child(monkeypatch, tmp_path, "kill -SEGV $$")
+    with pytest.raises(BundleError, match="ends the process that runs it by SIGSEGV"):
+        load(bundle.folder)
+    load(bundle.folder, trusted=True).close()
+    remember(bundle)
+    load(bundle.folder).close()

@@ -168,21 +168,26 @@ def test_tolerances_follow_the_spread_of_the_logits_and_what_kernels_round() -> 
 
 
 def steadiest(
-    prompts: Sequence[Sequence[int]], runner: FakeRunner | None = None, **options: object
+    prompts: Sequence[Sequence[int]], runner: FakeRunner | None = None, rounding: float = 9.0, **options: object
 ) -> GoldenTrace:
     named = [(str(number), prompt) for number, prompt in enumerate(prompts)]
     chosen = runner or FakeRunner(vocab_size=40)
-    return record_steadiest(chosen, named, new_tokens=8, **options)  # type: ignore[arg-type]
+    return record_steadiest(chosen, named, new_tokens=8, rounding=rounding, **options)  # type: ignore[arg-type]
+
+
+def alone(prompts: Sequence[Sequence[int]], rounding: float = 9.0) -> list[GoldenTrace]:
+    runner = FakeRunner(vocab_size=40)
+    return [record_golden(runner, "", prompt, new_tokens=8, rounding=rounding) for prompt in prompts]
 
 
 def test_of_several_prompts_the_one_whose_smallest_margin_is_largest() -> None:
     prompts = [[first, 2] for first in range(12)]
-    alone = [record_golden(FakeRunner(vocab_size=40), "", prompt, new_tokens=8) for prompt in prompts]
-    least = [min(trace.margins) for trace in alone]
+    runs = alone(prompts)
+    least = [min(trace.margins) for trace in runs]
     best = least.index(max(least))
     assert best not in (0, 11)
     found = steadiest(prompts)
-    assert (found.prompt, found.greedy_ids) == (str(best), alone[best].greedy_ids)
+    assert (found.prompt, found.greedy_ids) == (str(best), runs[best].greedy_ids)
     assert steadiest([*prompts, prompts[best]]) == found
 
 
@@ -194,6 +199,15 @@ def test_a_run_that_cannot_win_is_left() -> None:
     steadiest([[first, 2] for first in range(12)], runner)
     assert len(steps) < 12 * (2 + 7) * 0.8
     assert runner.position == 0
+
+
+def test_the_first_whose_margins_are_beyond_the_tolerance_is_good_enough() -> None:
+    prompts = [[first, 2] for first in range(12)]
+    runs = alone(prompts, rounding=0.03)
+    beyond = [trace.tolerances is not None and min(trace.margins) > trace.tolerances.other for trace in runs]
+    assert not beyond[0]
+    assert beyond.count(True) > 1
+    assert steadiest(prompts, rounding=0.03).prompt == str(beyond.index(True))
 
 
 def test_a_run_that_ends_early_or_goes_in_circles_is_taken_only_when_all_do() -> None:

@@ -7,10 +7,11 @@ from typing import Any
 
 import huggingface_hub
 import pytest
+from helium_edge.cli.main import run
 from huggingface_hub import constants
 from huggingface_hub.errors import RepositoryNotFoundError
 
-from helium_edge.bundle import check_pin, manifest_hash, open_bundle, peek_manifest, resolve_bundle, verify_bundle
+from helium_edge.bundle import check_pin, manifest_hash, open_bundle, peek_bundle, resolve_bundle, verify_bundle
 from helium_edge.bundle.writer import check_output
 from helium_edge.errors import BundleError, HeliumEdgeError, UsageError
 from helium_edge.hub import is_hub_link, snapshot_identity
@@ -43,13 +44,13 @@ def test_a_cached_bundle_is_found_offline(snapshot: Path, source: str) -> None:
     assert open_bundle(folder).manifest.name == "tiny-int4"
     assert {check.subject for check in verify_bundle(folder)} == {path.name for path in snapshot.iterdir()}
     assert resolve_bundle("org/tiny", revision="main") == folder
-    assert peek_manifest(source) == open_bundle(folder).manifest
+    assert peek_bundle(source) == open_bundle(folder)
 
 
 def test_a_local_folder_wins(snapshot: Path) -> None:
     local = write_bundle(Path("org") / "tiny")
     assert resolve_bundle("org/tiny").resolve() == local.resolve()
-    assert peek_manifest("org/tiny") is None
+    assert peek_bundle("org/tiny") is None
     assert "--revision v1 applies to Hub ids only" in refusal("org/tiny", UsageError, revision="v1")
 
 
@@ -66,7 +67,7 @@ def test_offline_and_not_whole(snapshot: Path) -> None:
     text = "not complete in the local Hub cache, and HF_HUB_OFFLINE forbids to download it"
     for source in ("org/other", "org/tiny@v9"):
         assert text in refusal(source)
-        assert peek_manifest(source) is None
+        assert peek_bundle(source) is None
     (snapshot / "weights.bin").unlink()
     assert text in refusal("org/tiny")
 
@@ -100,7 +101,7 @@ def test_errors_of_the_hub(snapshot: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert "org/none: the download from the Hub failed: proxy" in refusal("org/none")
     error = huggingface_hub.errors.EntryNotFoundError.__new__(huggingface_hub.errors.EntryNotFoundError)
     assert "org/none: the repository holds no helium-edge.json" in refusal("org/none")
-    assert peek_manifest("org/none") is None
+    assert peek_bundle("org/none") is None
 
 
 def test_links_are_the_hubs_own_in_a_folder_below_a_snapshot_too(snapshot: Path, tmp_path: Path) -> None:
@@ -149,3 +150,11 @@ def test_a_clone_is_never_replaced(tmp_path: Path) -> None:
     (folder / ".git").mkdir()
     with pytest.raises(UsageError, match=r"holds \.git, and replacing the folder would lose it"):
         check_output(folder, force=True)
+
+
+def test_to_look_at_a_bundle_takes_its_manifest_alone(snapshot: Path) -> None:
+    (snapshot / "weights.bin").unlink()
+    found = peek_bundle("org/tiny")
+    assert found is not None
+    assert found.manifest.name == "tiny-int4"
+    assert run(["inspect", "org/tiny"]) == 0
