@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -50,7 +51,7 @@ def inspect(
     """
     from helium_edge.presets import preset
 
-    if (Path(path).expanduser() / MANIFEST).is_file():
+    if (Path(os.path.expanduser(path)) / MANIFEST).is_file():
         from helium_edge.bundle import open_bundle, resolve_bundle
 
         local = open_bundle(resolve_bundle(path, revision=revision), unverified=True)

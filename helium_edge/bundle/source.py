@@ -31,7 +31,7 @@ def resolve_bundle(bundle: StrPath, *, revision: str | None = None) -> Path:
     """
     named = _hub_id(bundle, revision)
     if named is None:
-        return Path(bundle).expanduser()
+        return Path(os.path.expanduser(bundle))
     repository, wanted = named
     manifest = download_file(repository, wanted, MANIFEST_NAME, BundleError)
     if manifest is None:

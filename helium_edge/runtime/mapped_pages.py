@@ -10,6 +10,7 @@ Source: Linux madvise(2), proc_pid_smaps(5).
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -41,9 +42,11 @@ def release_clean_pages(folder: Path) -> int:
         return 0
     prefix = f"{folder.resolve()}/"
     try:
+        # In the Hub's cache the files are links to others.
+        blobs = {os.path.realpath(entry.path) for entry in os.scandir(folder) if entry.is_symlink()}
         madvise = ctypes.CDLL(None).madvise
         with _SMAPS.open(encoding="utf-8", errors="surrogateescape") as lines:
-            found = [mapping for mapping in _mappings(lines) if mapping.path.startswith(prefix)]
+            found = [each for each in _mappings(lines) if each.path.startswith(prefix) or each.path in blobs]
     except (OSError, AttributeError):
         return 0
     madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)

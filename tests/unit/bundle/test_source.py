@@ -55,7 +55,7 @@ def test_a_local_folder_wins(snapshot: Path) -> None:
 
 
 def test_what_is_no_hub_id_is_left_to_whoever_opens_it(snapshot: Path) -> None:
-    for source in ("nowhere", "./org/tiny", "a/b/c", "/no/such"):
+    for source in ("nowhere", "./org/tiny", "a/b/c", "/no/such", "~nobody-here/x"):
         assert resolve_bundle(source) == Path(source)
         with pytest.raises(BundleError, match="no such folder"):
             open_bundle(resolve_bundle(source))

@@ -42,3 +42,11 @@ def test_other_files_and_shared_mappings_are_left_alone(tmp_path: Path) -> None:
     views = [mapped(tmp_path / "bundle-2" / "weights.bin"), mapped(tmp_path / "bundle" / "s", mmap.ACCESS_WRITE)]
     assert release_clean_pages(tmp_path / "bundle") == 0
     assert len(views) == 2
+
+
+def test_files_of_the_hubs_cache_are_links_to_others(tmp_path: Path) -> None:
+    view = mapped(tmp_path / "blobs" / "ab12")
+    (tmp_path / "bundle").mkdir()
+    (tmp_path / "bundle" / "weights.bin").symlink_to("../blobs/ab12")
+    assert release_clean_pages(tmp_path / "bundle") == SIZE
+    assert view[:256] == bytes(range(256))
