@@ -237,12 +237,12 @@ def test_a_changed_byte_is_refused_unless_the_user_insists(cli: Cli, bundle: Pat
     copy.mkdir()
     for path in bundle.iterdir():
         (copy / path.name).write_bytes(path.read_bytes())
-    card = copy / "README.md"
-    card.write_bytes(card.read_bytes().replace(b"helium", b"hellum", 1))
+    file = copy / "special_tokens_map.json"
+    file.write_bytes(file.read_bytes() + b" ")
     for command in (("verify", copy), ("generate", copy, "x")):
         code, out, err = cli(*command)
         assert (code, out) == (3, "")
-        assert "README.md" in err
+        assert file.name in err
     assert cli("generate", copy, "x", "--max-new-tokens", "2", "--unverified")[0] == 0
 
 
