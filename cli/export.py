@@ -250,7 +250,7 @@ def _show(result: ExportResult, folder: Path, *, ran: bool) -> None:
     elif result.parity is not None:
         show_text_parity(result.parity)
         _console.line("")
-    files = len(result.manifest.files) + 1
+    files = len(result.manifest.files) + 2  # the manifest and the card are not listed
     _console.fields(
         [
             ("bundle", f"{folder}, {size(result.bundle_bytes)} in {files} files"),

@@ -48,7 +48,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     document = json.loads(done.stdout)
     assert document["bundle"] == str(folder)
     assert document["parity"]["levels"]["L3"]["passed"] is True
-    assert {entry["path"] for entry in document["files"]} | {"helium-edge.json"} == {
+    assert {entry["path"] for entry in document["files"]} | {"helium-edge.json", "README.md"} == {
         path.name for path in folder.iterdir()
     }
     assert document["bundle_bytes"] == sum(path.stat().st_size for path in folder.iterdir())
