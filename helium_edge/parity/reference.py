@@ -18,7 +18,7 @@ from helium_edge.documents import first_line
 from helium_edge.errors import CheckpointError, MissingDependencyError, ResourceError
 from helium_edge.parity.spelling import folder_for_transformers
 from helium_edge.runtime.quiet import quiet
-from helium_edge.runtime.runner import Logits, check_tokens
+from helium_edge.runtime.runner import Logits, check_seek, check_tokens
 from helium_edge.signature import LogitsMode
 
 if TYPE_CHECKING:
@@ -220,9 +220,23 @@ class ReferenceRunner:
         self._cache = self._new_cache(config=self._model.config)
         self._position = 0
 
+    def seek(self, position: int) -> None:
+        """Keep the first tokens of the cache; see `RewindableRunner.seek`."""
+        check_seek(position, self._position)
+        if position == 0:
+            self.reset()
+        elif position < self._position:
+            # Negative is how many to remove, which transformers 4 and 5 understand alike.
+            self._cache.crop(position - self._position)
+            self._position = position
+
     def prefill(self, tokens: Sequence[int]) -> Logits:
         """Append tokens; returns (len(tokens), V), or (1, V) when `logits` is `last`."""
         return self._step(tokens, 0 if self.logits == "all" else 1)
+
+    def prefill_rows(self, tokens: Sequence[int]) -> Logits:
+        """Append tokens; returns (len(tokens), V), whatever `logits` says."""
+        return self._step(tokens, 0)
 
     def decode(self, token: int) -> Logits:
         """Append one token; returns (V,)."""

@@ -42,11 +42,15 @@ class OnnxRunner:
         static: Use the static pair even where an `any` graph exists. The pair packs its weights twice; one
             session over the `any` graph packs them once, so that is the default.
         session_config: Extra ONNX Runtime session entries, by key.
+        models: Bytes of a graph by phase, to load in place of its file.
 
     Raises:
         BundleError: A graph cannot be loaded.
         ResourceError: Not enough memory for the cache.
     """
+
+    _kept_width = 1
+    """Up to this width the arrays of a call are kept for the next one."""
 
     def __init__(
         self,
@@ -57,6 +61,7 @@ class OnnxRunner:
         threads: int = 0,
         static: bool = False,
         session_config: Mapping[str, str] | None = None,
+        models: Mapping[Phase, bytes] | None = None,
     ) -> None:
         cache = spec.cache
         self.vocab_size = spec.vocab_size
@@ -70,9 +75,11 @@ class OnnxRunner:
         options = _session_options(threads, session_config or {})
         self._dynamic = not static and "any" in graphs
         phases: tuple[Phase, ...] = ("any",) if self._dynamic else ("prefill", "decode")
-        self._sessions = {phase: _load(folder, graphs, phase, options) for phase in phases}
+        self._sessions = {
+            phase: _load(folder, graphs, phase, options, (models or {}).get(phase)) for phase in phases
+        }
         release_clean_pages(folder)
-        self._steps: dict[tuple[Phase, int], _Step] = {}
+        self._steps: dict[tuple[Phase, int, int], _Step] = {}
 
     @property
     def position(self) -> int:
@@ -119,20 +126,29 @@ class OnnxRunner:
 
     def _run(self, phase: Phase, width: int, tokens: Sequence[int]) -> Logits:
         """Run one call of `width` token slots, of which the first `len(tokens)` are real."""
-        step = self._steps.get((phase, width))
-        if step is None:
-            step = _Step(self._sessions[phase], self._signature(phase, width), self._values)
-            # A ragged tail has one of many widths: only the two that recur are worth keeping.
-            if width in (1, self._prefill_len):
-                self._steps[phase, width] = step
+        step = self._step(phase, width)
         step.set_inputs(tokens, self._position)
-        step.run()
-        for buffer, rows in zip(self._buffers, step.new_rows, strict=False):
-            slots = slice(self._position, self._position + len(tokens))
-            buffer.reshape(self._cache.shape[-3:])[:, slots] = rows[:, : len(tokens)]
-        self._position += len(tokens)
+        self._finish(step, len(tokens))
         valid = len(tokens) if self._logits == "all" else 1
         return step.logits[0, :valid].copy()
+
+    def _step(self, phase: Phase, width: int, rows: int = 1) -> _Step:
+        """The arrays of calls of one width that ask for so many rows, where the graph does not return all."""
+        step = self._steps.get((phase, width, rows))
+        if step is None:
+            step = _Step(self._sessions[phase], self._signature(phase, width), self._values, rows)
+            # A ragged tail has one of many widths: only those that recur are worth keeping.
+            if width == self._prefill_len or width <= self._kept_width:
+                self._steps[phase, width, rows] = step
+        return step
+
+    def _finish(self, step: _Step, tokens: int) -> None:
+        """Run a call and take the rows of its real tokens into the cache."""
+        step.run()
+        for buffer, rows in zip(self._buffers, step.new_rows, strict=False):
+            slots = slice(self._position, self._position + tokens)
+            buffer.reshape(self._cache.shape[-3:])[:, slots] = rows[:, :tokens]
+        self._position += tokens
 
     def _signature(self, phase: Phase, width: int) -> GraphSignature:
         return GraphSignature(phase, width, self.vocab_size, self._cache, self._logits)
@@ -141,7 +157,10 @@ class OnnxRunner:
 class _Step:
     """One width of one session: its input and output arrays, bound once and reused by every call."""
 
-    def __init__(self, session: ort.InferenceSession, signature: GraphSignature, cache: list[Any]) -> None:
+    def __init__(
+        self, session: ort.InferenceSession, signature: GraphSignature, cache: list[Any], rows: int = 1
+    ) -> None:
+        self._rows = rows
         self._session = session
         self._binding = session.io_binding()
         self._inputs = {}
@@ -162,14 +181,21 @@ class _Step:
                 self.new_rows.append(self._bind_output(spec))
 
     def _bind_input(self, spec: TensorSpec) -> Array:
-        array = np.zeros([int(dim) for dim in spec.shape], spec.dtype)
+        array = np.zeros(self._shape(spec), spec.dtype)
         self._binding.bind_ortvalue_input(spec.name, ort.OrtValue.ortvalue_from_numpy(array))
         return array
 
     def _bind_output(self, spec: TensorSpec) -> Array:
-        array = np.zeros([int(dim) for dim in spec.shape], spec.dtype)
+        array = np.zeros(self._shape(spec), spec.dtype)
         self._binding.bind_ortvalue_output(spec.name, ort.OrtValue.ortvalue_from_numpy(array))
         return array
+
+    def _shape(self, spec: TensorSpec) -> list[int]:
+        """The shape; of the index and the logits by how many rows are asked for."""
+        shape = [int(dim) for dim in spec.shape]
+        if self._rows > 1 and spec.role in ("last_index", "logits"):
+            shape[-2 if spec.role == "logits" else 0] = self._rows
+        return shape
 
     def set_inputs(self, tokens: Sequence[int], position: int) -> None:
         """Fill the input arrays; token slots past the real ones hold a repeated id, whose results are unused."""
@@ -178,7 +204,7 @@ class _Step:
         ids[0, len(tokens) :] = tokens[-1]
         self._inputs["past_length"][0] = position
         if "last_index" in self._inputs:
-            self._inputs["last_index"][0] = len(tokens) - 1
+            self._inputs["last_index"][:] = range(len(tokens) - self._rows, len(tokens))
 
     def run(self) -> None:
         try:
@@ -206,13 +232,13 @@ def _session_options(threads: int, config: Mapping[str, str]) -> ort.SessionOpti
 
 
 def _load(
-    folder: Path, graphs: Mapping[str, str], phase: str, options: ort.SessionOptions
+    folder: Path, graphs: Mapping[str, str], phase: str, options: ort.SessionOptions, model: bytes | None = None
 ) -> ort.InferenceSession:
     if phase not in graphs:
         raise BundleError(f"{folder.name}: the bundle has no {phase} graph; it has {', '.join(sorted(graphs))}")
     path = folder / graphs[phase]
     try:
-        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(model or str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the binding layer raises several unrelated types
         raise BundleError(
             f"{path.name}: ONNX Runtime {ort.__version__} cannot load the graph: {first_line(error)}",

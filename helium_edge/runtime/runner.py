@@ -84,6 +84,28 @@ class SeekableRunner(CachedRunner, Protocol):
         ...
 
 
+@runtime_checkable
+class RewindableRunner(Runner, Protocol):
+    """A runner that can go back to an earlier token, so that texts which begin alike are not run again."""
+
+    def seek(self, position: int) -> None:
+        """Keep the first `position` tokens in the cache and forget the others.
+
+        Raises:
+            CacheFullError: There are fewer tokens.
+        """
+        ...
+
+
+@runtime_checkable
+class RowsRunner(RewindableRunner, Protocol):
+    """A runner that returns the last row of a prefill, or every row, as the caller asks."""
+
+    def prefill_rows(self, tokens: Sequence[int]) -> Logits:
+        """Append tokens as `prefill` does and return the logits of each, (len(tokens), V)."""
+        ...
+
+
 def check_seek(position: int, cache_len: int) -> None:
     """Refuse a position that no cache of this length has.
 

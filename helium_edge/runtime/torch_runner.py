@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from helium_edge.model.decoder import HeliumDecoder
-from helium_edge.runtime.runner import Logits, check_tokens
+from helium_edge.runtime.runner import Logits, check_seek, check_tokens
 
 
 class TorchRunner:
@@ -36,6 +36,11 @@ class TorchRunner:
     def reset(self) -> None:
         """Start a new conversation."""
         self._position = 0
+
+    def seek(self, position: int) -> None:
+        """Keep the first tokens of the cache; see `RewindableRunner.seek`. Stale slots are never read."""
+        check_seek(position, self.cache_len)
+        self._position = position
 
     def prefill(self, tokens: Sequence[int]) -> Logits:
         """Append tokens; returns (len(tokens), V)."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 
@@ -176,4 +176,13 @@ class Target(Protocol):
             BundleError: A file is not readable, or its graphs are not built as ours are.
             MissingDependencyError: Packages that read it are not installed.
         """
+        ...
+
+
+@runtime_checkable
+class RowsTarget(Protocol):
+    """A target whose shipped graphs can be asked for every row of a prefill."""
+
+    def open_rows(self, bundle: Bundle, *, threads: int) -> CachedRunner:
+        """Load the graphs of a language model; see `helium_edge.targets.loading.open_scoring_runner`."""
         ...

@@ -15,7 +15,7 @@ from helium_edge.runtime.text_runner import TextRunner
 from helium_edge.runtime.versions import check_runtime
 from helium_edge.signature import CLASSIFY
 from helium_edge.targets import load_target
-from helium_edge.targets.base import BuiltGraph, Target
+from helium_edge.targets.base import BuiltGraph, RowsTarget, Target
 
 
 def with_requirements(folder: Path, graphs: Sequence[BuiltGraph]) -> list[BuiltGraph]:
@@ -41,10 +41,27 @@ def open_runner(bundle: Bundle, *, threads: int = 0, static: bool = False) -> Ca
         ResourceError: Not enough memory for the cache.
         MissingToolError: The installed runtime is older than the graphs need.
     """
+    _check_runtime(bundle)
+    return target_of(bundle).open_decoder(bundle, threads=threads, static=static)
+
+
+def open_scoring_runner(bundle: Bundle, *, threads: int = 0) -> CachedRunner:
+    """Load the graphs of a language model to score given tokens, of which every row of logits is wanted.
+
+    Where the target can ask the shipped graph for several rows, the runner is a `RowsRunner`; see `open_runner`
+    for arguments and errors.
+    """
+    _check_runtime(bundle)
+    target = target_of(bundle)
+    if isinstance(target, RowsTarget):
+        return target.open_rows(bundle, threads=threads)
+    return target.open_decoder(bundle, threads=threads, static=False)
+
+
+def _check_runtime(bundle: Bundle) -> None:
     manifest = bundle.manifest
     int8_cache = manifest.cache is not None and manifest.cache.dtype == "int8"
     check_runtime(manifest.runtime, manifest.runtime_min_version, int8_cache=int8_cache)
-    return target_of(bundle).open_decoder(bundle, threads=threads, static=static)
 
 
 def open_text_runner(bundle: Bundle, *, threads: int = 0) -> TextRunner:

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from helium_edge.evaluate.scorer import Request, Scorer
 from helium_edge.parity import reference_runner
+from helium_edge.runtime.onnx_rows import OnnxRowsRunner
 from tests.helpers.checkpoints import make_checkpoint
 from tests.helpers.exports import export_graphs, random_tokens, relative_error, roll, small_recipe
 
@@ -44,6 +46,34 @@ def test_agrees_with_hugging_face(case: str, dialect: str, tmp_path: Path) -> No
         found = roll(exported.runner(static=static), tokens, CHUNKS, STEPS)
         assert relative_error(found, expected) <= 1e-4
     assert relative_error(roll(exported.torch_runner(), tokens, CHUNKS, STEPS), expected) <= 1e-4
+
+
+@pytest.mark.parametrize("dialect", ["contrib", "portable"])
+def test_every_runner_scores_choices_alike(dialect: str, tmp_path: Path) -> None:
+    """Over a cache that is rewound, of both kinds; the shipped graph through its one Gather, too."""
+    folder = make_checkpoint(tmp_path / "checkpoint", seed=3)
+    exported = export_graphs(folder, small_recipe("onnx-fp32", onnx={"dialect": dialect}), tmp_path / "out")
+    tokens = random_tokens(40, exported.spec.vocab_size)
+    contexts = [tuple(tokens[:length]) for length in (30, 9, 17, 29, 1)]
+    choices = [tuple(tokens[at : at + length]) for at, length in ((3, 1), (3, 4), (20, 9), (3, 2))]
+    requests = [Request(context, choice) for context in contexts for choice in choices]
+    reference = reference_runner(exported.checkpoint, 48)
+    expected = Scorer(reference, "all", reuse=False).score(requests)
+    rows = OnnxRowsRunner(exported.folder, {"any": "decoder.onnx"}, exported.spec)
+    scorers = {
+        "transformers": Scorer(reference, "all"),
+        "torch": Scorer(exported.torch_runner(), "all"),
+        "rows": Scorer(rows, "last"),
+        "decoded": Scorer(exported.runner(), "last"),
+        "static": Scorer(exported.runner(static=True), "last"),
+    }
+    for name, scorer in scorers.items():
+        found = scorer.score(requests)
+        off = [
+            abs(one.log_probability - other.log_probability) for one, other in zip(found, expected, strict=True)
+        ]
+        assert max(off) <= 1e-3, name  # nats of up to nine tokens, of logits with an rms of about 10
+        assert [each.greedy for each in found] == [each.greedy for each in expected], name
 
 
 def test_reordered_llama_rows_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,13 +12,15 @@ import onnx_ir as ir
 import pytest
 from helium_edge.cli.main import run
 
-from helium_edge.bundle import open_bundle
+from helium_edge.bundle import Bundle, open_bundle
 from helium_edge.bundle.kv_scales import read_kv_scales
 from helium_edge.errors import BundleError, MissingToolError
+from helium_edge.evaluate.scorer import Request, Scorer
 from helium_edge.model.kv_cache import round_rows
+from helium_edge.runtime.runner import RewindableRunner, RowsRunner
 from helium_edge.runtime.versions import check_runtime
 from helium_edge.signature import past_name
-from helium_edge.targets.loading import open_runner
+from helium_edge.targets.loading import open_runner, open_scoring_runner
 from tests.helpers.bundles import MODEL, Exported, bundle_recipe, export_bundle
 from tests.helpers.checkpoints import make_checkpoint
 from tests.helpers.exports import random_tokens
@@ -54,6 +56,25 @@ def test_the_manifest_describes_the_cache(exported: Exported) -> None:
         caches = {spec.dtype for spec in graph.input_specs() if spec.role in ("past_key", "past_value")}
         caches |= {spec.dtype for spec in graph.output_specs() if spec.role in ("present_key", "present_value")}
         assert caches == {"int8"}
+
+
+def scoring_runner(bundle: Bundle) -> RewindableRunner:
+    runner = open_scoring_runner(bundle, threads=1)
+    assert isinstance(runner, RowsRunner)
+    return runner
+
+
+def test_choices_are_scored_over_a_rewound_cache(exported: Exported) -> None:
+    """Codes are written once for a slot: going back and on gives what a new conversation gives."""
+    tokens = random_tokens(30, VOCAB, seed=9)
+    choices = [tuple(random_tokens(length, VOCAB, seed=length)[1:]) for length in (2, 4, 7)]
+    requests = [Request(tuple(tokens[:length]), choice) for length in (26, 10, 22, 4) for choice in choices]
+    bundle = exported.open()
+    scorer, plain = (Scorer(scoring_runner(bundle), "last", reuse=each) for each in (True, False))
+    found, expected = scorer.score(requests), plain.score(requests)
+    off = [abs(one.log_probability - other.log_probability) for one, other in zip(found, expected, strict=True)]
+    assert max(off) <= 0.1
+    assert scorer.counts.fed < plain.counts.fed / 2
 
 
 @pytest.mark.parametrize("static", [False, True])

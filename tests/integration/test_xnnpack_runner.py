@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from helium_edge.errors import BundleError, CacheFullError, UsageError
+from helium_edge.evaluate.scorer import Request, Scorer
 from helium_edge.parity.verdict import FLIPPED_CODE
 from tests.helpers.checkpoints import make_checkpoint
 from tests.helpers.exports import random_tokens, relative_error, roll
@@ -93,6 +94,22 @@ def test_prefill_and_decode_take_turns(runner: ExecutorchRunner, tolerance: floa
         assert relative_error(np.stack(rows), expected[first : first + len(rows)]) <= tolerance
         position += prefill + steps
     assert runner.position == 30
+
+
+def test_choices_are_scored_over_a_rewound_cache(runner: ExecutorchRunner, tolerance: float) -> None:
+    """Back over the border of a bucket, into the one before and out again; with an int8 cache too."""
+    tokens = random_tokens(30, runner.vocab_size, seed=9)
+    choices = [tuple(random_tokens(length, runner.vocab_size, seed=length)[1:]) for length in (2, 4, 5, 9)]
+    contexts = [tuple(tokens[:length]) for length in (26, 10, 22, 9, 12, 23, 4)]
+    requests = [Request(context, choice) for context in contexts for choice in choices]
+    scorer, plain = Scorer(runner, "last"), Scorer(runner, "last", reuse=False)
+    found = scorer.score(requests)
+    runner.reset()
+    expected = plain.score(requests)
+    off = [abs(one.log_probability - other.log_probability) for one, other in zip(found, expected, strict=True)]
+    # Nats of up to eight tokens; logits of this model have an rms of about 1.
+    assert max(off) <= 40 * tolerance
+    assert scorer.counts.fed < plain.counts.fed / 2
 
 
 def test_a_second_conversation_knows_nothing_of_the_first(runner: ExecutorchRunner) -> None:

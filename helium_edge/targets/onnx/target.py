@@ -223,6 +223,15 @@ class OnnxTarget(Target):
         files, spec = manifest.graph_files(), manifest.decoder_spec()
         return OnnxRunner(bundle.folder, files, spec, threads=threads, static=static)
 
+    def open_rows(self, bundle: Bundle, *, threads: int) -> CachedRunner:
+        """Load the graphs of a language model so that they return every row of a prefill where they can."""
+        from helium_edge.runtime.onnx_rows import OnnxRowsRunner
+
+        files, spec = bundle.manifest.graph_files(), bundle.manifest.decoder_spec()
+        if spec.logits == "all" or "any" not in files:
+            return self.open_decoder(bundle, threads=threads, static=False)
+        return OnnxRowsRunner(bundle.folder, files, spec, threads=threads)
+
     @override
     def open_text_runner(self, bundle: Bundle, graph: GraphEntry, *, threads: int) -> TextRunner:
         from helium_edge.runtime.onnx_text import OnnxTextRunner

@@ -91,6 +91,18 @@ def test_reset_forgets(tiny_checkpoint: Path) -> None:
     np.testing.assert_array_equal(runner.prefill(TOKENS[:9]), first)
 
 
+def test_it_goes_back(tiny_checkpoint: Path, expected: Logits) -> None:
+    runner = reference_runner(open_checkpoint(str(tiny_checkpoint)), CACHE_LEN, logits="last")
+    runner.prefill([*TOKENS[:20], 7, 8, 9])
+    runner.seek(20)
+    assert runner.position == 20
+    assert_float32_equal(runner.prefill_rows(TOKENS[20:]), expected[20:])
+    runner.seek(0)
+    assert_float32_equal(runner.prefill(TOKENS), expected[-1:])
+    with pytest.raises(CacheFullError, match="position 42 is outside"):
+        runner.seek(42)
+
+
 def test_logits_belong_to_the_caller(tiny_checkpoint: Path) -> None:
     runner = reference_runner(open_checkpoint(str(tiny_checkpoint)), CACHE_LEN)
     row = runner.decode(1)

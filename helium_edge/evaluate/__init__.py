@@ -1,0 +1,1 @@
+"""Benchmarks on the shipped artifact, paired question by question with the original."""
