@@ -176,7 +176,9 @@ def failure(error: HeliumEdgeError, *, as_json: bool) -> None:
     if as_json:
         report = getattr(error, "report", None)
         details = {"message": error.message, "hint": error.hint, "exit_code": error.exit_code}
-        document({"error": details, **({} if report is None else {"parity": report.to_json()})})
+        document(
+            {"error": details, **({} if report is None else {getattr(report, "key", "parity"): report.to_json()})}
+        )
 
 
 def line_with_label(label: str, text: str, style: str) -> None:

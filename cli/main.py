@@ -33,7 +33,11 @@ from . import (
     recipes,
     report,
     schema,
+    sweep,
     verify,
+)
+from . import (
+    eval as evaluation,
 )
 from ._termination import Termination
 
@@ -79,6 +83,8 @@ chat.register(app)
 classify.register(app)
 convert.register(app)
 parity.register(app)
+evaluation.register(app)
+sweep.register(app)
 bench.register(app)
 report.register(app)
 push.register(app)

@@ -14,9 +14,15 @@ Examples:
 """
 
 
-Document = Literal["manifest", "parity", "bench"]
+Document = Literal["manifest", "parity", "bench", "evaluation", "sweep"]
 
-_PACKAGES: dict[Document, str] = {"manifest": "bundle", "parity": "parity", "bench": "bench"}
+_PACKAGES: dict[Document, str] = {
+    "manifest": "bundle",
+    "parity": "parity",
+    "bench": "bench",
+    "evaluation": "evaluate",
+    "sweep": "sweep",
+}
 
 
 def register(app: typer.Typer) -> None:
@@ -28,7 +34,7 @@ def schema(
     document: Annotated[
         Document,
         typer.Argument(
-            help="manifest: helium-edge.json of a bundle; parity and bench: what --json prints.",
+            help="manifest: helium-edge.json of a bundle; parity, bench, evaluation, sweep: what --json prints.",
             show_default=False,
         ),
     ],

@@ -237,6 +237,24 @@ class Shapes(StrictModel):
     cache_len: int = Field(default=4096, ge=2, le=1 << 20)
 
 
+class TaskDrop(StrictModel):
+    """What benchmarks may lose against the original, in points; None is no gate. Only what surely lost more fails.
+
+    Args:
+        mean: Of the mean over tasks.
+        any: Of any one task.
+    """
+
+    mean: float | None = Field(default=None, gt=0, le=100)
+    any: float | None = Field(default=None, gt=0, le=100)
+
+    @model_validator(mode="after")
+    def _check(self) -> TaskDrop:
+        if self.mean is None and self.any is None:
+            raise ValueError("name at least one of mean and any")
+        return self
+
+
 class Gates(StrictModel):
     """What parity against the original checkpoint must reach; None is reported and not gated.
 
@@ -249,6 +267,7 @@ class Gates(StrictModel):
         near_tie: A disagreement is no failure of `top1` where the reference's best token leads by less than this
             share of rms(logit). The default is what rounding of float32 does; quantized recipes allow 0.02, which
             is two tokens whose probabilities differ by about a tenth.
+        task_drop: What `helium-edge eval` judges by; parity does not.
     """
 
     mean_kld: float | None = Field(default=None, gt=0)
@@ -257,6 +276,15 @@ class Gates(StrictModel):
     max_logit_error: float | None = Field(default=None, gt=0)
     hidden_cosine: float | None = Field(default=None, gt=0, le=1)
     near_tie: float = Field(default=1e-3, gt=0, le=0.1)
+    task_drop: TaskDrop | None = None
+
+    @model_serializer(mode="wrap")
+    def _leave_out(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without a gate that is not given: recipes without one keep their hash."""
+        found: dict[str, Any] = handler(self)
+        if self.task_drop is None:
+            del found["task_drop"]
+        return found
 
 
 class Recipe(StrictModel):
@@ -377,7 +405,7 @@ def _keys_beside(path: list[str]) -> list[str]:
     by_key: dict[str, type[BaseModel]] = {
         "targets": Targets, **{name: options_of(name) for name in TARGETS},
         "shapes": Shapes, "quantization": Quantization, "calibration": Calibration, "rules": Rule,
-        "scheme": Scheme, "fallback": Scheme, "gates": Gates,
+        "scheme": Scheme, "fallback": Scheme, "gates": Gates, "task_drop": TaskDrop,
     }  # fmt: skip
     for part in path[:-1]:
         model = by_key.get(part, model)

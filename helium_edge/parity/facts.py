@@ -7,6 +7,7 @@ import json
 import os
 import platform
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import metadata
 from typing import Any
 
@@ -43,7 +44,8 @@ def environment(bundle: Bundle, threads: int) -> dict[str, Any]:
         "threads": threads or "chosen by the runtime",
     }
     for package in ("torch", "transformers", bundle.manifest.runtime):
-        found[package] = metadata.version(package)
+        with suppress(metadata.PackageNotFoundError):  # the original may have been left out
+            found[package] = metadata.version(package)
     return found
 
 

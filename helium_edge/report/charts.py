@@ -177,6 +177,56 @@ def snr_by_layer(layers: Any) -> str:
     return _svg(figure, "layers", "Signal to noise ratio op by op")
 
 
+def differences(rows: Sequence[tuple[str, float, float, float]], gate: float | None) -> str:
+    """Differences with their intervals, one below the other, and the gate; empty without any.
+
+    Args:
+        rows: Name, value, lower and upper end of each.
+        gate: The largest drop that is allowed; None where nothing is judged.
+    """
+    if not rows:
+        return ""
+    figure, axes = _new(width=2.05 * WIDTH, height=46 + 26 * len(rows))
+    places = list(range(len(rows), 0, -1))
+    for place, (_, value, low, high) in zip(places, rows, strict=True):
+        axes.plot([low, high], [place, place], color=_LEVELS["L3"], linewidth=1.8)
+        axes.plot([value], [place], color=_LEVELS["L3"], marker="o", markersize=6)
+    axes.axvline(0, color=_MUTED, linewidth=1)
+    if gate is not None:
+        axes.axvline(-gate, color=_BAD, linewidth=1.2, linestyle=(0, (4, 3)))
+    axes.set_yticks(places, [_text(name) for name, *_ in rows])
+    axes.set_ylim(0.4, len(rows) + 0.6)
+    axes.grid(axis="y", visible=False)
+    axes.grid(axis="x", color=_LINE, linewidth=0.8)
+    axes.set_xlabel("points, artifact less original, 95 %")
+    return _svg(figure, "differences", "Difference of each task with its interval")
+
+
+def trade_off(points: Sequence[tuple[str, float, float, float, bool]], axis: str, label: str) -> str:
+    """Quality against size, and which of them no other one beats at both; empty without any.
+
+    Args:
+        points: Name, megabytes, value, its error, and whether no other is smaller and better.
+        axis: What the value is.
+        label: For readers without the picture.
+    """
+    if not points:
+        return ""
+    figure, axes = _new(width=2.05 * WIDTH, height=1.2 * HEIGHT)
+    for name, size, value, spread, best in points:
+        color = _LEVELS["L2"] if best else _MUTED
+        axes.errorbar([size], [value], [spread], color=color, marker="o", markersize=6, elinewidth=1.6, capsize=0)
+        axes.annotate(
+            _text(name), (size, value), xytext=(7, 5), textcoords="offset points", color=_INK, fontsize=TEXT
+        )
+    front = sorted((size, value) for _, size, value, _, best in points if best)
+    axes.plot(*zip(*front, strict=True), color=_LEVELS["L2"], linewidth=1.2, linestyle=(0, (4, 3)))
+    axes.set_xlabel("MB on disk")
+    axes.set_ylabel(axis)
+    axes.margins(x=0.18, y=0.18)
+    return _svg(figure, "tradeoff", label)
+
+
 def shown_graph(layers: Any) -> str | None:
     """The graph whose layers are drawn: the one with the guilty op, else the first; None where none is named."""
     rows = (layers or {}).get("rows", [])

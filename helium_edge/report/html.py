@@ -56,16 +56,10 @@ def require_html() -> None:
     charts.require_matplotlib()
 
 
-def render_html(document: Document) -> str:
-    """The page of a document that `check_document` let pass.
-
-    Raises:
-        MissingDependencyError: The extra `report` is not installed.
-    """
-    require_html()
+def make_environment() -> Any:
+    """What templates of pages are made with: everything is escaped, an unknown name is an error."""
     import jinja2
 
-    files = importlib.resources.files(__package__)
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -75,10 +69,21 @@ def render_html(document: Document) -> str:
         "seconds": numbers.seconds,
         "shown": _shown,
     }
-    template = environment.from_string(files.joinpath(TEMPLATE).read_text(encoding="utf-8"))
+    return environment
+
+
+def render_html(document: Document) -> str:
+    """The page of a document that `check_document` let pass.
+
+    Raises:
+        MissingDependencyError: The extra `report` is not installed.
+    """
+    require_html()
+    files = importlib.resources.files(__package__)
+    template = make_environment().from_string(files.joinpath(TEMPLATE).read_text(encoding="utf-8"))
     levels = document["levels"]
     logits = {name: found for name, found in levels.items() if name != "L0"}
-    return template.render(
+    page: str = template.render(
         document=document,
         style=files.joinpath(STYLE).read_text(encoding="utf-8"),
         verdict=explain(document),
@@ -101,6 +106,7 @@ def render_html(document: Document) -> str:
         cost=_cost(document["cost"]),
         files=sorted(document["subject"].get("files", []), key=lambda file: -file["bytes"]),
     )
+    return page
 
 
 def _card(name: str, level: Any) -> dict[str, Any]:

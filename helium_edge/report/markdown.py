@@ -18,11 +18,19 @@ def render_markdown(document: Document) -> str:
     subject = document["subject"]
     named = [str(subject[key]) for key in ("bundle", "recipe", "runtime") if subject.get(key)]
     sign = "\u2705" if verdict.passed else "\u274c"
-    lines = [f"### {sign} {verdict.headline}", "", " \u00b7 ".join(map(_plain, named)), "", verdict.summary, ""]
-    lines += [
-        f"- **{finding.where}** {_plain(finding.title)} {_plain(finding.remedy)}" for finding in verdict.findings
+    lines = [
+        f"### {sign} {verdict.headline}",
+        "",
+        " \u00b7 ".join(map(plain_text, named)),
+        "",
+        verdict.summary,
+        "",
     ]
-    lines += [f"- {_plain(remark)}" for remark in verdict.remarks]
+    lines += [
+        f"- **{finding.where}** {plain_text(finding.title)} {plain_text(finding.remedy)}"
+        for finding in verdict.findings
+    ]
+    lines += [f"- {plain_text(remark)}" for remark in verdict.remarks]
     lines += [
         "",
         "| level | verdict | mean KLD | same best token | PPL ratio | largest error |",
@@ -32,7 +40,7 @@ def render_markdown(document: Document) -> str:
     failed = [check["name"] for check in document["checks"] if not check["passed"]]
     if document["checks"]:
         held = f"{len(document['checks']) - len(failed)} of {len(document['checks'])} cache checks hold"
-        lines += ["", f"{held}{': not ' if failed else ''}{_plain(', '.join(failed))}"]
+        lines += ["", f"{held}{': not ' if failed else ''}{plain_text(', '.join(failed))}"]
     return "\n".join(lines) + "\n"
 
 
@@ -55,6 +63,6 @@ def _both(pair: tuple[str, str]) -> str:
     return f"{pair[0]} \u00b1 {pair[1]}" if pair[1] else pair[0]
 
 
-def _plain(text: str) -> str:
+def plain_text(text: str) -> str:
     """Text that Markdown takes for text."""
     return _ESCAPED.sub(r"\\\1", " ".join(text.split()))

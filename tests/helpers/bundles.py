@@ -33,11 +33,11 @@ class Exported:
 
 
 def bundle_recipe(name: str, **changes: Any) -> Recipe:
-    """A shipped recipe at small shapes; `rules`, `logits` and the options of a target replace what it says."""
+    """A shipped recipe at small shapes; `shapes`, `rules`, `logits`, options of targets replace its own."""
     data = load_recipe(name).model_dump(mode="json")
     # What is tested is graphs: integers that need no text, unless a test asks for others.
     data["quantization"]["method"] = changes.pop("method", "mse")
-    data["shapes"] = {"prefill_len": PREFILL_LEN, "cache_len": CACHE_LEN}
+    data["shapes"] = {"prefill_len": PREFILL_LEN, "cache_len": CACHE_LEN} | changes.pop("shapes", {})
     if "rules" in changes:
         data["quantization"]["rules"] = changes.pop("rules")
     for target in ("onnx", "xnnpack", "coreml"):

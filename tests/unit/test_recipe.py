@@ -186,7 +186,7 @@ def test_unknown_keys_name_the_closest(data: dict[str, Any], key: str, suggestio
 
 def test_a_key_like_no_other_lists_what_is_allowed() -> None:
     error = refusal(yaml.safe_dump(minimal(gates={"zzz": 1})))
-    assert error.hint == "allowed: hidden_cosine, max_logit_error, mean_kld, near_tie, ppl_ratio, top1"
+    assert error.hint == "allowed: hidden_cosine, max_logit_error, mean_kld, near_tie, ppl_ratio, task_drop, top1"
 
 
 # -- values
@@ -401,3 +401,13 @@ def test_fast_takes_a_scale_search_and_allows_twice_the_divergence() -> None:
 @pytest.mark.parametrize("name", ["onnx-int8", "onnx-fp32"])
 def test_fast_leaves_other_methods_alone(name: str) -> None:
     assert load_recipe(name).fast() == load_recipe(name)
+
+
+def test_gates_of_tasks_are_named_only_where_they_are_given() -> None:
+    """A recipe without one keeps its hash."""
+    assert "task_drop" not in parse_recipe(yaml.safe_dump(minimal()), where="x").canonical_json()
+    given = parse_recipe(yaml.safe_dump(minimal(gates={"task_drop": {"any": 3}})), where="x")
+    assert '"task_drop":{"any":3.0,"mean":null}' in given.canonical_json()
+    assert "name at least one of mean and any" in refusal(yaml.safe_dump(minimal(gates={"task_drop": {}}))).message
+    error = refusal(yaml.safe_dump(minimal(gates={"task_drop": {"al": 1}})))
+    assert error.hint == "did you mean 'any'?" or error.hint == "allowed: any, mean"
