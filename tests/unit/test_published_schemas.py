@@ -17,8 +17,8 @@ PUBLISHED = {
     "bundle": ("1.5", "f0fa443a81757c98"),
     "parity": ("2.0", "96a1c24e46268877"),
     "bench": ("1.0", "aebd0f02e0558e44"),
-    "evaluate": ("1.0", "cd387bbd9961a636"),
-    "sweep": ("1.0", "b67b2b226fcd0e2e"),
+    "evaluate": ("1.0", "e40930fa660eafd1"),
+    "sweep": ("1.0", "21d06c1acacbe933"),
 }
 
 
