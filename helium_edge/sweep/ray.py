@@ -6,9 +6,12 @@ must see under the same path.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import secrets
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from helium_edge.documents import first_line
@@ -31,17 +34,14 @@ _SETTINGS = {
 """Of a Ray that is started here; those that the user has set stay."""
 
 
-def require_ray() -> Any:
-    """The library.
+def require_ray() -> None:
+    """Refuse early where Ray is not installed; it reads its settings when it is imported, which is not yet.
 
     Raises:
         MissingDependencyError: It is not installed.
     """
-    try:
-        import ray
-    except ImportError as error:
-        raise MissingDependencyError("ray", extra="sweep", purpose="--engine ray") from error
-    return ray
+    if importlib.util.find_spec("ray") is None:
+        raise MissingDependencyError("ray", extra="sweep", purpose="--engine ray")
 
 
 def run_ray(
@@ -68,13 +68,29 @@ def run_ray(
         MissingDependencyError: Ray is not installed.
         ResourceError: It cannot be started, or the cluster not be reached.
     """
-    settings = dict(_SETTINGS)
-    if address is None and "RAY_AUTH_TOKEN_PATH" not in os.environ:
-        # Of this Ray alone: left to itself, it would write a token to the home folder.
-        settings |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    for name, value in settings.items():
+    require_ray()
+    with tempfile.TemporaryDirectory(prefix="helium-edge-") as private:
+        if address is None:
+            _prepare(Path(private))
+        return _with_ray(cells, store, address, threads, progress)
+
+
+def _prepare(private: Path) -> None:
+    """Settings of a Ray that is started here, and a token of its own: else it writes one to the home folder."""
+    for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
-    ray = require_ray()
+    if not {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ):
+        token = private / "token"
+        token.touch(mode=0o600)
+        token.write_text(secrets.token_hex(32), encoding="ascii")
+        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+
+
+def _with_ray(
+    cells: Sequence[Cell], store: CellStore, address: str | None, threads: int, progress: Progress
+) -> list[Outcome]:
+    import ray
+
     try:
         if address is None:
             ray.init(include_dashboard=False, log_to_driver=False)
