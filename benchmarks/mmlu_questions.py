@@ -25,6 +25,12 @@ def mmlu_questions() -> list[dict[str, Any]]:
             question, *choices = (part.strip() for part in match.groups())
             group = str(data["dataset_name"]).replace("_", " ")
             found.append(
-                {"group": group, "question": question, "choices": choices, "answer": "ABCD".index(answer[1])}
+                {
+                    "id": len(found),  # one of them stands there twice
+                    "group": group,
+                    "question": question,
+                    "choices": choices,
+                    "answer": "ABCD".index(answer[1]),
+                }
             )
     return found
