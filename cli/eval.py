@@ -29,7 +29,7 @@ EPILOG = """\b
 Examples:
   helium-edge eval tiny --tasks built-in --limit 100
   helium-edge eval --fetch card-en --data DIR
-  helium-edge eval tiny --tasks card-en,FILE.yaml --data DIR --html evaluation.html
+  helium-edge eval tiny --tasks card-en,FILE.yaml --data DIR --html eval.html
 """
 
 

@@ -14,9 +14,9 @@ from ._options import HtmlOption, JsonOption
 
 EPILOG = """\b
 Examples:
-  helium-edge sweep --checkpoint helium-tiny --recipes onnx-int4,onnx-int8 --store DIR
-  helium-edge sweep --checkpoint C --recipes A.yaml,B.yaml --tasks card-en --data D --store DIR --html sweep.html
-  helium-edge sweep --checkpoint C --recipes onnx-int4 --store DIR --engine ray --address 10.0.0.1:6379
+  helium-edge sweep --checkpoint C --recipes onnx-int4,onnx-int8 --store DIR
+  helium-edge sweep --checkpoint C --recipes A,B --store DIR --html sweep.html
+  helium-edge sweep --checkpoint C --recipes A,B --store DIR --engine ray
 """
 
 
