@@ -27,7 +27,9 @@ class MadeUpStore:
         codes = torch.ones(planned.shape, dtype=torch.int8)
         codes[0, :16] = torch.tensor([number >> bit & 1 for bit in range(16)], dtype=torch.int8)
         groups = planned.shape[1] // (planned.scheme.group_size or planned.shape[1])
-        return QuantizedWeight(planned.scheme, codes, torch.full((planned.shape[0], groups), 0.0078125))
+        scales = torch.full((len(codes), groups), 0.0078125)
+        zero_points = None if planned.scheme.symmetric else torch.full(scales.shape, 8, dtype=torch.int8)
+        return QuantizedWeight(planned.scheme, codes, scales, zero_points)
 
     def vector(self, name: str) -> torch.Tensor:
         sizes = {"q_proj": self.config.hidden_size, "k_proj": self.config.kv_size, "v_proj": self.config.kv_size}

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from . import _console
 from ._format import duration, layer_pattern, shape, size, with_layers
+from ._phones_view import show_predictions
 
 if TYPE_CHECKING:
+    from helium_edge.bench.phones import Prediction
     from helium_edge.exporting import ExportPlan
 
 NamedRow = tuple[str, tuple[object, ...], int]
@@ -38,6 +40,7 @@ def plan_document(plan: ExportPlan, checkpoint: str) -> dict[str, Any]:
         "calibration_seconds": None if plan.calibration_seconds is None else round(plan.calibration_seconds, 1),
         "weights": weights,
         "files": [{"path": name, "bytes": nbytes} for name, nbytes in plan.files],
+        "predictions": [each.to_json() for each in predicted(plan)],
         "warnings": list(plan.warnings),
     }
 
@@ -65,6 +68,15 @@ def show_plan(plan: ExportPlan, checkpoint: str, *, compared: bool) -> None:
             *((f"  {key.replace('_', ' ')}", size(nbytes)) for key, nbytes in plan.phone_bytes.items()),
         ]
     )
+    show_predictions(predicted(plan))
+
+
+def predicted(plan: ExportPlan) -> Sequence[Prediction]:
+    """How fast the export should be on phones; empty where that cannot be told."""
+    from helium_edge.bench.phones import predictions
+
+    (target,) = plan.recipe.targets.names()
+    return predictions(plan.config, plan.recipe.override(cache_len=plan.cache_len), target)
 
 
 def _calibration(plan: ExportPlan) -> list[tuple[str, object]]:

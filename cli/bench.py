@@ -18,6 +18,7 @@ Examples:
   helium-edge bench tiny --context 0,256 --prefill 64,128 --threads 2 --json
   helium-edge bench tiny --compare tiny-int8
   helium-edge bench tiny --adb
+  helium-edge bench tiny --phone-model snapdragon-8-gen-3
 """
 
 
@@ -61,6 +62,14 @@ def bench(
     adb: Annotated[
         bool, typer.Option("--adb", help="Push it to a connected phone and measure there, with the demo app.")
     ] = False,
+    phone_model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Measure nothing; predict from counted instructions: snapdragon-8-gen-3, pixel-8, cortex-a78.",
+            show_default=False,
+        ),
+    ] = None,
     serial: Annotated[
         str | None,
         typer.Option(
@@ -80,6 +89,9 @@ def bench(
     from helium_edge.bundle import open_bundle, resolve_bundle
     from helium_edge.first_run import ensure_runs
 
+    if phone_model is not None:
+        _predict(bundle, phone_model, unverified=unverified, as_json=as_json)
+        return
     settings = Settings(
         threads=threads,
         contexts=_numbers("--context", context, least=0),
@@ -110,6 +122,21 @@ def bench(
     for text in report.notes:
         _console.note(f"note: {text}")
     _console.next_step("parity", bundle, *revision_words(revision))
+
+
+def _predict(bundle: Path, phone: str, *, unverified: bool, as_json: bool) -> None:
+    """Show what a bundle should do on a phone that is not here."""
+    from helium_edge.bench.phones import find_phone, predict_bundle
+    from helium_edge.bundle import open_bundle
+
+    from ._phones_view import show_prediction
+
+    found = predict_bundle(open_bundle(bundle, unverified=unverified), find_phone(phone))
+    if as_json:
+        _console.document({"bundle": str(bundle), "prediction": found.to_json()})
+    else:
+        show_prediction(found)
+    _console.next_step("bench", bundle, "--adb")
 
 
 def _numbers(option: str, text: str | None, *, least: int) -> tuple[int, ...] | None:

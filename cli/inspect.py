@@ -93,9 +93,12 @@ def inspect(
 
 def _show_bundle(path: str, bundle: Bundle, revision: str | None, *, as_json: bool) -> None:
     """Show what is in the manifest, and in the program of an ExecuTorch bundle."""
-    from ._bundle_view import program_methods, show_bundle, show_programs
+    from helium_edge.bench.phones import bundle_predictions
 
-    programs = program_methods(bundle)
+    from ._bundle_view import program_methods, show_bundle, show_programs
+    from ._phones_view import show_predictions
+
+    programs, predicted = program_methods(bundle), bundle_predictions(bundle)
     if as_json:
         document: dict[str, Any] = {
             "bundle": path,
@@ -103,9 +106,11 @@ def _show_bundle(path: str, bundle: Bundle, revision: str | None, *, as_json: bo
         }
         if programs is not None:
             document["methods"] = [dataclasses.asdict(method) for method in programs]
+        document["predictions"] = [each.to_json() for each in predicted]
         _console.document(document)
     else:
         show_bundle(bundle.manifest)
         if programs is not None:
             show_programs(programs)
+        show_predictions(predicted)
     _console.next_step("verify", path, *revision_words(revision))

@@ -33,6 +33,7 @@ class ExportPlan:
         parity_bytes: The same with the comparison, which holds the original in float32.
         phone_bytes: Estimated memory on the phone, by part.
         cache_len: Slots of the cache.
+        config: The model.
         calibration_seconds: Estimated time of calibrating weights on this machine; None where none are.
         warnings: What the user should know of the checkpoint, a line each.
     """
@@ -44,6 +45,7 @@ class ExportPlan:
     parity_bytes: int
     phone_bytes: dict[str, int]
     cache_len: int
+    config: ModelConfig
     calibration_seconds: float | None = None
     warnings: tuple[str, ...] = ()
 
@@ -93,6 +95,7 @@ def _plan(config: ModelConfig, asked: Recipe, source: ExportSource | None, *, ru
         parity_bytes=_BASE_BYTES + 4 * config.num_parameters + sum(phone.values()),
         phone_bytes=phone,
         cache_len=recipe.shapes.cache_len,
+        config=config,
         calibration_seconds=seconds,
         warnings=() if source is None else source.warnings_for(dict(files)),
     )

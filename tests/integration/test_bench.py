@@ -268,3 +268,25 @@ def test_a_killed_worker_is_memory_that_ran_out() -> None:
 def test_errors_of_the_worker_are_those_of_the_command(tmp_path: Path) -> None:
     with closing(WorkerProcess()) as worker, pytest.raises(BundleError, match="no such folder"):
         worker.ask("load", bundle=str(tmp_path / "none"), threads=1, static=False)
+
+
+# -- predictions
+
+
+def test_a_phone_that_is_not_here_is_predicted_and_called_that(
+    bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["bench", str(bundle), "--phone-model", "pixel-8"]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("Predicted, not measured: Pixel 8 (Tensor G3), 4 threads\n")
+    assert max(map(len, text.splitlines())) <= 80
+    assert run(["bench", str(bundle), "--phone-model", "pixel-8", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["prediction"]
+    assert found["predicted"] is True
+    assert [(step["phase"], step["context"]) for step in found["steps"]] == [
+        ("decode", 0), ("decode", CACHE_LEN - 1), ("prefill", 0)
+    ]  # fmt: skip
+    assert run(["inspect", str(bundle), "--json"]) == 0
+    assert found in json.loads(capsys.readouterr().out)["predictions"]
+    assert run(["bench", str(bundle), "--phone-model", "pixel"]) == 2
+    assert "no phone named 'pixel': snapdragon-8-gen-3, pixel-8, cortex-a78" in capsys.readouterr().err

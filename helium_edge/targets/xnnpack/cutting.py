@@ -125,8 +125,9 @@ class Piecework:
         return self._constant_index[index]
 
     def dims(self, name: str) -> list[int]:
-        """Shape of an input."""
-        return self._values[self.inputs[name]].tensor.dims
+        """Shape of an input or output."""
+        value = self.inputs[name] if name in self.inputs else self.outputs[name]
+        return self._values[value].tensor.dims
 
     def write(self, path: Path) -> None:
         """Write a program of one method that is one delegate made of the pieces."""

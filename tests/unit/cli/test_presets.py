@@ -34,6 +34,16 @@ def test_a_plan_needs_no_weights(name: str, recipe: str) -> None:
     assert 1.2e9 < sum(nbytes for _, nbytes in found.files) < 1.8e9
 
 
+def test_a_plan_predicts_phones_and_says_so(cli: Cli) -> None:
+    code, out, _ = cli("export", "helium-1-preview-2b", "--recipe", "onnx-int4", "--dry-run")
+    assert code == 0
+    assert "Predicted, not measured: tokens a second on phones" in out
+    code, out, _ = cli("export", "helium-1-preview-2b", "--recipe", "onnx-int4", "--dry-run", "--json")
+    found = json.loads(out)["plan"]["predictions"]
+    assert len(found) == 3
+    assert all(each["predicted"] is True for each in found)
+
+
 def test_an_export_says_where_the_weights_are() -> None:
     with pytest.raises(CheckpointError, match="the weights are kyutai/helium-1-2b on the Hub"):
         open_checkpoint("helium-1-2b")

@@ -1,0 +1,124 @@
+"""The counted table as a page: operators, what a token of Helium 2B comes to, and phones by the roofline."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from arm64.fit import Table
+from helium_edge.bench.phones import CONTEXTS, PHONES, Step, predict
+from helium_edge.presets import preset
+from helium_edge.recipe import Recipe, load_recipe
+
+PAGE = Path(__file__).resolve().parents[1] / "results" / "arm64.md"
+MODEL = "helium-1-preview-2b"
+
+VARIANTS: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
+    ("`onnx-int4`", "onnx-int4", "int4-g32", {}),
+    ("the same, head in blocks of 32", "onnx-int4", "int4-g32", {"int8_block_size": 32}),
+    ("`onnx-int4-small`: groups of 128", "onnx-int4", "int4-g128", {}),
+    ("groups of 64", "onnx-int4", "int4-g64", {}),
+    ("groups of 32 with zero points", "onnx-int4", "int4-g32-asym", {}),
+    ("groups of 64 with zero points", "onnx-int4", "int4-g64-asym", {}),
+    ("groups of 128 with zero points", "onnx-int4", "int4-g128-asym", {}),
+    ("`onnx-int4-kv8`: int8 cache", "onnx-int4-kv8", "int4-g32", {}),
+    ("`xnnpack-int4`", "xnnpack-int4", "int4-g32", {}),
+    ("`xnnpack-int4-small`", "xnnpack-int4", "int4-g128", {}),
+)
+"""Title, recipe, body, and options of its target."""
+
+
+def write_results(table: Table) -> list[Path]:
+    """Write the page; the table lies in the package already."""
+    PAGE.write_text("\n".join(_page(table)) + "\n", encoding="utf-8")
+    return [PAGE]
+
+
+def _page(table: Table) -> Iterator[str]:
+    yield "# ARM64: counted instructions and bytes"
+    yield ""
+    yield "```sh"
+    yield "python benchmarks/arm64_instructions.py --update"
+    yield "```"
+    yield ""
+    versions = ", ".join(table.runtimes.values())
+    yield f"Counted on an emulated processor with the aarch64 wheels of {versions}, one thread; nothing here was"
+    yield "measured on a phone. [docs/performance.md](../../docs/performance.md#on-phones) says what follows."
+    yield ""
+    yield "## Operators"
+    yield ""
+    yield "Of products, for a weight: instructions of a decode step, bytes from memory, instructions of a token of"
+    yield "a prefill of 128; `a call`: instructions beside. Of attention, for a head: the same for a token of the"
+    yield "cache, and thousands of instructions of a chunk of 128 tokens. Of the others: instructions of a token."
+    yield ""
+    yield "| runtime | processor | operator | decode | bytes | a call | prefill | chunk at 0 | chunk at 512 |"
+    yield "|---|---|---|---:|---:|---:|---:|---:|---:|"
+    for runtime, processors in table.costs.items():
+        for cpu, costs in processors.items():
+            for operator, figures in costs.items():
+                cells = [
+                    _number(figures.get("decode"), "norm" in operator or "activation" in operator),
+                    _number(figures.get("bytes"), whole=False),
+                    _number(figures.get("call"), whole=True),
+                    _number(figures.get("prefill"), "norm" in operator or "activation" in operator),
+                    *(_thousands(figures.get(f"chunk at {context}")) for context in (0, 512)),
+                ]
+                yield f"| {runtime} | {cpu} | {operator} | {' | '.join(cells)} |"
+    yield ""
+    yield "## A token of Helium 2B"
+    yield ""
+    yield "Instructions in millions and bytes in MB, of decode at each depth of the context, and of a token of a"
+    yield "prefill of 128."
+    for cpu in ("cortex-a76", "i8mm"):
+        yield from _tokens(cpu)
+    yield ""
+    yield "## Phones: predicted, not measured"
+    yield ""
+    yield "Tokens a second, by `max(instructions / rate, bytes / bandwidth)`; m: memory, i: instructions."
+    yield f"Decode at {', '.join(f'{context:,}' for context in CONTEXTS)}, then prefill."
+    yield ""
+    yield f"| | {' | '.join(phone.title for phone in PHONES.values())} |"
+    yield f"|---|{'---|' * len(PHONES)}"
+    for title, recipe, body, options in VARIANTS:
+        found = []
+        for phone in PHONES.values():
+            steps = _steps(recipe, body, options, phone.cpu)
+            shown = [f"{1 / step.seconds(phone):.1f}{step.bound(phone)[0]}" for step in steps]
+            found.append(f"{' / '.join(shown[:-1])}; prefill {shown[-1]}")
+        yield f"| {title} | {' | '.join(found)} |"
+
+
+def _tokens(cpu: str) -> Iterator[str]:
+    yield ""
+    heads = [f"at {context:,}" for context in CONTEXTS] + ["prefill"]
+    columns = [f"{head}: instructions | bytes" for head in heads]
+    yield f"| {cpu} | {' | '.join(columns)} |"
+    yield f"|---|{'---:|' * (2 * len(heads))}"
+    for title, recipe, body, options in VARIANTS:
+        steps = _steps(recipe, body, options, cpu)
+        cells = [f"{step.instructions / 1e6:,.0f} | {step.bytes / 1e6:,.0f}" for step in steps]
+        yield f"| {title} | {' | '.join(cells)} |"
+
+
+def _steps(name: str, body: str, options: dict[str, Any], cpu: str) -> tuple[Step, ...]:
+    recipe = load_recipe(name)
+    data = recipe.model_dump(mode="json")
+    (target,) = recipe.targets.names()
+    data["targets"][target] |= options
+    data["quantization"]["rules"][-1] = {"match": r".*_proj\.weight", "scheme": body}
+    config = preset(MODEL)
+    assert config is not None
+    phone = next(phone for phone in PHONES.values() if phone.cpu == cpu)
+    return predict(config, Recipe.model_validate_json(json.dumps(data)), target, phone).steps
+
+
+def _number(value: float | None, whole: bool) -> str:
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if whole or value >= 100 else f"{value:.4f}"
+
+
+def _thousands(value: float | None) -> str:
+    return "" if value is None else f"{value / 1e3:,.0f}"
