@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from arm64 import CPUS, DEFAULT_CPU, DEFAULT_TOKENS, Arm64Report, check_arm64
+from arm64.compare import RULE
 from helium_edge.errors import HeliumEdgeError, ParityError
 
 
@@ -45,10 +46,10 @@ def table(report: Arm64Report) -> list[str]:
             lines.append(
                 f"{phase:8} {len(part.calls):5} {part.agreeing:5} {part.median:8.1e} {part.worst:8.1e} {same:11}"
             )
-    for name, found, limit in (
-        ("worst", report.worst, report.limit),
-        ("median", report.median, report.median_limit),
-    ):
+    gates = [("worst", report.worst, report.limit), ("median", report.median, report.median_limit)]
+    if len(report.of_rule):
+        gates.append(("median token against the rule", report.rule_median, RULE))
+    for name, found, limit in gates:
         verdict = "ok" if found <= limit else "FAILED"
         lines.append(f"{name}: {found:.2g}, at most {limit:.2g}: {verdict}")
     if report.golden is not None:
@@ -57,6 +58,8 @@ def table(report: Arm64Report) -> list[str]:
         )
     if report.golden_failure:
         lines.append(f"{report.golden_failure}: FAILED")
+    if report.rule:
+        lines.append(f"the rule: torch with the weights of the bundle, {report.rule}")
     return [*lines, "relative rms of logits and of new cache rows, by call; equal: at most 1e-05"]
 
 

@@ -18,7 +18,9 @@ _SHOWN_CHANGES = 12
 
 def show_parity(document: Document, *, stderr: bool = False) -> None:
     """Show a run: a line for each level, the languages, and whatever is not plainly in order."""
-    subject, levels = document["subject"], document["levels"]
+    from helium_edge.parity.document import all_levels
+
+    subject, levels = document["subject"], all_levels(document)
     named = [str(subject[key]) for key in ("recipe", "runtime") if subject.get(key)]
     named += _sizes(document)
     verdict = "passed" if document["passed"] else "FAILED"
@@ -26,7 +28,7 @@ def show_parity(document: Document, *, stderr: bool = False) -> None:
     of = f" ({', '.join(named)})" if named else ""
     _console.title(f"Parity{what} with the original: {verdict}{of}", stderr=stderr)
     rows = [
-        (_LEVELS[name], _answer(name, level), "ok" if level["passed"] else "FAILED")
+        (_LEVELS.get(name, name), _answer(name, level), "ok" if level["passed"] else "FAILED")
         for name, level in levels.items()
     ]
     if rows:

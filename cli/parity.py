@@ -85,6 +85,13 @@ def parity(
             help="A second oracle beside transformers: optimum, its stock ONNX export (extra optimum).",
         ),
     ] = None,
+    this_processor: Annotated[
+        bool,
+        typer.Option(
+            "--this-processor",
+            help="Judge as this kind of processor computes alone, and not also as the others do: faster.",
+        ),
+    ] = False,
     threads: ThreadsOption = 0,
     static: StaticOption = False,
     unverified: UnverifiedOption = False,
@@ -117,6 +124,7 @@ def parity(
             layers=layers,
             oracle=oracle,
             decoders_only=outputs != Outputs(),
+            elsewhere=not this_processor,
             threads=threads,
             static=static,
             unverified=unverified,

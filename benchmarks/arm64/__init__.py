@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from arm64.compare import Arm64Report, CallResult, difference, limits, read_results, run_here
+from arm64.compare import Arm64Report, CallResult, against_rule, difference, limits, read_results, run_here
 from arm64.golden import golden_calls, judge_golden
 from arm64.script import Call, plan_calls, write_script
 from arm64.toolchain import (
@@ -24,11 +25,17 @@ from arm64.toolchain import (
 )
 from arm64.wheels import Library, fetch_library
 from helium_edge.bundle import Bundle, open_bundle
+from helium_edge.config import ModelConfig
 from helium_edge.errors import ParityError, UsageError
 from helium_edge.generation import language_model
+from helium_edge.parity.bundle_store import BundleStore
+from helium_edge.parity.yardstick import Yardstick
 from helium_edge.progress import SILENT, Progress
 from helium_edge.runtime.runner import CachedRunner
+from helium_edge.quant import WeightStore
+from helium_edge.recipe import Recipe
 from helium_edge.runtime.tokenizer import Tokenizer
+from helium_edge.targets import load_target
 
 DEFAULT_TOKENS = 24
 
@@ -48,6 +55,9 @@ def check_arm64(
     progress: Progress = SILENT,
 ) -> Arm64Report:
     """Run the same calls of a bundle here and on an emulated ARM64 processor, and compare.
+
+    What ARM64 gives is also compared with torch that has the weights of the bundle and rounds activations as
+    kernels do on that processor: level L1 for it.
 
     Every call on ARM64 starts from the cache that this machine had at that point: differences do not add up.
 
@@ -81,7 +91,16 @@ def check_arm64(
     progress.stage(f"run on {cpu}")
     there = (tools, cpu, program, library)
     found = _run_there(bundle, calls, expected, there)
-    differences = (difference(*three) for three in zip(calls, found, expected, strict=True))
+    progress.stage("compare with torch")
+    store, recipe = _weights(bundle)
+    arithmetic = load_target(bundle.manifest.target.name).arithmetic(recipe, store.plan, CPUS[cpu].kind)
+    yardstick = Yardstick(store, arithmetic, bundle.manifest.cache_len)
+    cache = [buffer.reshape(buffer.shape[-3:]) for buffer in model.runner.cache_buffers]
+    of_rule = list(against_rule(yardstick, calls, found, cache))  # before the runner goes on
+    differences = (
+        replace(difference(call, there, here), of_rule=errors)
+        for call, there, here, errors in zip(calls, found, expected, of_rule, strict=True)
+    )
     limit, median_limit = limits(bundle.manifest)
     return Arm64Report(
         cpu=cpu,
@@ -89,6 +108,7 @@ def check_arm64(
         limit=limit,
         median_limit=median_limit,
         calls=tuple(differences),
+        rule=arithmetic.name,
         **_golden(bundle, model.runner, there),
     )
 
@@ -128,6 +148,12 @@ def _package(bundle: Bundle) -> str:
             hint="export one with kv_cache: float32",
         )
     return package
+
+
+def _weights(bundle: Bundle) -> tuple[WeightStore, Recipe]:
+    """The weights that the files of a bundle hold, and what it was exported by."""
+    recipe = bundle.manifest.quantization.to_recipe()
+    return BundleStore(bundle, ModelConfig.from_file(bundle.path("config.json")), recipe), recipe
 
 
 def _ids(bundle: Bundle, count: int) -> list[int]:

@@ -13,11 +13,16 @@ import numpy.typing as npt
 from arm64.script import Call
 from helium_edge.bundle import GoldenCheck, Manifest
 from helium_edge.errors import BundleError
+from helium_edge.parity.rollout import Step
+from helium_edge.parity.yardstick import Yardstick
 from helium_edge.runtime.runner import CachedRunner, Logits
-from helium_edge.signature import DecoderSpec
+from helium_edge.signature import DecoderSpec, Phase
 
 TOLERANCE = 1e-5
 """Relative rms of a call that differs by nothing but the order of float32 sums: measured 1e-7 to 1.1e-6."""
+
+RULE = 1e-5
+"""The same of the median token against torch that rounds as the processor does; the others have a flip."""
 
 ROUNDING = 2e-2
 """The same per square root of the layers where activations are rounded to int8. A code that falls on the other
@@ -53,6 +58,8 @@ class CallDifference:
         logits_max: Largest difference over rms of the logits here.
         cache_rms: The largest over all layers of rms of the difference over rms, of keys and of values.
         same_choice: Whether the last token's largest logit is the same one.
+        of_rule: (T,) how far each token is, in its logits or in the rows that it wrote, from torch with the
+            activations rounded as kernels do on that processor; empty where that was not computed.
     """
 
     phase: str
@@ -61,6 +68,7 @@ class CallDifference:
     logits_max: float
     cache_rms: float
     same_choice: bool
+    of_rule: tuple[float, ...] = ()
 
     @property
     def worst(self) -> float:
@@ -80,6 +88,7 @@ class Arm64Report:
         calls: Each call; all started from the cache that this machine had.
         golden: The golden trace, judged as on any other host; None where the bundle has none, or it does not hold.
         golden_failure: Why it does not.
+        rule: How kernels round activations on that processor, in words.
     """
 
     cpu: str
@@ -89,6 +98,7 @@ class Arm64Report:
     calls: tuple[CallDifference, ...]
     golden: GoldenCheck | None = None
     golden_failure: str = ""
+    rule: str = ""
 
     @property
     def agreeing(self) -> int:
@@ -115,7 +125,22 @@ class Arm64Report:
             found.append(f"{where} the median call is off by {self.median:.2g}, limit {self.median_limit:.2g}")
         if self.golden_failure:
             found.append(f"{where} {self.golden_failure}")
+        if not self.rule_median <= RULE:
+            found.append(
+                f"{where} the median token is off by {self.rule_median:.2g} from torch that rounds {self.rule}, "
+                f"limit {RULE:.2g}"
+            )
         return found
+
+    @property
+    def of_rule(self) -> npt.NDArray[np.float64]:
+        """How far every token is from torch that rounds as that processor does."""
+        return np.array([error for call in self.calls for error in call.of_rule])
+
+    @property
+    def rule_median(self) -> float:
+        """The median one; 0 where nothing was computed, NaN if any is."""
+        return float(np.median(self.of_rule)) if len(self.of_rule) else 0.0
 
     def only(self, phase: str) -> Arm64Report:
         """The same report of one phase."""
@@ -149,6 +174,11 @@ class Arm64Report:
             "same_choice": sum(call.same_choice for call in self.calls) / len(self.calls),
             "golden": None if self.golden is None else asdict(self.golden),
             "golden_failure": self.golden_failure,
+            "rule": self.rule,
+            "rule_median": self.rule_median,
+            "rule_limit": RULE,
+            "rule_tokens": len(self.of_rule),
+            "rule_equal_tokens": int((self.of_rule <= RULE).sum()),
             "passed": self.passed,
         }
 
@@ -201,6 +231,30 @@ def read_results(values: Floats, spec: DecoderSpec, calls: Sequence[Call]) -> It
         yield CallResult(logits, rows)
     if done != len(values):
         raise BundleError("the ARM64 run wrote more than its calls give")
+
+
+def against_rule(
+    yardstick: Yardstick, calls: Sequence[Call], found: Sequence[CallResult], cache: Sequence[Floats]
+) -> Iterator[tuple[float, ...]]:
+    """How far the tokens of each call are from torch that rounds as that processor does.
+
+    Args:
+        yardstick: Made for the arithmetic of that processor.
+        calls: The calls, one after the other from the first token on.
+        found: What they gave there.
+        cache: Keys and values of each layer as this machine wrote them, each (Hkv, S, D): every call there
+            started from them.
+    """
+    start = 0
+    for call, result in zip(calls, found, strict=True):
+        end = start + len(call.tokens)
+        written = [buffer.copy() for buffer in cache]
+        for buffer, rows in zip(written, result.rows, strict=True):
+            buffer[:, start:end] = rows
+        phase: Phase = "prefill" if call.phase == "prefill" else "decode"
+        agreement = yardstick.compare(Step(start, call.tokens, result.logits, written, phase))
+        yield tuple(agreement.worst.tolist())
+        start = end
 
 
 def difference(call: Call, found: CallResult, expected: CallResult) -> CallDifference:

@@ -25,38 +25,11 @@
 #include <string>
 #include <vector>
 
+#include "backend.h"
+
 namespace helium_edge {
 
 using Floats = std::vector<float>;
-
-enum class Type { kInt32, kInt64, kFloat32 };
-
-// Memory of the host that a graph reads or writes.
-struct Buffer {
-  Type type;
-  std::vector<int64_t> shape;
-  void* data;
-
-  size_t bytes() const {
-    size_t total = type == Type::kInt64 ? 8 : 4;
-    for (int64_t size : shape) total *= static_cast<size_t>(size);
-    return total;
-  }
-};
-
-struct Entry {
-  std::string name;
-  std::string role;
-};
-
-struct Graph {
-  std::string file;
-  std::string method;
-  int64_t tokens = 0;
-  int64_t slots = 0;
-  std::vector<Entry> inputs;
-  std::vector<Entry> outputs;
-};
 
 struct Call {
   size_t graph = 0;
@@ -68,13 +41,6 @@ struct Script {
   bool all_logits = false;
   std::vector<Graph> graphs;
   std::vector<Call> calls;
-};
-
-// What runs a graph: buffers stand in the graph's own order, and outputs are to be filled where they are.
-class Backend {
- public:
-  virtual ~Backend() = default;
-  virtual void run(const Graph& graph, const std::vector<Buffer>& inputs, const std::vector<Buffer>& outputs) = 0;
 };
 
 inline std::vector<Entry> read_entries(std::istream& in) {

@@ -12,18 +12,37 @@ from pathlib import Path
 from arm64.wheels import Library, cache_folder
 from helium_edge.durable import replacing
 from helium_edge.errors import BundleError, HeliumEdgeError, MissingToolError, UsageError, did_you_mean
+from helium_edge.quant.activations import Processor
 
 COMPILER, EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64-static"
 DEBIAN_PACKAGES = ("g++-aarch64-linux-gnu", "qemu-user-static")
 
+
+@dataclass(frozen=True)
+class Cpu:
+    """A processor.
+
+    Attributes:
+        emulated: As the emulator names it.
+        part: The number that the files below /proc tell.
+        kind: By how kernels round on it.
+    """
+
+    emulated: str
+    part: str
+    kind: Processor = "arm64"
+
+
 CPUS = {
-    "cortex-a53": "0xd03",
-    "cortex-a72": "0xd08",
-    "cortex-a76": "0xd0b",
-    "neoverse-n1": "0xd0c",
+    "cortex-a53": Cpu("cortex-a53", "0xd03", "arm64 without dot product"),
+    "cortex-a72": Cpu("cortex-a72", "0xd08", "arm64 without dot product"),
+    "cortex-a76": Cpu("cortex-a76", "0xd0b"),
+    "neoverse-n1": Cpu("neoverse-n1", "0xd0c"),
+    "i8mm": Cpu("max,sve=off,sme=off", "0xd47"),
 }
-"""Processors that may be asked for, as the emulator names them, and the part number that each tells. The last two
-have the dot product of int8. The emulator's default, `max`, is not among them: its SME gave wrong logits."""
+"""Processors that may be asked for. The last three have the dot product of int8, as every phone since 2018; `i8mm`
+has its matrix product and bfloat16 as well, as those since 2022. The emulator's default, `max`, is not among them:
+its SME gave wrong logits."""
 
 DEFAULT_CPU = "cortex-a76"
 
@@ -73,16 +92,22 @@ def check_cpu(cpu: str) -> None:
         raise UsageError(f"no processor named {cpu!r} for the ARM64 run", hint=did_you_mean(cpu, CPUS))
 
 
-def build_runner(tools: Toolchain, library: Library) -> Path:
-    """Compile the runner of a runtime, or take the one that was compiled before from the same sources.
+def build_runner(tools: Toolchain, library: Library, kind: str = "runner") -> Path:
+    """Compile a program for a runtime, or take the one that was compiled before from the same sources.
+
+    Args:
+        tools: The compiler.
+        library: The runtime.
+        kind: `runner`, of the calls of a bundle, or `operators`, of single ones.
 
     Raises:
         HeliumEdgeError: The compiler stopped.
     """
     sources = Path(__file__).parent
-    source = sources / library.runner
-    identity = hashlib.sha256(b"\0".join([source.read_bytes(), (sources / "host.h").read_bytes()]))
-    command = [tools.compiler, "-std=c++17", "-O1", str(source), *library.compiler_arguments()]
+    source = sources / library.source(kind)
+    identity = hashlib.sha256(b"\0".join(path.read_bytes() for path in (source, *sorted(sources.glob("*.h")))))
+    # Not moved when it is loaded: a plugin of the emulator finds functions by their address.
+    command = [tools.compiler, "-std=c++17", "-O1", "-no-pie", str(source), *library.compiler_arguments()]
     identity.update("\0".join(command).encode())
     program = cache_folder() / f"{source.stem}-{identity.hexdigest()[:16]}"
     if program.is_file():
@@ -94,7 +119,9 @@ def build_runner(tools: Toolchain, library: Library) -> Path:
     return program
 
 
-def emulate(tools: Toolchain, cpu: str, program: Path, arguments: Sequence[str], folder: Path) -> None:
+def emulate(
+    tools: Toolchain, cpu: str, program: Path, arguments: Sequence[str], folder: Path, plugin: str = ""
+) -> None:
     """Run a program for ARM64.
 
     Args:
@@ -103,12 +130,15 @@ def emulate(tools: Toolchain, cpu: str, program: Path, arguments: Sequence[str],
         program: The program.
         arguments: Its arguments.
         folder: An empty folder for what the program is to see instead of the files of this machine.
+        plugin: A plugin of the emulator with its arguments, as the emulator takes them.
 
     Raises:
         BundleError: It stopped with an error or crashed.
     """
     _write_system(tools, cpu, folder)
-    done = _run([tools.emulator, "-cpu", cpu, "-L", str(folder), str(program), *arguments])
+    plugins = ["-plugin", plugin] if plugin else []
+    command = [tools.emulator, "-cpu", CPUS[cpu].emulated, *plugins, "-L", str(folder), str(program), *arguments]
+    done = _run(command)
     if done.returncode:
         lines = done.stderr.strip().splitlines()
         detail = lines[-1] if lines else f"exit code {done.returncode}"
@@ -124,7 +154,7 @@ def _write_system(tools: Toolchain, cpu: str, folder: Path) -> None:
     found = _run([tools.compiler, "-print-file-name=ld-linux-aarch64.so.1"]).stdout.strip()
     (folder / "lib").symlink_to(Path(found).resolve().parent)
     (folder / "proc").mkdir()
-    (folder / "proc" / "cpuinfo").write_text(_CPUINFO.format(part=CPUS[cpu]), encoding="ascii")
+    (folder / "proc" / "cpuinfo").write_text(_CPUINFO.format(part=CPUS[cpu].part), encoding="ascii")
     processors = folder / "sys" / "devices" / "system" / "cpu"
     processors.mkdir(parents=True)
     for name in ("possible", "present", "online", "kernel_max"):

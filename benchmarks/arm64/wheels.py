@@ -52,10 +52,9 @@ class Library:
     version: str
     folder: Path
 
-    @property
-    def runner(self) -> str:
-        """Name of the source of our program for it."""
-        return "runner_onnx.cpp" if self.package == "onnxruntime" else "runner_executorch.cpp"
+    def source(self, kind: str) -> str:
+        """Name of the source of a program of ours for it."""
+        return f"{kind}_{'onnx' if self.package == 'onnxruntime' else 'executorch'}.cpp"
 
     def compiler_arguments(self) -> list[str]:
         """What the compiler needs beside the source."""

@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 from helium_edge.durable import replace_file
 from helium_edge.errors import InputError
-from helium_edge.parity.document import Baseline, Change, Document
+from helium_edge.parity.document import Baseline, Change, Document, all_levels
 
 STANDARD_ERRORS = 3.0
 MIN_WINDOWS = 8
@@ -121,7 +121,7 @@ def compare_with_baseline(document: Document, baseline: Document, *, source: str
         InputError: The baseline is one of something else; what differs is named.
     """
     _check_comparable(document, baseline, source)
-    now, then = document["levels"], baseline["levels"]
+    now, then = all_levels(document), all_levels(baseline)
     lost = [f"{name} was not run" for name in then if name not in now]
     names = {check["name"] for check in document["checks"]}
     lost += [
@@ -129,8 +129,8 @@ def compare_with_baseline(document: Document, baseline: Document, *, source: str
     ]
     changes = [
         change
-        for name in ("L1", "L2", "L3")
-        if name in then and name in now
+        for name in then
+        if name != "L0" and name in now
         for change in (_ratios if name == "L1" else _sampled)(name, then[name], now[name])
     ]
     notes = []

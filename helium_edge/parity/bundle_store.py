@@ -13,7 +13,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from helium_edge.bundle import Bundle
-from helium_edge.checkpoint import Checkpoint
+from helium_edge.config import ModelConfig
 from helium_edge.parity.store_check import readback
 from helium_edge.progress import SILENT, Progress
 from helium_edge.quant import QuantizedWeight, WeightStore, plan_weights
@@ -27,7 +27,7 @@ class BundleStore(WeightStore):
 
     Args:
         bundle: The bundle.
-        original: Its checkpoint, whose shape it has.
+        config: The model, of its checkpoint or of the bundle's own `config.json`.
         recipe: What it was exported by.
 
     Attributes:
@@ -38,8 +38,8 @@ class BundleStore(WeightStore):
         MissingDependencyError: Packages that read it are not installed.
     """
 
-    def __init__(self, bundle: Bundle, original: Checkpoint, recipe: Recipe) -> None:
-        super().__init__(original.config, plan_weights(original.config, recipe.quantization))
+    def __init__(self, bundle: Bundle, config: ModelConfig, recipe: Recipe) -> None:
+        super().__init__(config, plan_weights(config, recipe.quantization))
         self.artifact = readback(bundle)
 
     @override

@@ -50,6 +50,7 @@ def check(  # noqa: PLR0913 - an argument per option of the command
     layers: bool = False,
     oracle: OracleName | None = None,
     decoders_only: bool = False,
+    elsewhere: bool = True,
     progress: Progress = SILENT,
 ) -> ParityReport | TextReport:
     """Compare a bundle with the checkpoint that it was exported from: all levels, and the cache contract.
@@ -66,6 +67,7 @@ def check(  # noqa: PLR0913 - an argument per option of the command
         layers: Localise also when L1 holds: the error of every operation of every layer.
         oracle: A second oracle beside transformers; like `layers`, of language models alone.
         decoders_only: Refuse other models before anything is run.
+        elsewhere: Judge level L3 by the arithmetic of other processors, too: one pass of our torch decoder more.
         progress: Receives stages.
 
     Returns:
@@ -100,11 +102,12 @@ def check(  # noqa: PLR0913 - an argument per option of the command
             return check_texts(bundle, original, weights, recipe, progress, text, threads=threads)
         model = language_model(bundle, threads=threads, static=static)
         windows = text.windows(model.tokenizer, min(FULL_WINDOW, model.cache_len))
-        session = Session(bundle, model.runner, original, weights, recipe, progress, static)
+        session = Session(bundle, model.runner, original, weights, recipe, progress, static, elsewhere)
         exact = session.store_level()
         compared = session.compare(windows, cache=cache_folder(), prompts=first_words(windows, model.tokenizer))
         return ParityReport(
             levels=(exact, *compared.levels),
+            elsewhere=compared.elsewhere,
             checks=compared.cache_checks(windows[0].tokens),
             greedy=compared.greedy(model.tokenizer),
             oracle=compared.second_oracle(cache_folder()) if oracle is not None else None,
@@ -119,7 +122,7 @@ def check(  # noqa: PLR0913 - an argument per option of the command
 def _weights(bundle: Bundle, original: Checkpoint, recipe: Recipe, folder: Path) -> WeightStore:
     """What the bundle should hold: quantized anew, or of a calibrated bundle what it does hold."""
     if bundle.manifest.quantization.calibration is not None:
-        return BundleStore(bundle, original, recipe)
+        return BundleStore(bundle, original.config, recipe)
     if recipe.quantization.method == CALIBRATED:
         raise BundleError(f"{bundle.folder}: the manifest says nothing of its calibration", hint="export again")
     return QuantizedStore(original, recipe.quantization, folder)
@@ -208,6 +211,7 @@ def quick_check(
     compared = session.compare(windows, cache=None)
     return ParityReport(
         compared.levels,
+        compared.elsewhere,
         text=facts.text(BUILT_IN, windows),
         cost=compared.cost(time.perf_counter() - started),
     )

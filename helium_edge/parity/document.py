@@ -35,7 +35,7 @@ Document = dict[str, Any]
 """A parity document: plain JSON data of `ParityReport.to_json`."""
 
 SCHEMA: Final = "helium-edge/parity"
-SCHEMA_VERSION = "2.0"
+SCHEMA_VERSION = "2.1"
 MAJOR = 2
 MAX_BYTES = 64 << 20
 
@@ -304,6 +304,8 @@ class ParityDocument(Part):
     """Versions, processor, threads."""
     text: TextFacts
     levels: Levels
+    elsewhere: dict[str, Level] = Field(default_factory=dict)
+    """L3 as other kinds of processors compute, by their names: emulated, and held to the same gates."""
     checks: Items[CheckResult]
     """The cache contract on the real runtime."""
     greedy: Items[GreedySample]
@@ -316,6 +318,17 @@ class ParityDocument(Part):
     """Comparison with an earlier document; null when none was given."""
     cost: CostFacts | None
     """Where the time went; null where it was not measured."""
+
+
+def name_elsewhere(processor: str) -> str:
+    """What L3 on another processor is called beside the levels."""
+    return f"L3 {processor}"
+
+
+def all_levels(document: Document) -> dict[str, Any]:
+    """The levels of a document by name, and behind them L3 on other processors."""
+    elsewhere = document.get("elsewhere", {}).items()
+    return {**document["levels"], **{name_elsewhere(processor): level for processor, level in elsewhere}}
 
 
 def read_document(path: Path) -> Document:

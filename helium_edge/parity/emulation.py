@@ -41,6 +41,7 @@ class Ledger:
 
     Attributes:
         enabled: Activations are quantized at all; False gives the plain float32 decoder with the same weights.
+        processor: Index of the arithmetic by which they are, among those that the modules were made for.
         round_cache: New rows of an int8 cache are rounded; False leaves them for whoever compares them with codes.
         traced: The runtime's own inputs of products, each (T, K), by the index of the product in the order of the
             forward pass: qkv, o, gate_up, down of each layer, head. Where an activation lies between two codes,
@@ -49,9 +50,18 @@ class Ledger:
     """
 
     enabled: bool = True
+    processor: int = 0
     round_cache: bool = True
     traced: Mapping[int, Tensor] = field(default_factory=dict)
     ties: Tensor | None = None
+
+
+Rules = tuple[ActivationRule | None, ...]
+"""Of one product, under each arithmetic."""
+
+
+def _listed(arithmetic: Arithmetic | Sequence[Arithmetic]) -> Sequence[Arithmetic]:
+    return [arithmetic] if isinstance(arithmetic, Arithmetic) else arithmetic
 
 
 class EmulatedParts(DenseParts):
@@ -59,17 +69,21 @@ class EmulatedParts(DenseParts):
 
     Args:
         store: The weights.
-        arithmetic: Rules of this target.
+        arithmetic: Rules of this target on this machine, or several: the ledger says which are followed.
         ledger: Switches rounding on and off, and keeps ties; shared by all modules.
         scales: Of an int8 cache; None where the cache is not quantized.
     """
 
     def __init__(
-        self, store: WeightStore, arithmetic: Arithmetic, ledger: Ledger, scales: KvScales | None = None
+        self,
+        store: WeightStore,
+        arithmetic: Arithmetic | Sequence[Arithmetic],
+        ledger: Ledger,
+        scales: KvScales | None = None,
     ) -> None:
         super().__init__(store.config, store)
         self._store = store
-        self._rules = arithmetic.rules
+        self._rules = [one.rules for one in _listed(arithmetic)]
         self._ledger = ledger
         self._scales = scales
         self._products = 0
@@ -77,18 +91,18 @@ class EmulatedParts(DenseParts):
     @override
     def linear(self, names: Sequence[str]) -> torch.nn.Module:
         """Projections of one rule are one product."""
-        groups: list[tuple[ActivationRule | None, list[str]]] = []
+        groups: list[tuple[Rules, list[str]]] = []
         for name in names:
-            rule = self._rules.get(name)
-            if groups and groups[-1][0] == rule:
+            rules = tuple(each.get(name) for each in self._rules)
+            if groups and groups[-1][0] == rules:
                 groups[-1][1].append(name)
             else:
-                groups.append((rule, [name]))
+                groups.append((rules, [name]))
         parts = []
-        for rule, group in groups:
+        for rules, group in groups:
             weight = torch.cat([self._store.dense(name) for name in group])
             bias = stacked_bias(self._store.config, self._store, group)
-            parts.append(EmulatedLinear(weight, bias, rule, self._ledger, self._products))
+            parts.append(EmulatedLinear(weight, bias, rules, self._ledger, self._products))
         self._products += 1
         return parts[0] if len(parts) == 1 else _SideBySide(parts)
 
@@ -113,7 +127,7 @@ class RoundedRows(torch.nn.Module):
 
 
 class EmulatedLinear(torch.nn.Module):
-    """rule(x) @ weight.T + bias; plain where the rule is None or the ledger says so."""
+    """rule(x) @ weight.T + bias; plain where the rule is None or the ledger says so, which also tells the rule."""
 
     weight: Tensor
     bias: Tensor | None
@@ -122,21 +136,22 @@ class EmulatedLinear(torch.nn.Module):
         self,
         weight: Tensor,
         bias: Tensor | None,
-        rule: ActivationRule | None,
+        rules: Rules,
         ledger: Ledger,
         product: int,
     ) -> None:
         super().__init__()
         self.register_buffer("weight", weight)
         self.register_buffer("bias", bias)
-        self._rule = rule
+        self._rules = rules
         self._ledger = ledger
         self._product = product
 
     def forward(self, x: Tensor) -> Tensor:
         """(T, K) -> (T, N)."""
-        if self._rule is not None and self._ledger.enabled:
-            x = self._round(x, self._rule)
+        rule = self._rules[self._ledger.processor]
+        if rule is not None and self._ledger.enabled:
+            x = self._round(x, rule)
         return F.linear(x, self.weight, self.bias)
 
     def _round(self, x: Tensor, rule: ActivationRule) -> Tensor:

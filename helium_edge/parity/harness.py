@@ -40,6 +40,10 @@ from helium_edge.texts import Window
 """Called with a number of tokens that were run."""
 
 
+EMULATED = "emulated in torch, with the rules by which kernels round on that processor"
+"""Of a level that no runtime computed."""
+
+
 class Clock:
     """Seconds inside forward passes, by who ran."""
 
@@ -178,6 +182,7 @@ class _Tally:
     paired: _Found = field(default_factory=_Found)
     float_cache: _Found = field(default_factory=_Found)
     user: _Found = field(default_factory=_Found)
+    elsewhere: dict[str, _Found] = field(default_factory=dict)
     errors: list[npt.NDArray[np.float64]] = field(default_factory=list)
     ties: int = 0
 
@@ -254,6 +259,14 @@ class Comparison:
                 clean = np.where(np.isfinite(found.expected), found.expected, 0)
                 tally.graph.add(window.language, _compare(clean, step, window, index))
             progress.advance(len(step.tokens))
+        if self.yardstick is not None:
+            for processor in self.yardstick.elsewhere:
+                with self.clock.running("quantized torch"):
+                    rows = self.yardstick.logits_elsewhere(window.tokens[:-1], processor)
+                positions = compare_rows(np.asarray(expected), rows, window.tokens[1:], window=index)
+                whole = tally.elsewhere.setdefault(processor, _Found())
+                # At the positions that the candidate is compared at.
+                whole.add(window.language, positions.select(positions.position >= (first or 0)))
         if self.yardstick is not None and self.budget:
             with self.clock.running("quantized torch"):
                 plain = self.yardstick.plain_logits(window.tokens[:-1])
@@ -304,7 +317,22 @@ class Comparison:
                 gates.append(judge_consistency(self.yardstick.arithmetic, *excess))
             if self.yardstick.saturation is not None:
                 gates.append(judge_saturation(self.yardstick.saturation.result()))
-        return [*reports, replace(tally.user.report("L3", near_tie, windows, caveat), gates=tuple(gates))]
+        reports.append(replace(tally.user.report("L3", near_tie, windows, caveat), gates=tuple(gates)))
+        return [*reports, *self._elsewhere(tally)]
+
+    def _elsewhere(self, tally: _Tally) -> Iterator[LevelReport]:
+        """L3 as other processors compute, which our torch decoder emulates."""
+        for processor, found in tally.elsewhere.items():
+            assert self.yardstick is not None
+            arithmetic = self.yardstick.elsewhere[processor]
+            notes = {"arithmetic": arithmetic.name}
+            level = found.report("L3", self.gates.near_tie, len(self.windows), EMULATED, notes)
+            gates = judge_budget(self.gates, level.overall)
+            if self.budget:
+                excess = paired_excess(tally.paired.positions, found.positions)
+                # Told and not judged: it is the same text, and what rounding costs has the recipe's own limit.
+                gates = (*gates, replace(judge_consistency(arithmetic, *excess), limit=None))
+            yield replace(level, processor=processor, gates=gates)
 
 
 def _cache_cost(tally: _Tally) -> GateResult:

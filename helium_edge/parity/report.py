@@ -23,6 +23,7 @@ from helium_edge.parity.document import (
     StoreLevel,
     Subject,
     TextFacts,
+    name_elsewhere,
 )
 from helium_edge.parity.layer_table import LayerTable
 from helium_edge.parity.oracle import OracleReport
@@ -54,6 +55,7 @@ class LevelReport:
         by_position: Mean KLD along the conversation.
         by_window: Figures of each window, by which two runs are paired.
         notes: Further facts by name, as the activation rule of L1.
+        processor: Of L3 on a kind of processor that is not this one; empty otherwise.
     """
 
     level: LevelName
@@ -66,6 +68,7 @@ class LevelReport:
     by_position: tuple[Bucket, ...] = ()
     by_window: tuple[WindowFigures, ...] = ()
     notes: Mapping[str, Any] = field(default_factory=dict)
+    processor: str = ""
 
     @property
     def failures(self) -> list[str]:
@@ -156,6 +159,7 @@ class ParityReport:
 
     Attributes:
         levels: The levels that were run, in order.
+        elsewhere: L3 as other processors compute.
         checks: The cache contract.
         greedy: Continuations side by side.
         subject: What was compared: bundle, recipe, target, runtime, files with sizes.
@@ -168,6 +172,7 @@ class ParityReport:
     """
 
     levels: tuple[StoreReport | LevelReport, ...]
+    elsewhere: tuple[LevelReport, ...] = ()
     checks: tuple[CheckResult, ...] = ()
     greedy: tuple[GreedySample, ...] = ()
     subject: Mapping[str, Any] = field(default_factory=dict)
@@ -182,6 +187,7 @@ class ParityReport:
     def failures(self) -> list[str]:
         """One line for each thing that does not hold, the level or `cache` in front."""
         lines = [f"{level.level} {failure}" for level in self.levels for failure in level.failures]
+        lines += [f"{name_elsewhere(one.processor)} {line}" for one in self.elsewhere for line in one.failures]
         lines += [f"cache: {check.name}: {check.detail}" for check in self.checks if not check.passed]
         lines += [f"L1 {failure}" for failure in (self.layers.failures if self.layers else ())]
         return lines + (self.baseline.failures if self.baseline else [])
@@ -207,6 +213,7 @@ class ParityReport:
             environment=plain(dict(self.environment)),
             text=TextFacts(**plain(dict(self.text))),
             levels=Levels(**{level.level: level.document() for level in self.levels}),  # type: ignore[typeddict-item]
+            elsewhere={level.processor: level.document() for level in self.elsewhere},
             checks=self.checks,
             greedy=self.greedy,
             layers=None if self.layers is None else self.layers.document(),

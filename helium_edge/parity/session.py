@@ -35,6 +35,7 @@ from helium_edge.parity.verdict import GraphLimits, graph_limits
 from helium_edge.parity.yardstick import Yardstick, has_few_ties
 from helium_edge.progress import SILENT, Progress
 from helium_edge.quant import WeightStore
+from helium_edge.quant.activations import SHIPPED_TO, Arithmetic
 from helium_edge.recipe import Recipe
 from helium_edge.runtime.runner import CachedRunner, Runner
 from helium_edge.runtime.tokenizer import Tokenizer
@@ -54,6 +55,7 @@ class Session:
         recipe: What it was exported by.
         progress: Receives stages.
         static: The runner runs the graphs of static shape.
+        elsewhere: Judge L3 by the arithmetic of the other processors that bundles are shipped to, too.
         clock: Adds up seconds by who ran.
     """
 
@@ -64,6 +66,7 @@ class Session:
     recipe: Recipe
     progress: Progress = SILENT
     static: bool = False
+    elsewhere: bool = True
     clock: Clock = dataclasses.field(default_factory=Clock)
 
     def store_level(self) -> StoreReport:
@@ -99,8 +102,8 @@ class Session:
         self.progress.stage("dequantize")
         with self.clock.running("loading"):
             arithmetic = load_target(self.bundle.manifest.target.name).arithmetic(self.recipe, self.weights.plan)
-            scales = read_kv_scales(self.bundle)
-            yardstick = Yardstick(self.weights, arithmetic, cache_len, scales, self._tracer())
+            scales, elsewhere = read_kv_scales(self.bundle), self._elsewhere(arithmetic)
+            yardstick = Yardstick(self.weights, arithmetic, cache_len, scales, self._tracer(), elsewhere)
         self.progress.stage("compare", tokens, "tokens")
         limits = graph_limits(arithmetic, self.original.config.num_hidden_layers, traced=yardstick.traces)
         comparison = Comparison(
@@ -114,8 +117,10 @@ class Session:
             budget=bool(prompts),
             clock=self.clock,
         )
-        levels = tuple(comparison.run(self.progress))
-        return Compared(self, comparison, yardstick, limits, prompts, levels)
+        reports = comparison.run(self.progress)
+        here = tuple(level for level in reports if not level.processor)
+        there = tuple(level for level in reports if level.processor)
+        return Compared(self, comparison, yardstick, limits, prompts, here, there)
 
     def second_reference(self, version: str, cache: Path) -> Reference:
         """Optimum's stock export of the same checkpoint."""
@@ -125,6 +130,12 @@ class Session:
     def _reference(self, identity: dict[str, str], cache: Path | None, load: Callable[[], Runner]) -> Reference:
         known = {"checkpoint": self.bundle.manifest.source.files, **identity}
         return Reference(LogitsStore(cache, known), load, self.runner.vocab_size, self.clock)
+
+    def _elsewhere(self, here: Arithmetic) -> dict[str, Arithmetic]:
+        """The arithmetic of other processors, where it is another one than here."""
+        target = load_target(self.bundle.manifest.target.name)
+        known = {kind: target.arithmetic(self.recipe, self.weights.plan, kind) for kind in SHIPPED_TO}
+        return {kind: found for kind, found in known.items() if self.elsewhere and found.rules != here.rules}
 
     def _tracer(self) -> Tracer | None:
         """Says what the runtime rounds, where the graphs can be run in pieces, and few rows need it."""
@@ -145,6 +156,7 @@ class Compared:
         limits: What L1 and the checks of the cache allow.
         prompts: Beginnings to continue greedily.
         levels: L1 to L3, as far as they were run.
+        elsewhere: L3 as other processors compute.
     """
 
     session: Session
@@ -153,6 +165,7 @@ class Compared:
     limits: GraphLimits
     prompts: Sequence[Prompt]
     levels: tuple[LevelReport, ...]
+    elsewhere: tuple[LevelReport, ...]
 
     def cache_checks(self, tokens: tuple[int, ...]) -> tuple[CheckResult, ...]:
         """The cache contract, on a conversation."""

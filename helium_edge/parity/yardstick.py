@@ -17,7 +17,7 @@ Shapes: T tokens, L layers, Hkv key-value heads, S slots, D head_dim, V vocabula
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,8 +85,10 @@ class Yardstick:
         cache_len: S.
         scales: Of an int8 cache; None where the cache is not quantized.
         tracer: Tells what the runtime rounded; None where that cannot be told.
+        elsewhere: How kernels on other processors treat activations, by their names; costs no memory.
 
     Attributes:
+        elsewhere: As given.
         saturation: Values of the compared rows that an int8 cache clips; None where it is not quantized.
         traces: Ties are told from bugs: activations are rounded, by a rule that is known, and there is a tracer.
     """
@@ -98,14 +100,17 @@ class Yardstick:
         cache_len: int,
         scales: KvScales | None = None,
         tracer: Tracer | None = None,
+        elsewhere: Mapping[str, Arithmetic] | None = None,
     ) -> None:
         self.config: ModelConfig = store.config
         self.cache_len = cache_len
         self.arithmetic = arithmetic
+        self.elsewhere = elsewhere or {}
         self._ledger = Ledger()
         self._scales = None if scales is None else [scale.numpy() for scale in scales.buffers()]
         self.saturation = None if scales is None else SaturationMeter(scales)
-        self._stack = DecoderStack(self.config, EmulatedParts(store, arithmetic, self._ledger, scales))
+        every = [arithmetic, *self.elsewhere.values()]
+        self._stack = DecoderStack(self.config, EmulatedParts(store, every, self._ledger, scales))
         self._tables = rope_tables(self.config.rope_theta, self.config.head_dim, cache_len)
         self._tracer = tracer if arithmetic.rounds and arithmetic.exact else None
 
@@ -121,16 +126,28 @@ class Yardstick:
             tokens: T ids.
             int8_cache: Round the cache as the bundle does; False is what the same weights give with a float32 one.
         """
+        self._ledger.enabled, self._ledger.round_cache = False, int8_cache
+        try:
+            return self._conversation(tokens)
+        finally:
+            self._ledger.enabled = True
+
+    def logits_elsewhere(self, tokens: Sequence[int], processor: str) -> Logits:
+        """(T, V) logits of a whole conversation as a processor of `elsewhere` computes it, its cache included."""
+        self._ledger.processor, self._ledger.round_cache = 1 + list(self.elsewhere).index(processor), True
+        try:
+            return self._conversation(tokens)
+        finally:
+            self._ledger.processor = 0
+
+    def _conversation(self, tokens: Sequence[int]) -> Logits:
+        """(T, V) logits of all tokens at once, each over those before it."""
         count = len(tokens)
         shape = (self.config.num_key_value_heads, 0, self.config.head_dim)
         past = [torch.zeros(shape) for _ in range(2 * self.config.num_hidden_layers)]
         order = torch.arange(count)
         masks = torch.zeros(1, 0), self._per_head(order[None, :] <= order[:, None])
-        self._ledger.enabled, self._ledger.round_cache = False, int8_cache
-        try:
-            return self._forward(tokens, order, masks, past)[0]
-        finally:
-            self._ledger.enabled = True
+        return self._forward(tokens, order, masks, past)[0]
 
     def compare(self, step: Step) -> Agreement:
         """Compare a step, ties in rounding taken as the runtime took them where that can be told."""

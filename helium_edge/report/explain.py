@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from helium_edge.parity.document import Document
+from helium_edge.parity.document import Document, all_levels, name_elsewhere
 
 Severity = Literal["bug", "cost", "regression", "consequence"]
 
@@ -115,6 +115,9 @@ def _findings(document: Document) -> Iterator[Finding]:
         yield _budget(document, levels["L2"])
     if "L3" in failed:
         yield _end_to_end(levels, explained=bug or "L2" in failed)
+    for processor, level in document.get("elsewhere", {}).items():
+        if not level["passed"]:
+            yield _elsewhere(processor, level, explained="L2" in failed)
     baseline = document["baseline"]
     if baseline and baseline["failures"]:
         yield Finding(
@@ -140,7 +143,7 @@ def _findings(document: Document) -> Iterator[Finding]:
 
 def _own_lines(document: Document) -> Iterator[Sequence[str]]:
     """The lines of `failures` that belong to parts which are explained."""
-    for name, level in document["levels"].items():
+    for name, level in all_levels(document).items():
         yield [f"{name} {line}" for line in level["failures"]]
     yield [f"cache: {check['name']}: {check['detail']}" for check in document["checks"] if not check["passed"]]
     yield (document["baseline"] or {}).get("failures", [])
@@ -229,6 +232,22 @@ def _end_to_end(levels: Any, *, explained: bool) -> Finding:
         "Either the recipe costs this much, or the graph is wrong: the levels that tell them apart were not run.",
         "Run all levels.",
         tuple(levels["L3"]["failures"]),
+    )
+
+
+def _elsewhere(processor: str, level: Any, *, explained: bool) -> Finding:
+    return Finding(
+        name_elsewhere(processor),
+        "consequence" if explained else "cost",
+        f"On {processor} the export costs more accuracy than the recipe allows.",
+        "The kernels there round activations otherwise than here: a few large channels of a token widen the steps "
+        "of all its others.",
+        "Mend the weights first, and run again."
+        if explained
+        else "Let the method calibrated fold large channels into the weights, or choose weights with zero points, "
+        "whose kernels round by block on every processor.",
+        tuple(level["failures"]),
+        ("recipes",),
     )
 
 

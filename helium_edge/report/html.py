@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from helium_edge.errors import MissingDependencyError
-from helium_edge.parity.document import Document
+from helium_edge.parity.document import Document, all_levels
 from helium_edge.report import charts, numbers
 from helium_edge.report.explain import explain
 
@@ -81,13 +81,14 @@ def render_html(document: Document) -> str:
     require_html()
     files = importlib.resources.files(__package__)
     template = make_environment().from_string(files.joinpath(TEMPLATE).read_text(encoding="utf-8"))
-    levels = document["levels"]
+    levels = all_levels(document)
     logits = {name: found for name, found in levels.items() if name != "L0"}
+    elsewhere = [name for name in levels if name not in document["levels"]]
     page: str = template.render(
         document=document,
         style=files.joinpath(STYLE).read_text(encoding="utf-8"),
         verdict=explain(document),
-        cards=[_card(name, levels.get(name)) for name in ("L0", "L1", "L2", "L3")],
+        cards=[_card(name, levels.get(name)) for name in ("L0", "L1", "L2", "L3", *elsewhere)],
         names=list(logits),
         figures=list(_figures(logits)),
         gates=[
@@ -117,7 +118,7 @@ def _card(name: str, level: Any) -> dict[str, Any]:
         "L2": ("Quantization", "What does rounding the weights cost?"),
         "L3": ("End to end", "What does the user get?"),
     }
-    title, question = titles[name]
+    title, question = titles.get(name, ("End to end", "And on this processor? Emulated."))
     card = {"name": name, "title": title, "question": question, "state": "skipped", "figure": "", "unit": ""}
     if level is None:
         return card

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 from xml.etree import ElementTree as ET
 
-from helium_edge.parity.document import Document
+from helium_edge.parity.document import Document, all_levels
 
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -63,7 +63,7 @@ def render_suites(
 
 
 def _suites(document: Document) -> Iterator[tuple[str, list[Case], dict[str, Any]]]:
-    for name, level in document["levels"].items():
+    for name, level in all_levels(document).items():
         if name == "L0":
             yield name, list(_store(level)), {}
         else:

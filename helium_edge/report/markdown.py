@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from helium_edge.parity.document import Document
+from helium_edge.parity.document import Document, all_levels
 from helium_edge.report import numbers
 from helium_edge.report.explain import explain
 
@@ -36,7 +36,7 @@ def render_markdown(document: Document) -> str:
         "| level | verdict | mean KLD | same best token | PPL ratio | largest error |",
         "|---|---|--:|--:|--:|--:|",
     ]
-    lines += [_row(name, level) for name, level in document["levels"].items()]
+    lines += [_row(name, level) for name, level in all_levels(document).items()]
     failed = [check["name"] for check in document["checks"] if not check["passed"]]
     if document["checks"]:
         held = f"{len(document['checks']) - len(failed)} of {len(document['checks'])} cache checks hold"

@@ -13,7 +13,7 @@ from helium_edge.bundle import Bundle, GraphEntry
 from helium_edge.config import ModelConfig
 from helium_edge.model.kv_cache import KvScales
 from helium_edge.quant import PlannedWeight, QuantizedStore
-from helium_edge.quant.activations import Arithmetic
+from helium_edge.quant.activations import Arithmetic, Processor
 from helium_edge.recipe import Recipe
 from helium_edge.runtime.runner import CachedRunner
 from helium_edge.runtime.text_runner import TextRunner
@@ -132,12 +132,15 @@ class Target(Protocol):
         """
         ...
 
-    def arithmetic(self, recipe: Recipe, plan: Sequence[PlannedWeight]) -> Arithmetic:
-        """What its kernels do to activations on this machine, for parity's yardstick.
+    def arithmetic(
+        self, recipe: Recipe, plan: Sequence[PlannedWeight], processor: Processor | None = None
+    ) -> Arithmetic:
+        """What its kernels do to activations, for parity's yardstick.
 
         Args:
             recipe: What was exported.
             plan: The scheme of each matrix, the embedding first.
+            processor: The kind of machine that runs it; None is this one.
         """
         ...
 

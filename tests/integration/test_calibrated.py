@@ -22,10 +22,11 @@ from helium_edge.exporting import ExportRequest, export_all
 from helium_edge.model.weights import layer_name, matrix_names, vector_names
 from helium_edge.parity import ParityReport
 from helium_edge.parity.bundle_store import BundleStore, compare_digests
-from helium_edge.parity.report import StoreReport
+from helium_edge.parity.report import LevelReport, StoreReport
 from helium_edge.parity.store_check import readback
 from helium_edge.parity.text_report import TextReport
 from helium_edge.quant import QuantizedWeight
+from helium_edge.quant.activations import SHIPPED_TO, this_processor
 from helium_edge.quant.calibrated import CalibratedStore
 from helium_edge.quant.calibrated.walk import Walk
 from helium_edge.recipe import Calibration, Recipe
@@ -91,6 +92,11 @@ def test_parity_needs_neither_the_text_nor_a_second_calibration(folder: Path, bu
     report = run_check(bundle, folder / "c")
     assert report.failures == []
     assert [level.level for level in report.levels] == ["L0", "L1", "L2", "L3"]
+    here, there = report.level("L3"), report.elsewhere
+    assert [level.processor for level in there] == [kind for kind in SHIPPED_TO if kind != this_processor()]
+    assert isinstance(here, LevelReport)
+    assert there[0].overall.tokens == here.overall.tokens
+    assert 0 < abs(there[0].overall.kld_mean - here.overall.kld_mean) < 0.1
     assert level_0(report).tensors == len(matrix_names(config(folder))) + len(vector_names(config(folder)))
 
 
@@ -277,7 +283,7 @@ def test_classifiers_and_encoders_are_calibrated_and_read_back(
     assert set(digests(opened)) == {*artifact.names, *artifact.vectors}
     assert compare_digests(artifact, digests(opened)) == []
     shape = artifact.config
-    assert BundleStore(opened, open_checkpoint(str(source)), recipe).names == matrix_names(shape)
+    assert BundleStore(opened, open_checkpoint(str(source)).config, recipe).names == matrix_names(shape)
 
 
 def test_a_classifier_with_a_wrong_weight_is_no_bundle(tmp_path: Path) -> None:

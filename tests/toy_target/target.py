@@ -19,7 +19,7 @@ from helium_edge.model.decoder import HeliumDecoder
 from helium_edge.model.kv_cache import KvScales
 from helium_edge.model.weights import vector_names
 from helium_edge.quant import PlannedWeight, QuantizedStore, QuantizedWeight
-from helium_edge.quant.activations import Arithmetic
+from helium_edge.quant.activations import Arithmetic, Processor
 from helium_edge.recipe import Recipe
 from helium_edge.runtime.runner import CachedRunner, Logits, check_tokens
 from helium_edge.runtime.text_runner import TextRunner
@@ -94,7 +94,9 @@ class ToyTarget:
     def debug(self, bundle: Bundle, *, static: bool = False) -> list[DebugProgram]:
         raise UsageError(f"{bundle.folder.name}: bundles of the target toy cannot be localised")
 
-    def arithmetic(self, recipe: Recipe, plan: Sequence[PlannedWeight]) -> Arithmetic:
+    def arithmetic(
+        self, recipe: Recipe, plan: Sequence[PlannedWeight], processor: Processor | None = None
+    ) -> Arithmetic:
         return Arithmetic("float32", {})
 
     def check_can_run(self) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 PUBLISHED = {
     "bundle": ("1.5", "f0fa443a81757c98"),
-    "parity": ("2.0", "96a1c24e46268877"),
+    "parity": ("2.1", "87b58373d84184d3"),
     "bench": ("1.0", "aebd0f02e0558e44"),
     "evaluate": ("1.0", "e40930fa660eafd1"),
     "sweep": ("1.0", "21d06c1acacbe933"),

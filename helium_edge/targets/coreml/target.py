@@ -21,7 +21,7 @@ from helium_edge.mlpackage.ios import BLOCKS, OLDEST, SHARING
 from helium_edge.model.kv_cache import KvScales
 from helium_edge.pte.executorch_schema import EXECUTORCH_VERSION
 from helium_edge.quant import PlannedWeight, QuantizedStore
-from helium_edge.quant.activations import Arithmetic
+from helium_edge.quant.activations import Arithmetic, Processor
 from helium_edge.recipe import Recipe
 from helium_edge.runtime.coreml_program import BACKEND, read_coreml, require_coremltools
 from helium_edge.runtime.quiet import quiet
@@ -163,7 +163,9 @@ class CoremlTarget(Target):
         raise UsageError(f"{bundle.folder.name}: bundles of the target coreml cannot be localised")
 
     @override
-    def arithmetic(self, recipe: Recipe, plan: Sequence[PlannedWeight]) -> Arithmetic:
+    def arithmetic(
+        self, recipe: Recipe, plan: Sequence[PlannedWeight], processor: Processor | None = None
+    ) -> Arithmetic:
         """An interpreter rounds to float16 after each operation."""
         return Arithmetic("float16", {}, exact=False)
 

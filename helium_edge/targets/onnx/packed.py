@@ -173,7 +173,7 @@ class Packer:
         """The layout of com.microsoft.MatMulNBits; parts are stacked along N."""
         scheme = weights[0].scheme
         n, k = sum(len(weight.codes) for weight in weights), weights[0].codes.shape[1]
-        block = scheme.group_size or self._options.int8_block_size
+        block = scheme.group_size or self._options.int8_block(k)
         blocks = -(-k // block)
 
         def add(kind: str, parts: Iterable[torch.Tensor], dtype: ir.DataType, *rest: int) -> ir.ExternalTensor:
@@ -199,7 +199,7 @@ class Packer:
         scheme = weights[0].scheme
         codes = torch.cat([weight.codes for weight in weights])
         n, k = codes.shape
-        block = scheme.group_size or self._options.int8_block_size
+        block = scheme.group_size or self._options.int8_block(k)
         if k % block:
             block = k
         repeat = 1 if scheme.group_size else k // block

@@ -8,7 +8,6 @@ classifier or encoder becomes `classifier.onnx` alone.
 from __future__ import annotations
 
 import functools
-import platform
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -25,7 +24,7 @@ from helium_edge.errors import ConfigError, HeliumEdgeError, RecipeError
 from helium_edge.model.kv_cache import KvScales
 from helium_edge.model.weights import EMBEDDING, HEAD
 from helium_edge.quant import PlannedWeight, QuantizedStore, plan_weights
-from helium_edge.quant.activations import ActivationRule, Arithmetic, PerBlock
+from helium_edge.quant.activations import ActivationRule, Arithmetic, PerBlock, PerToken, Processor, this_processor
 from helium_edge.recipe import Recipe
 from helium_edge.runtime.runner import CachedRunner
 from helium_edge.runtime.text_runner import TextRunner
@@ -186,26 +185,33 @@ class OnnxTarget(Target):
         return [program("prefill", ("prefill",), manifest.prefill_len), program("decode", ("decode",), 1)]
 
     @override
-    def arithmetic(self, recipe: Recipe, plan: Sequence[PlannedWeight]) -> Arithmetic:
-        """MatMulNBits at level 4 rounds by block, all else is float32."""
-        options = _options(recipe)
+    def arithmetic(
+        self, recipe: Recipe, plan: Sequence[PlannedWeight], processor: Processor | None = None
+    ) -> Arithmetic:
+        """MatMulNBits at level 4 rounds activations, all else is float32.
+
+        On x86, and of weights with zero points or of 8 bits on ARM64, it does so by block; symmetric int4 weights
+        go to KleidiAI on ARM64, which has one scale for a token. Without the dot product nothing is rounded there.
+        """
+        options, kind = _options(recipe), processor or this_processor()
         rules: dict[str, ActivationRule] = {}
-        for weight in plan[1:]:
+        for weight in () if kind == "arm64 without dot product" else plan[1:]:
             if weight.scheme is None:
                 continue
             level = options.head_accuracy_level if weight.name in (HEAD, SCORE) else options.accuracy_level
-            block = weight.scheme.group_size or options.int8_block_size
+            columns = weight.shape[1]
+            block = weight.scheme.group_size or options.int8_block(columns)
             # In the portable dialect ONNX Runtime itself makes MatMulNBits of blockwise weights, of 4 and of 8
             # bits, at level 4; where blocks do not divide K, there is one for the whole row, which it leaves
             # alone.
-            fused = options.dialect == "contrib" or weight.shape[1] % block == 0
+            fused = options.dialect == "contrib" or columns % block == 0
             if fused and (level == 4 or options.dialect != "contrib"):
-                rules[weight.name] = PerBlock(block)
+                kleidi = kind == "arm64" and weight.scheme.bits == 4 and weight.scheme.symmetric
+                rules[weight.name] = PerToken(halves_away=True) if kleidi else PerBlock(block)
         if not rules:
             return Arithmetic("float32", {})
-        # Other processors round in blocks of another shape, which is not public.
-        known = platform.machine().lower() in ("x86_64", "amd64")
-        return Arithmetic("int8 per block (MatMulNBits, accuracy_level 4)", rules, exact=known)
+        ways = " and ".join(dict.fromkeys(str(rule) for rule in rules.values()))
+        return Arithmetic(f"int8 {ways} (MatMulNBits, accuracy_level 4)", rules, exact=kind is not None)
 
     @override
     def check_can_run(self) -> None:

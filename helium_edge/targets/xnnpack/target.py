@@ -28,7 +28,7 @@ from helium_edge.pte.builder import ProgramBuilder
 from helium_edge.pte.executorch_schema import EXECUTORCH_VERSION
 from helium_edge.pte.xnnpack_schema import BACKEND
 from helium_edge.quant import PlannedWeight, QuantizedStore, QuantizedWeight
-from helium_edge.quant.activations import Arithmetic, PerToken
+from helium_edge.quant.activations import Arithmetic, PerToken, Processor
 from helium_edge.recipe import Recipe
 from helium_edge.runtime.executorch_library import load_runtime, require_executorch
 from helium_edge.runtime.runner import CachedRunner
@@ -191,7 +191,11 @@ class XnnpackTarget(Target):
         return programs
 
     @override
-    def arithmetic(self, recipe: Recipe, plan: Sequence[PlannedWeight]) -> Arithmetic:
+    def arithmetic(
+        self, recipe: Recipe, plan: Sequence[PlannedWeight], processor: Processor | None = None
+    ) -> Arithmetic:
+        """The same on all processors, but for the last bit of where two codes meet."""
+        del processor
         rules = {weight.name: PerToken() for weight in plan[1:] if weight.scheme is not None}
         return Arithmetic("int8 per token (XNNPACK qd8)", rules)
 

@@ -165,3 +165,15 @@ def test_limits_follow_the_arithmetic_of_the_bundle() -> None:
     large = xnnpack.model.model_copy(update={"hidden_size": 2560, "intermediate_size": 7040, "layers": 24})
     limit, median_limit = limits(xnnpack.model_copy(update={"model": large}))
     assert limit == median_limit == pytest.approx(0.098, abs=1e-3)
+
+
+@pytest.mark.parametrize(("errors", "fails"), [((3e-7, 4e-7, 2e-2), False), ((3e-7, 2e-5, 3e-5), True)])
+def test_the_median_token_follows_the_rule(errors: tuple[float, ...], fails: bool) -> None:
+    """A flip here and there is none of its business."""
+    call = CallDifference("decode", 3, 1e-2, 1e-2, 1e-2, True, of_rule=errors)
+    report = Arm64Report("cortex-a76", "onnxruntime 9", 0.1, 0.1, (call,), "int8 per token")
+    assert len(report.failures) == fails
+    assert all(
+        "median token is off by 2e-05 from torch that rounds int8 per token" in line for line in report.failures
+    )
+    assert report.to_json()["rule_equal_tokens"] == sum(error <= 1e-5 for error in errors)

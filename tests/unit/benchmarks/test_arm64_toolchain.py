@@ -118,7 +118,7 @@ def test_a_wheel_in_the_cache_needs_no_network(cache: Path, monkeypatch: pytest.
     wheel = write_wheel(cache / "onnxruntime-9.9.9-cp311-cp311-manylinux_2_28_aarch64.whl")
     monkeypatch.setattr("subprocess.run", lambda *_, **__: pytest.fail("pip was started"))
     library = fetch_library("onnxruntime")
-    assert (library.version, library.runner) == ("9.9.9", "runner_onnx.cpp")
+    assert (library.version, library.source("runner")) == ("9.9.9", "runner_onnx.cpp")
     (path,) = library.program_arguments()
     assert Path(path).read_bytes() == b"library"
     assert not wheel.exists()

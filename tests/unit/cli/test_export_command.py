@@ -246,6 +246,7 @@ def test_parity_options_reach_the_pipeline(cli: Cli, monkeypatch: pytest.MonkeyP
         "layers": False,
         "oracle": None,
         "decoders_only": False,
+        "elsewhere": True,
         "threads": 0,
         "static": False,
         "unverified": False,
@@ -254,6 +255,7 @@ def test_parity_options_reach_the_pipeline(cli: Cli, monkeypatch: pytest.MonkeyP
     document = json.loads(
         cli(
             "parity", "tiny", "--checkpoint", "c", "--tokens", "500", "--layers", "--oracle", "optimum",
+            "--this-processor",
             "--threads", "1", "--static", "--unverified",
             "--json",
         )[1]
@@ -267,6 +269,7 @@ def test_parity_options_reach_the_pipeline(cli: Cli, monkeypatch: pytest.MonkeyP
         "layers": True,
         "oracle": "optimum",
         "decoders_only": False,
+        "elsewhere": False,
         "threads": 1,
         "static": True,
         "unverified": True,

@@ -29,10 +29,19 @@ def changed(level: str, text: str, **figures: float) -> Any:
 def test_the_same_run_has_no_regression() -> None:
     found = compare(passing(), passing())
     assert (found.failures, found.improvements, found.lost, found.notes) == ([], [], (), ())
-    assert {change.level for change in found.changes} == {"L1", "L2", "L3"}
+    assert {change.level for change in found.changes} == {"L1", "L2", "L3", "L3 arm64"}
     assert {change.text for change in found.changes if change.level == "L3"} == {
         "all", "en", "fr", "de", "it", "pt", "es"
     }  # fmt: skip
+
+
+def test_another_processor_is_held_to_what_it_was() -> None:
+    document = passing()
+    document["elsewhere"]["arm64"]["overall"]["kld_mean"] *= 1.3
+    assert [line.split(": ")[1] for line in compare(document, passing()).failures] == ["L3 arm64 all"]
+    del document["elsewhere"]
+    assert compare(document, passing()).lost == ("L3 arm64 was not run",)
+    assert compare(passing(), document).passed
 
 
 @pytest.mark.parametrize("text", ["all", "fr"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from typing import Literal
@@ -263,14 +264,17 @@ def test_report() -> None:
     assert (
         sum(level.histogram.counts) == sum(bucket.tokens for bucket in level.by_position) == level.overall.tokens
     )
-    report = ParityReport((level,))
+    elsewhere = dataclasses.replace(level, processor="arm64")
+    report = ParityReport((level,), (elsewhere,))
     data = report.to_json()
-    assert (data["schema"], data["schema_version"], list(data["levels"])) == ("helium-edge/parity", "2.0", ["L3"])
+    assert (data["schema"], data["schema_version"], list(data["levels"])) == ("helium-edge/parity", "2.1", ["L3"])
     found = data["levels"]["L3"]
     assert found["windows"] == 3
     assert list(found["languages"]) == ["en", "fr"]
     assert found["overall"]["kld_mean"] == float(f"{level.overall.kld_mean:.5e}")
-    assert report.failures == [f"L3 {failure}" for failure in level.failures]
+    assert data["elsewhere"] == {"arm64": found}
+    assert level.failures
+    assert report.failures == [f"{name} {line}" for name in ("L3", "L3 arm64") for line in level.failures]
     assert report.summary() == {
         "level": "L3",
         "passed": False,

@@ -49,6 +49,15 @@ def test_too_dear_a_recipe_is_no_bug() -> None:
     assert explain(over_budget()).headline.startswith("Over budget")
 
 
+def test_another_processor_may_cost_too_much_alone() -> None:
+    document = passing()
+    document["elsewhere"]["arm64"] = over_budget()["levels"]["L3"]
+    assert kinds(with_failures(document)) == [("L3 arm64", "cost")]
+    assert explain(with_failures(document)).headline.startswith("Over budget")
+    document["levels"]["L2"] = over_budget()["levels"]["L2"]
+    assert kinds(with_failures(document)) == [("L2", "cost"), ("L3 arm64", "consequence")]
+
+
 def test_a_sum_that_is_worse_than_its_parts_is_a_bug() -> None:
     document = passing()
     document["levels"]["L3"] = failing()["levels"]["L3"]

@@ -188,7 +188,7 @@ def test_markdown_has_the_verdict_and_a_row_for_each_level() -> None:
     text = render_markdown(full())
     assert text.startswith("### \u274c Do not release")
     assert [line.split(" | ")[0] for line in text.splitlines() if line.startswith("| L")] == [
-        "| L0", "| L1", "| L2", "| L3"
+        "| L0", "| L1", "| L2", "| L3", "| L3 arm64"
     ]  # fmt: skip
     assert {line.count("|") for line in text.splitlines() if line.startswith("|")} == {7}
     assert render_markdown(passing()).startswith("### \u2705 This export")

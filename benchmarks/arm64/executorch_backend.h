@@ -1,0 +1,72 @@
+// Runs the methods of a .pte on the libraries of ExecuTorch's wheel, which need neither torch nor Python.
+#pragma once
+
+#include <map>
+#include <stdexcept>
+#include <memory>
+
+#include <executorch/extension/module/module.h>
+#include <executorch/extension/tensor/tensor.h>
+
+#include "backend.h"
+
+namespace helium_edge {
+
+using executorch::aten::ScalarType;
+using executorch::aten::SizesType;
+using executorch::extension::Module;
+using executorch::runtime::EValue;
+
+class ExecutorchBackend : public Backend {
+ public:
+  explicit ExecutorchBackend(const std::string& folder) : folder_(folder) {}
+
+  void run(const Graph& graph, const std::vector<Buffer>& inputs, const std::vector<Buffer>& outputs) override {
+    Module& program = module(graph.file);
+    tensors_.clear();
+    // Outputs are not planned into the program's own memory: without this they would have none.
+    check(graph, program.set_outputs(graph.method, values(outputs)));
+    auto results = program.execute(graph.method, values(inputs));
+    check(graph, results.error());
+    for (size_t i = 0; i < outputs.size(); ++i) {
+      if (results->at(i).toTensor().nbytes() != outputs[i].bytes()) {
+        throw std::runtime_error(graph.outputs[i].name + ": another shape than expected");
+      }
+    }
+  }
+
+ private:
+  static void check(const Graph& graph, executorch::runtime::Error error) {
+    if (error == executorch::runtime::Error::Ok) return;
+    throw std::runtime_error(graph.file + ", method " + graph.method + ": ExecuTorch error " +
+                             std::to_string(static_cast<int>(error)));
+  }
+
+  // Tensors over the memory of the host; they live until the next call.
+  std::vector<EValue> values(const std::vector<Buffer>& buffers) {
+    std::vector<EValue> result;
+    for (const Buffer& buffer : buffers) {
+      const std::vector<SizesType> sizes(buffer.shape.begin(), buffer.shape.end());
+      static const std::map<Type, ScalarType> types{{Type::kFloat32, ScalarType::Float},
+                                                    {Type::kInt8, ScalarType::Char},
+                                                    {Type::kInt32, ScalarType::Int},
+                                                    {Type::kInt64, ScalarType::Long},
+                                                    {Type::kFloat16, ScalarType::Half}};
+      tensors_.push_back(executorch::extension::make_tensor_ptr(sizes, buffer.data, types.at(buffer.type)));
+      result.emplace_back(tensors_.back());
+    }
+    return result;
+  }
+
+  Module& module(const std::string& file) {
+    std::unique_ptr<Module>& module = modules_[file];
+    if (!module) module = std::make_unique<Module>(folder_ + "/" + file, Module::LoadMode::Mmap);
+    return *module;
+  }
+
+  std::string folder_;
+  std::vector<executorch::extension::TensorPtr> tensors_;
+  std::map<std::string, std::unique_ptr<Module>> modules_;
+};
+
+}  // namespace helium_edge
