@@ -276,7 +276,7 @@ def _packed_bytes(weight: PlannedWeight, options: OnnxOptions) -> int:
     n, k = weight.shape
     if weight.scheme is None:
         return 4 * n * k
-    blocks = -(-k // (weight.scheme.group_size or options.int8_block_size))
+    blocks = -(-k // (weight.scheme.group_size or options.int8_block(k)))
     return n * k * weight.scheme.bits // 8 + 8 * n * blocks
 
 
