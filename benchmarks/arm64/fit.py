@@ -60,7 +60,7 @@ def _figures(kind: str, rows: int, found: list[tuple[int, Count]]) -> dict[str, 
 
 
 BESIDE = 4
-"""How much more what is beside the slope may be off: it is small, and a call differs from the next."""
+"""How much more what is beside the slope may be off: it is small, and hangs on how a runtime was built."""
 
 
 def differences(known: Table, found: Table, tolerance: float) -> Iterator[str]:

@@ -33,6 +33,9 @@ COLUMNS = (64, 256)
 CONTEXTS = (64, 512)
 """Tokens in the cache."""
 HEADS, CHUNK = 2, 128
+F16 = ir.DataType.FLOAT16
+TABLES = slice(7, 9)
+"""Inputs of GroupQueryAttention that rotate: cosines and sines."""
 
 ONNX_BODIES = ("int4-g32", "int4-g64", "int4-g128", "int4-g32-asym", "int4-g64-asym", "int4-g128-asym")
 INT8_BLOCKS = (32, 128, 256)
@@ -109,7 +112,7 @@ def onnx_jobs(folder: Path) -> Iterator[Counted]:
             yield from _onnx_products(folder, body, columns, 256, head=body == "int4-g32")
         for block in INT8_BLOCKS[:-1]:
             yield from _onnx_products(folder, "int4-g32", columns, block, head=True, gate=False)
-    for cache in ("float32", "int8"):
+    for cache in ("float32", "int8", "float16"):
         yield from _onnx_attention(folder, cache)
     yield from _onnx_others(folder)
 
@@ -148,6 +151,8 @@ def _onnx_attention(folder: Path, cache: str) -> Iterator[Counted]:
         anatomy.model, {f"in.{name}": value for name, value in inputs.items()},
         {names[name]: value for name, value in outputs.items()}, folder / file,
     )  # fmt: skip
+    if cache == "float16":
+        _with_float16_cache(folder / file)
     for rows, contexts in ((1, CONTEXTS), (CHUNK, (0, CONTEXTS[-1]))):
         for context in contexts:
             job = _attention_job(file, rows, context, spec, ir.load(folder / file))
@@ -163,7 +168,7 @@ def _attention_job(file: str, rows: int, context: int, spec: CacheSpec, model: i
         elif name == "input_ids":
             inputs[name] = np.full((1, rows), 5, np.int64)
         elif name.startswith("past_key_values"):
-            inputs[name] = np.ones(spec.shape, np.int8 if value.dtype == ir.DataType.INT8 else np.float32)
+            inputs[name] = np.ones(spec.shape, value.dtype.numpy() if value.dtype else np.float32)
         else:
             assert value.shape is not None
             width = value.shape[-1]
@@ -176,6 +181,31 @@ def _attention_job(file: str, rows: int, context: int, spec: CacheSpec, model: i
         outputs[f"out.{side}"] = Output(spec.shape, str(inputs[over].dtype), over)
     order = [str(value.name) for value in model.graph.outputs]
     return Job(file, inputs, {name: outputs[name] for name in order})
+
+
+def _with_float16_cache(path: Path) -> None:
+    """Make of attention over a float32 cache that over one of float16, which no target of ours writes."""
+    model = ir.load(path)
+    graph = model.graph
+    (attention,) = (node for node in graph if node.op_type == "GroupQueryAttention")
+    there = ir.node("Cast", [attention.inputs[0]], attributes={"to": int(F16)})
+    back = ir.node("Cast", [attention.outputs[0]], attributes={"to": int(ir.DataType.FLOAT)})
+    for node, _ in list(attention.outputs[0].uses()):
+        if node is not back:
+            node.replace_input_with(0, back.outputs[0])
+    attention.replace_input_with(0, there.outputs[0])
+    graph.insert_before(attention, there)
+    graph.insert_after(attention, back)
+    for value in attention.inputs[TABLES]:
+        assert value is not None
+        assert value.const_value is not None
+        value.const_value = ir.tensor(value.const_value.numpy().astype(np.float16))
+        value.dtype = F16
+    pasts = [value for value in graph.inputs if str(value.name).startswith("past_key_values")]
+    presents = [out for value in attention.outputs[1:] for node, _ in value.uses() for out in node.outputs]
+    for value in (*pasts, *attention.outputs, *presents, there.outputs[0]):
+        value.dtype = F16
+    ir.save(model, path)
 
 
 def _onnx_others(folder: Path) -> Iterator[Counted]:
