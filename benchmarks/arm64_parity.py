@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from arm64 import CPUS, DEFAULT_CPU, DEFAULT_TOKENS, Arm64Report, check_arm64
-from arm64.compare import RULE
 from helium_edge.errors import HeliumEdgeError, ParityError
 
 
@@ -48,7 +47,7 @@ def table(report: Arm64Report) -> list[str]:
             )
     gates = [("worst", report.worst, report.limit), ("median", report.median, report.median_limit)]
     if len(report.of_rule):
-        gates.append(("median token against the rule", report.rule_median, RULE))
+        gates.append(("median token against the rule", report.rule_median, report.rule_limit))
     for name, found, limit in gates:
         verdict = "ok" if found <= limit else "FAILED"
         lines.append(f"{name}: {found:.2g}, at most {limit:.2g}: {verdict}")

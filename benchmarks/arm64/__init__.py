@@ -10,7 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from arm64.compare import Arm64Report, CallResult, against_rule, difference, limits, read_results, run_here
+from arm64.compare import (
+    Arm64Report,
+    CallResult,
+    against_rule,
+    difference,
+    limits,
+    read_results,
+    rule_limit,
+    run_here,
+)
 from arm64.golden import golden_calls, judge_golden
 from arm64.script import Call, plan_calls, write_script
 from arm64.toolchain import (
@@ -109,6 +118,7 @@ def check_arm64(
         median_limit=median_limit,
         calls=tuple(differences),
         rule=arithmetic.name,
+        rule_limit=rule_limit(bundle.manifest, store, CPUS[cpu]),
         **_golden(bundle, model.runner, there),
     )
 

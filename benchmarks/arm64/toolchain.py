@@ -26,11 +26,13 @@ class Cpu:
         emulated: As the emulator names it.
         part: The number that the files below /proc tell.
         kind: By how kernels round on it.
+        i8mm: It has matrix products of int8.
     """
 
     emulated: str
     part: str
     kind: Processor = "arm64"
+    i8mm: bool = False
 
 
 CPUS = {
@@ -38,7 +40,7 @@ CPUS = {
     "cortex-a72": Cpu("cortex-a72", "0xd08", "arm64 without dot product"),
     "cortex-a76": Cpu("cortex-a76", "0xd0b"),
     "neoverse-n1": Cpu("neoverse-n1", "0xd0c"),
-    "i8mm": Cpu("max,sve=off,sme=off", "0xd47"),
+    "i8mm": Cpu("max,sve=off,sme=off", "0xd47", i8mm=True),
 }
 """Processors that may be asked for. The last three have the dot product of int8, as every phone since 2018; `i8mm`
 has its matrix product and bfloat16 as well, as those since 2022. The emulator's default, `max`, is not among them:
