@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,9 @@ from helium_edge.errors import UsageError
 
 from . import _bench_view, _console
 from ._options import BundleArgument, JsonOption, RevisionOption, StaticOption, UnverifiedOption, revision_words
+
+if TYPE_CHECKING:
+    from helium_edge.bundle import Bundle
 
 EPILOG = """\b
 Examples:
@@ -90,7 +93,8 @@ def bench(
     from helium_edge.first_run import ensure_runs
 
     if phone_model is not None:
-        _predict(bundle, phone_model, unverified=unverified, as_json=as_json)
+        found = open_bundle(resolve_bundle(bundle, revision=revision), unverified=unverified)
+        _predict(str(bundle), found, phone_model, as_json=as_json)
         return
     settings = Settings(
         threads=threads,
@@ -124,19 +128,18 @@ def bench(
     _console.next_step("parity", bundle, *revision_words(revision))
 
 
-def _predict(bundle: Path, phone: str, *, unverified: bool, as_json: bool) -> None:
+def _predict(name: str, bundle: Bundle, phone: str, *, as_json: bool) -> None:
     """Show what a bundle should do on a phone that is not here."""
     from helium_edge.bench.phones import find_phone, predict_bundle
-    from helium_edge.bundle import open_bundle
 
     from ._phones_view import show_prediction
 
-    found = predict_bundle(open_bundle(bundle, unverified=unverified), find_phone(phone))
+    found = predict_bundle(bundle, find_phone(phone))
     if as_json:
-        _console.document({"bundle": str(bundle), "prediction": found.to_json()})
+        _console.document({"bundle": name, "prediction": found.to_json()})
     else:
         show_prediction(found)
-    _console.next_step("bench", bundle, "--adb")
+    _console.next_step("bench", name, "--adb")
 
 
 def _numbers(option: str, text: str | None, *, least: int) -> tuple[int, ...] | None:

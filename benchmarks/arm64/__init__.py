@@ -40,9 +40,9 @@ from helium_edge.generation import language_model
 from helium_edge.parity.bundle_store import BundleStore
 from helium_edge.parity.yardstick import Yardstick
 from helium_edge.progress import SILENT, Progress
-from helium_edge.runtime.runner import CachedRunner
 from helium_edge.quant import WeightStore
 from helium_edge.recipe import Recipe
+from helium_edge.runtime.runner import CachedRunner
 from helium_edge.runtime.tokenizer import Tokenizer
 from helium_edge.targets import load_target
 

@@ -247,7 +247,7 @@ def bundle_predictions(bundle: Bundle) -> Sequence[Prediction]:
     """A bundle on every phone; none where something was not counted, or where its files do not say what it is."""
     try:
         return predictions(*_model_of(bundle))
-    except HeliumEdgeError:
+    except (HeliumEdgeError, OSError):
         return []
 
 

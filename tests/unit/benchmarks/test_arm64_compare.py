@@ -171,7 +171,7 @@ def test_limits_follow_the_arithmetic_of_the_bundle() -> None:
 def test_the_median_token_follows_the_rule(errors: tuple[float, ...], fails: bool) -> None:
     """A flip here and there is none of its business."""
     call = CallDifference("decode", 3, 1e-2, 1e-2, 1e-2, True, of_rule=errors)
-    report = Arm64Report("cortex-a76", "onnxruntime 9", 0.1, 0.1, (call,), "int8 per token")
+    report = Arm64Report("cortex-a76", "onnxruntime 9", 0.1, 0.1, (call,), rule="int8 per token")
     assert len(report.failures) == fails
     assert all(
         "median token is off by 2e-05 from torch that rounds int8 per token" in line for line in report.failures
