@@ -47,6 +47,9 @@ class Ledger:
             forward pass: qkv, o, gate_up, down of each layer, head. Where an activation lies between two codes,
             the one is taken that the runtime took. NaN where the runtime has no such row.
         ties: (T,) activations that were rounded to the other side for that reason.
+        flips: Ties that are rounded to the other side whatever is traced, each (T, K), by the index of the
+            product.
+        near: Filled with the ties of each product, likewise, where it is not None.
     """
 
     enabled: bool = True
@@ -54,6 +57,8 @@ class Ledger:
     round_cache: bool = True
     traced: Mapping[int, Tensor] = field(default_factory=dict)
     ties: Tensor | None = None
+    flips: Mapping[int, Tensor] = field(default_factory=dict)
+    near: dict[int, Tensor] | None = None
 
 
 Rules = tuple[ActivationRule | None, ...]
@@ -156,13 +161,20 @@ class EmulatedLinear(torch.nn.Module):
 
     def _round(self, x: Tensor, rule: ActivationRule) -> Tensor:
         codes, ledger = rule.codes(x), self._ledger
-        traced = ledger.traced.get(self._product)
+        traced, flips = ledger.traced.get(self._product), ledger.flips.get(self._product)
+        if traced is None and flips is None and ledger.near is None:
+            return codes.rounded * codes.scale
+        below = codes.exact.floor()
+        near = (codes.exact - below - 0.5).abs() < TIE
+        other = 2 * below + 1 - codes.rounded
+        if ledger.near is not None:
+            ledger.near[self._product] = near
+        if flips is not None:
+            return torch.where(flips & near, other, codes.rounded) * codes.scale
         if traced is None:
             return codes.rounded * codes.scale
         theirs = rule.codes(traced).rounded
-        below = codes.exact.floor()
-        near = (codes.exact - below - 0.5).abs() < TIE
-        ties = near & (theirs == 2 * below + 1 - codes.rounded)
+        ties = near & (theirs == other)
         if ledger.ties is not None:
             ledger.ties += ties.sum(dim=1)
         return torch.where(ties, theirs, codes.rounded) * codes.scale

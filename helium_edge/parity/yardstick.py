@@ -43,6 +43,12 @@ from helium_edge.runtime.runner import Logits
 _SUSPECT = NOISE / 10
 """Error from which a row is traced: most ties cost more, float32 noise less."""
 
+_MOST_SEARCHED, _MOST_TURNED, _MOST_TRIED = 4, 3, 256
+"""Rows of a step whose ties are searched for, ties that are turned in one, and ties that are tried for each."""
+
+_SEARCHES = 8
+"""Searches in vain after which no more are made: what differs then is no tie."""
+
 _FEW_TIES = 200_000_000
 """Parameters up to which ties are rare: beyond, every token has several, and to trace it costs a forward pass."""
 
@@ -113,6 +119,8 @@ class Yardstick:
         self._stack = DecoderStack(self.config, EmulatedParts(store, every, self._ledger, scales))
         self._tables = rope_tables(self.config.rope_theta, self.config.head_dim, cache_len)
         self._tracer = tracer if arithmetic.rounds and arithmetic.exact else None
+        self._widths: dict[int, int] = {}
+        self._searches = _SEARCHES
 
     @property
     def traces(self) -> bool:
@@ -166,6 +174,13 @@ class Yardstick:
             nearer = np.nanmax(traced, axis=1) < np.nanmax(errors[rows], axis=1)
             kept = np.asarray(rows)[nearer]
             expected[kept], errors[kept], ties[kept] = again[nearer], traced[nearer], turned[nearer]
+            left = np.flatnonzero((errors > NOISE).any(axis=1)).tolist()
+            for row in left if len(left) <= _MOST_SEARCHED and self._searches else ():
+                found = self._searched(step, row, cache)
+                if found is None:
+                    self._searches = max(self._searches - 1, 0)
+                else:
+                    expected[row], errors[row], ties[row] = found
         return Agreement(errors[:, -1], errors[:, :-1].max(axis=1), ties, expected[count - returned :])
 
     def _traced(
@@ -183,6 +198,39 @@ class Yardstick:
             return logits, self._ledger.ties.numpy(), new
         finally:
             self._ledger.traced, self._ledger.ties = {}, None
+
+    def _searched(
+        self, step: Step, row: int, cache: Sequence[Tensor]
+    ) -> tuple[npt.NDArray[np.float32], Array, int] | None:
+        """Logits (V,), errors (L + 1,) and ties of a row, with the few ties turned that explain it; None without.
+
+        For what a trace does not show: it runs the bundle's graphs in pieces, of which the widest serve for all,
+        and float32 noise, which decides ties, is not the same in every kernel. Only ties are ever turned.
+        """
+        turned: list[tuple[int, int]] = []
+        try:
+            for _ in range(_MOST_TURNED):
+                self._ledger.near, self._ledger.flips = {}, _masks(turned, 1, self._widths)
+                self._rows(step, [row], cache)
+                near = self._ledger.near
+                self._widths = {product: mask.shape[1] for product, mask in near.items()}
+                self._ledger.near = None
+                tries = [
+                    (product, int(place)) for product, mask in near.items() for place in mask[0].nonzero()[:, 0]
+                ]
+                tries = [each for each in tries if each not in turned]
+                if not 0 < len(tries) <= _MOST_TRIED:
+                    return None
+                self._ledger.flips = _masks(turned, len(tries), self._widths, tries)
+                logits, new = self._rows(step, [row] * len(tries), cache)
+                errors = self._errors(step, [row] * len(tries), logits, new)
+                best = int(np.nanmax(errors, axis=1).argmin())
+                turned.append(tries[best])
+                if np.nanmax(errors[best]) <= NOISE:
+                    return logits[best], errors[best], len(turned)
+        finally:
+            self._ledger.near, self._ledger.flips = None, {}
+        return None
 
     def _cache(self, step: Step) -> list[Tensor]:
         """Views of the slots that hold tokens; those after them may hold anything, NaN included."""
@@ -239,6 +287,20 @@ class Yardstick:
         last = np.full(len(rows), np.nan)
         last[given] = _relative(step.logits[[rows[index] - first for index in given]], logits[given])
         return np.stack([*layers, last], axis=1)
+
+
+def _masks(
+    turned: Sequence[tuple[int, int]], rows: int, widths: Mapping[int, int], each: Sequence[tuple[int, int]] = ()
+) -> dict[int, Tensor]:
+    """(rows, K) by product: places that are turned in every row, and one more in each."""
+    if not turned and not each:
+        return {}
+    masks = {product: torch.zeros(rows, width, dtype=torch.bool) for product, width in widths.items()}
+    for product, place in turned:
+        masks[product][:, place] = True
+    for row, (product, place) in enumerate(each):
+        masks[product][row, place] = True
+    return masks
 
 
 def _by_token(rows: npt.NDArray[Any]) -> npt.NDArray[Any]:

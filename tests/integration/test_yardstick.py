@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from helium_edge.errors import BundleError
 from helium_edge.model.weights import layer_name
 from helium_edge.parity.emulation import TIE, EmulatedLinear, Ledger
 from helium_edge.parity.rollout import Step, decode_step, prefill_step
@@ -95,6 +97,33 @@ def test_ties_are_why_rows_differ(int4: Exported) -> None:
     assert 0 < off.mean() < 0.2
     assert traced.worst[off].max() <= NOISE
     assert 0 < traced.ties.max() <= 3
+
+
+class Blind(Tracer):
+    """Sees nothing."""
+
+    def __init__(self) -> None: ...
+
+    def inputs(self, step: Step, rows: Sequence[int]) -> dict[int, torch.Tensor]:
+        raise BundleError("nothing to see")
+
+
+def test_ties_that_no_trace_shows_are_searched_for_and_nothing_else_is_turned(int4: Exported) -> None:
+    blind = Yardstick(int4.store, arithmetic(int4), CACHE_LEN, tracer=Blind())
+    found = [
+        Step(step.start + at, step.tokens[at : at + 4], step.logits[at : at + 4], step.cache, "decode")
+        for step in steps(int4)[1::2]
+        for at in range(0, len(step.tokens), 4)
+    ]
+    plain = compare(Yardstick(int4.store, arithmetic(int4), CACHE_LEN), found)
+    searched = compare(blind, found)
+    off = plain.worst > NOISE
+    assert off.any()
+    assert searched.worst.max() <= NOISE
+    assert 0 < searched.ties[off].max() <= 3
+    assert not searched.ties[~off].any()
+    wrong = [dataclasses.replace(step, logits=step.logits * 1.01) for step in found]
+    assert compare(blind, wrong).worst.min() > 5e-3
 
 
 def test_the_trace_is_what_the_runtime_had(int4: Exported) -> None:
