@@ -54,6 +54,10 @@ class GenerationOptions:
         list[str] | None, _option("--stop", metavar="TEXT", help="End before this text; may be given again.")
     ] = None
     seed: Annotated[int, typer.Option(metavar="N", help="Of the random draws.")] = 0
+    lookahead: Annotated[
+        int | None,
+        _option(min=0, max=64, metavar="N", help="Guess up to N tokens by the text so far and run them at once."),
+    ] = None
     parse_special: Annotated[
         bool, typer.Option("--parse-special", help="Let your text spell special tokens, such as </s>.")
     ] = False
@@ -78,6 +82,7 @@ class GenerationOptions:
             "no_repeat_ngram_size": self.no_repeat_ngram_size,
             "stop_strings": self.stop or None,
             "seed": self.seed,
+            "lookahead": self.lookahead,
         }
 
     def open(self, bundle: Path) -> LanguageModel:
@@ -88,7 +93,7 @@ class GenerationOptions:
 
         opened = open_bundle(resolve_bundle(bundle, revision=self.revision), unverified=self.unverified)
         ensure_runs(opened, unverified=self.unverified)
-        return language_model(opened, threads=self.threads, static=self.static)
+        return language_model(opened, threads=self.threads, static=self.static, rows=bool(self.lookahead))
 
     def fill(self, model: LanguageModel) -> None:
         """Load the cache that was asked for, if any."""
@@ -132,8 +137,11 @@ def summary(found: Generation) -> str:
     stats = found.stats
     reason = STOPPED.get(stats.stop_reason or "", "stopped")
     reused = f" and {found.reused_tokens} from the cache" if found.reused_tokens else ""
+    ahead = found.ahead
+    calls = f" in {ahead.calls} calls" if ahead is not None else ""
     return (
-        f"{stats.new_tokens} tokens, the first after {duration(stats.time_to_first_token_seconds)}; prefill "
+        f"{stats.new_tokens} tokens{calls}, "
+        f"the first after {duration(stats.time_to_first_token_seconds)}; prefill "
         f"{stats.prefill_tokens_per_second:.0f} tok/s ({stats.prompt_tokens} tokens{reused}), decode "
         f"{stats.decode_tokens_per_second:.1f} tok/s; {reason}"
     )

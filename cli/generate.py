@@ -132,6 +132,9 @@ def _document(texts: dict[str, Any], found: Generation) -> dict[str, Any]:
         "decode_tokens_per_second": stats.decode_tokens_per_second,
         "reused_tokens": found.reused_tokens,
         "dropped_messages": found.dropped_messages,
+        "lookahead": None
+        if found.ahead is None
+        else {"calls": found.ahead.calls, "guessed": found.ahead.guessed, "accepted": found.ahead.accepted},
     }
     tokens = {"prompt_ids": found.prompt_ids, "ids": found.ids}
     return {**texts, **tokens, "sampling": asdict(found.options), "stats": figures}

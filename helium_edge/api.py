@@ -109,13 +109,14 @@ def export(  # noqa: PLR0913 - keywords with defaults
     return result
 
 
-def load(
+def load(  # noqa: PLR0913 - keywords with defaults
     bundle: StrPath,
     *,
     revision: str | None = None,
     manifest_sha256: str | None = None,
     threads: int = 0,
     static: bool = False,
+    rows: bool = False,
     unverified: bool = False,
     trusted: bool = False,
 ) -> AnyModel:
@@ -130,6 +131,7 @@ def load(
         manifest_sha256: Refuse every bundle but the one whose manifest has this.
         threads: Threads within an operator; 0 lets the runtime choose.
         static: Use the graphs of static shape even where one graph serves both phases.
+        rows: Have the logits of several tokens from one call where the graphs allow it, as `lookahead` needs.
         unverified: Load a bundle whose checksums do not match.
         trusted: Run it in this process at once: for bundles of your own, and where no process can be started.
 
@@ -146,7 +148,7 @@ def load(
     opened = open_bundle(folder, unverified=unverified)
     if not trusted:
         ensure_runs(opened, unverified=unverified)
-    return open_model(opened, threads=threads, static=static)
+    return open_model(opened, threads=threads, static=static, rows=rows)
 
 
 def check(  # noqa: PLR0913 - keywords with defaults

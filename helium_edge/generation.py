@@ -6,6 +6,7 @@ it.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 
 from helium_edge.bundle import Bundle
@@ -13,7 +14,7 @@ from helium_edge.errors import UsageError
 from helium_edge.language_model import LanguageModel, Sampling, Score
 from helium_edge.loaded_model import Model, Text
 from helium_edge.runtime.text_generation import Generation
-from helium_edge.targets.loading import open_runner, open_text_runner
+from helium_edge.targets.loading import open_runner, open_scoring_runner, open_text_runner
 from helium_edge.tasks import ENCODER, SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION, Task
 from helium_edge.text_models import Classifier, Encoder, Label, LabelledToken
 
@@ -31,13 +32,14 @@ _TEXT_MODELS: Mapping[Task, type[Classifier | Encoder]] = {
 AnyModel = LanguageModel | Classifier | Encoder
 
 
-def open_model(bundle: Bundle, *, threads: int = 0, static: bool = False) -> AnyModel:
+def open_model(bundle: Bundle, *, threads: int = 0, static: bool = False, rows: bool = False) -> AnyModel:
     """Load a bundle that is opened already; it may be one that is still being written.
 
     Args:
         bundle: The bundle.
         threads: Threads within an operator; 0 lets the runtime choose.
         static: Use the graphs of static shape even where one graph serves both phases.
+        rows: Have the logits of several tokens from one call where the graphs allow it, as `lookahead` needs.
 
     Raises:
         BundleError: It is damaged, or of a kind that this version does not know.
@@ -45,18 +47,19 @@ def open_model(bundle: Bundle, *, threads: int = 0, static: bool = False) -> Any
         ResourceError: Not enough memory for the cache.
     """
     if bundle.manifest.task.has_cache:
-        return language_model(bundle, threads=threads, static=static)
+        return language_model(bundle, threads=threads, static=static, rows=rows)
     return text_model(bundle, threads=threads)
 
 
-def language_model(bundle: Bundle, *, threads: int = 0, static: bool = False) -> LanguageModel:
+def language_model(bundle: Bundle, *, threads: int = 0, static: bool = False, rows: bool = False) -> LanguageModel:
     """Load a bundle of a language model.
 
     Raises:
         BundleError: It is one of another model, or as of `open_model`.
     """
     bundle.manifest.decoder_spec()  # refuses other models
-    return LanguageModel(bundle, open_runner(bundle, threads=threads, static=static))
+    runner = open_scoring_runner if rows and not static else functools.partial(open_runner, static=static)
+    return LanguageModel(bundle, runner(bundle, threads=threads))
 
 
 def text_model(bundle: Bundle, *, threads: int = 0) -> Classifier | Encoder:

@@ -7,7 +7,7 @@ is not run again where the call asks for that, as conversations do.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict, final
@@ -21,6 +21,7 @@ from helium_edge.chat import check_messages
 from helium_edge.errors import UsageError
 from helium_edge.loaded_model import Model, Text
 from helium_edge.runtime.generate import GenerationStats, generate
+from helium_edge.runtime.lookahead import LookaheadRunner
 from helium_edge.runtime.prompt_cache import load_prompt_cache, save_prompt_cache
 from helium_edge.runtime.rows import all_rows
 from helium_edge.runtime.runner import CachedRunner, Logits
@@ -44,6 +45,8 @@ class Sampling(TypedDict, total=False):
         suppress_tokens: Ids that are never chosen.
         stop_strings: Texts that end the generation; they are not part of what is returned.
         seed: Of the random draws; 0 when left out.
+        lookahead: Most tokens to guess from the text so far and run in one call; 0 or None guesses none. What is
+            generated stays the same.
     """
 
     max_new_tokens: int | None
@@ -56,6 +59,7 @@ class Sampling(TypedDict, total=False):
     suppress_tokens: Sequence[int] | None
     stop_strings: Sequence[str] | None
     seed: int
+    lookahead: int | None
 
 
 @dataclass(frozen=True)
@@ -140,6 +144,7 @@ class LanguageModel(Model):
     def _stream(
         self, ids: list[int], eos: Sequence[int], sampling: Sampling, *, reuse: bool, continuing: bool
     ) -> Generation:
+        most = sampling.get("lookahead") or 0
         cache = self.token_cache
         defaults, stats = self.manifest.generation, GenerationStats()
         options = sampling_options(defaults, sampling)
@@ -147,18 +152,23 @@ class LanguageModel(Model):
         rest = cache.follow(ids) if reuse else ids
         if not reuse:
             cache.reset()
+        context = ids[: len(ids) - len(rest)]
+        ahead = LookaheadRunner(cache, context, most) if most else None
         new_ids = generate(
-            cache,
+            ahead or cache,
             rest,
             max_new_tokens=most_new_tokens(defaults, sampling, len(ids)),
             eos_ids=eos,
             sampler=Sampler(options),
             stats=stats,
-            context=ids[: len(ids) - len(rest)],
+            context=context,
         )
+        if ahead is not None:
+            new_ids = _settled(new_ids, ahead)
         stop = self._stop(defaults.stop_strings if stop_strings is None else stop_strings, ids)
         found = Generation(ids, options, stats, new_ids, self.tokenizer.stream(continuing=continuing), stop)
         found.reused_tokens = len(ids) - len(rest)
+        found.ahead = ahead
         return found
 
     def _stop(self, strings: Sequence[str], ids: list[int]) -> StopStrings:
@@ -279,6 +289,14 @@ class LanguageModel(Model):
             if index < len(whole):
                 row = runner.decode(token)
         return Score(total, len(whole) - split, is_greedy)
+
+
+def _settled(new_ids: Iterator[int], ahead: LookaheadRunner) -> Iterator[int]:
+    """The ids, and behind the last one a cache without guesses."""
+    try:
+        yield from new_ids
+    finally:
+        ahead.settle()
 
 
 def sampling_options(defaults: GenerationSection, sampling: Sampling) -> SamplingOptions:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from helium_edge.runtime.runner import Logits, Runner
+from helium_edge.errors import UsageError
+from helium_edge.runtime.runner import Logits, RowsRunner, Runner
 
 BLOCK = 64
 """Tokens of one call to a runner that returns all rows."""
@@ -26,3 +27,18 @@ def all_rows(runner: Runner, tokens: Sequence[int]) -> Iterator[Logits]:
     yield runner.prefill(tokens[:1])
     for token in tokens[1:]:
         yield runner.decode(token)[None]
+
+
+def rows_of(runner: Runner, tokens: Sequence[int]) -> Logits:
+    """Append tokens to a conversation and return the logits of each, (len(tokens), V).
+
+    Raises:
+        UsageError: The runner returns those of the last one alone.
+    """
+    rows = runner.prefill_rows(tokens) if isinstance(runner, RowsRunner) else runner.prefill(tokens)
+    if len(rows) != len(tokens):
+        raise UsageError(
+            "the graphs of this bundle return the logits of the last token of a call alone",
+            hint="load an ONNX bundle with rows=True and not static, or export with `logits: all` in the recipe",
+        )
+    return rows

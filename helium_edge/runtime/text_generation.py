@@ -6,6 +6,7 @@ from collections.abc import Generator, Iterator
 from typing import final
 
 from helium_edge.runtime.generate import GenerationStats
+from helium_edge.runtime.lookahead import LookaheadRunner
 from helium_edge.runtime.sampling import SamplingOptions
 from helium_edge.runtime.stop_strings import StopStrings
 from helium_edge.runtime.tokenizer import StreamDecoder
@@ -22,6 +23,7 @@ class Generation(Iterator[str]):
         stats: Times and counts, filled in along the way, and why it stopped.
         reused_tokens: Tokens of the prompt that were in the cache already; `stats.prompt_tokens` are the others.
         dropped_messages: Oldest messages of a conversation that were left out, for want of room in the cache.
+        ahead: What guessed tokens, and counts; None where nothing was guessed.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class Generation(Iterator[str]):
         self.stats = stats
         self.reused_tokens = 0
         self.dropped_messages = 0
+        self.ahead: LookaheadRunner | None = None
         self._pieces = self._decode(new_ids, decoder, stop or StopStrings(()))
 
     def __next__(self) -> str:

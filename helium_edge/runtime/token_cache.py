@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy.typing as npt
 
+from helium_edge.runtime.rows import rows_of
 from helium_edge.runtime.runner import CachedRunner, Logits, SeekableRunner
 
 
@@ -77,6 +78,21 @@ class TokenCache:
         logits = self.runner.decode(token)
         self._ids.append(token)
         return logits
+
+    def prefill_rows(self, tokens: Sequence[int]) -> Logits:
+        """Append tokens and return the logits of each, (len(tokens), V); see `RowsRunner.prefill_rows`.
+
+        Raises:
+            UsageError: The runner returns those of the last one alone.
+        """
+        self._settle()
+        rows = rows_of(self.runner, tokens)
+        self._ids.extend(tokens)
+        return rows
+
+    def seek(self, position: int) -> None:
+        """Keep the first `position` tokens, of which there are as many; the runner must be seekable."""
+        self._go_to(position)
 
     def _settle(self) -> None:
         """Go on behind the last known id, should a call have been interrupted."""

@@ -1,0 +1,68 @@
+"""Prompt lookup on real graphs: shipped ones that return the last row, and those that return all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from helium_edge import LanguageModel, export, load
+from helium_edge.errors import UsageError
+from helium_edge.recipe import load_recipe
+from helium_edge.texts import LANGUAGES, evaluation_text
+from tests.helpers.checkpoints import make_checkpoint
+from tests.helpers.exports import random_tokens
+
+GREEDY: dict[str, Any] = {"temperature": 0.0, "max_new_tokens": 48}
+SMALL = {"num_hidden_layers": 2, "vocab_size": 320, "max_position_embeddings": 256, "std": 0.1}
+
+
+def opened(bundle: Path, **options: Any) -> LanguageModel:
+    model = load(bundle, trusted=True, threads=1, **options)
+    assert isinstance(model, LanguageModel)
+    return model
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("lookahead")
+    source = make_checkpoint(root / "c", **SMALL)
+    return export(source, recipe="onnx-fp32", out=root / "b", parity=False, run=False).bundle
+
+
+def test_guesses_change_no_token_and_leave_the_cache_as_it_was(bundle: Path) -> None:
+    plain, ahead = opened(bundle), opened(bundle, rows=True)
+    accepted = 0
+    for seed in range(8):
+        prompt = random_tokens(5, 320, seed) * 3
+        expected = plain.stream(prompt, **GREEDY)
+        found = ahead.stream(prompt, lookahead=7, **GREEDY)
+        assert list(found) == list(expected)
+        assert found.ids == expected.ids
+        assert found.ahead is not None
+        accepted += found.ahead.accepted
+        assert list(ahead.token_cache.ids) == list(plain.token_cache.ids)
+        assert ahead.token_cache.position == plain.token_cache.position
+    assert accepted > 0
+
+
+def test_graphs_that_return_one_row_are_refused_by_name(bundle: Path) -> None:
+    with pytest.raises(UsageError, match="return the logits of the last token of a call alone") as caught:
+        list(opened(bundle, static=True).stream([1, 2, 3] * 4, lookahead=7, **GREEDY))
+    assert "rows=True" in str(caught.value.hint)
+
+
+@pytest.mark.long
+def test_two_hundred_prompts_of_helium_tiny(tmp_path: Path) -> None:
+    out = export(
+        "helium-tiny", recipe=load_recipe("onnx-fp32"), out=tmp_path / "b", parity=False, run=False
+    ).bundle
+    plain, ahead = opened(out), opened(out, rows=True)
+    words = [evaluation_text(language).split() for language in LANGUAGES]
+    for number in range(200):
+        text = words[number % len(words)]
+        start = 7 * number % (len(text) - 40)
+        prompt = " ".join(text[start : start + 4 + number % 30])
+        prompt = f"{prompt}. {prompt[: len(prompt) // 2]}" if number % 2 else prompt
+        assert list(ahead.stream(prompt, lookahead=7, **GREEDY)) == list(plain.stream(prompt, **GREEDY)), prompt
