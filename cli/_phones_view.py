@@ -24,7 +24,7 @@ def show_predictions(found: Sequence[Prediction]) -> None:
         rows.append((each.phone.title, *speeds, size(each.memory)))
     _console.heading("Predicted, not measured: tokens a second on phones")
     _console.table(columns, rows, right=columns[1:])
-    _console.line(f"from the counted instructions and bytes of {found[0].runtime}; docs/bench.md has the formula")
+    _console.line(f"from counts of {found[0].runtime}; docs/bench.md has the formula")
 
 
 def show_prediction(found: Prediction) -> None:
