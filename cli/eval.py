@@ -17,8 +17,10 @@ from ._options import (
     JsonOption,
     JunitOption,
     MarkdownOption,
+    RevisionOption,
     ThreadsOption,
     UnverifiedOption,
+    revision_words,
 )
 
 if TYPE_CHECKING:
@@ -40,8 +42,10 @@ def register(app: typer.Typer) -> None:
 
 def evaluate(
     bundle: Annotated[
-        Path | None, typer.Argument(metavar="[BUNDLE]", help="Folder of a bundle.", show_default=False)
+        Path | None,
+        typer.Argument(metavar="[BUNDLE]", help="Folder of a bundle, or a Hub id: org/name.", show_default=False),
     ] = None,
+    revision: RevisionOption = None,
     tasks: Annotated[
         str,
         typer.Option(
@@ -118,12 +122,17 @@ def evaluate(
         return
     if bundle is None:
         raise UsageError("Missing argument 'BUNDLE'", hint="`helium-edge eval --help` shows what is allowed")
+    if record and not bundle.is_dir():
+        raise UsageError(
+            f"--record: {bundle} is no folder to write beside", hint="use --json, or download it first"
+        )
     gates = _gates(task_drop)
     from helium_edge.evaluate.plan import plan
 
     ours, others = _split(_words(tasks))
     planned = plan(ours, data, limit) if ours or not others else []  # before anything heavy is imported
     official = _official(others, data, limit)
+    from helium_edge.bundle import resolve_bundle
     from helium_edge.evaluate.run import evaluate as run
     from helium_edge.report import check_destinations
     from helium_edge.report.evaluation import write_evaluation
@@ -135,7 +144,7 @@ def evaluate(
     check_destinations(html=html, others=(junit, markdown, beside))
     with _console.progress() as progress:
         document = run(
-            bundle,
+            resolve_bundle(bundle, revision=revision),
             planned,
             store or cache_folder(),
             original=not no_original,
@@ -161,7 +170,7 @@ def evaluate(
         )
     if as_json:
         _console.document({"bundle": str(bundle), "evaluation": document})
-    _console.next_step("parity", bundle)
+    _console.next_step("parity", bundle, *revision_words(revision))
 
 
 class _Report:

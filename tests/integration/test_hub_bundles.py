@@ -79,6 +79,17 @@ def test_commands_take_a_hub_id(
         assert "--revision main" in following[1]
 
 
+def test_eval_takes_a_hub_id(hub: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Questions are longer than the cache of these bundles, which is said of the bundle once it is open."""
+    asked = ["eval", "org/lm", "--limit", "2", "--original", str(tiny_checkpoint)]
+    assert run([*asked, "--revision", "main"]) == 3
+    assert "does not fit in a cache of" in capsys.readouterr().err
+    assert run([*asked, "--revision", "none"]) == 3
+    assert "org/lm" in capsys.readouterr().err
+    assert run([*asked, "--record"]) == 2
+    assert "org/lm is no folder to write beside" in capsys.readouterr().err
+
+
 def test_the_api_takes_a_hub_id(hub: Path, tiny_checkpoint: Path) -> None:
     with load("org/lm", revision="main", threads=1) as model:
         assert isinstance(model, LanguageModel)
