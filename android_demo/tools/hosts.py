@@ -153,8 +153,8 @@ def onnx_run(batched: bool, operations: list[int]) -> dict[str, Any]:
     runner._cache, runner._logits, runner._dynamic, runner._sessions = spec, "last", False, {}
     runner._buffers = [np.zeros(spec.shape, np.float32) for _ in range(4)]
     steps = {
-        ("prefill", 4): OnnxStep(log, spec, "prefill_4", 4),
-        ("decode", 1): OnnxStep(log, spec, "decode_16", 1),
+        ("prefill", 4, 1): OnnxStep(log, spec, "prefill_4", 4),
+        ("decode", 1, 1): OnnxStep(log, spec, "decode_16", 1),
     }
     for step in steps.values():
         step.arrays = runner._buffers

@@ -81,6 +81,7 @@ def test_a_bundle_is_measured_from_end_to_end(bundle: Path, capsys: pytest.Captu
     assert data["ratios"] == []
 
 
+@pytest.mark.full
 def test_two_bundles_take_turns(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["bench", str(bundle), "--compare", str(bundle), *QUICK, "--context", "0", "--json"]) == 0
     data = document(capsys)
@@ -99,6 +100,7 @@ def test_the_text_is_80_columns_wide(bundle: Path, capsys: pytest.CaptureFixture
     assert sum(line.startswith("decode at") for line in tables) == 2
 
 
+@pytest.mark.full
 def test_xnnpack_is_measured_with_its_shorter_caches(program: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["bench", str(program), *QUICK, "--context", "0,30", "--json"]) == 0
     data = document(capsys)
