@@ -31,7 +31,7 @@ def test_optimum_lists_the_command(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [
-        (["helium-tiny", "--recipe", "onnx-int4", "--dry-run", "--json"], 0),
+        (["helium-tiny", "--recipe", "onnx-int8", "--dry-run", "--json"], 0),
         (["./nothing", "--recipe", "onnx-int4", "-o", "x"], 3),
     ],
     ids=["plan", "bad input"],
