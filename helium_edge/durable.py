@@ -80,7 +80,7 @@ def replace_file(path: Path, data: bytes) -> None:
         return
     with replacing(target) as beside:
         write_file(beside, data)
-    sync_folder(target.parent)
+    sync_renamed(target.parent)
 
 
 @contextmanager
@@ -136,6 +136,16 @@ def sync_folder(folder: Path) -> None:
     """Bring the entries of a folder to the disk, where the system can open folders."""
     if os.name != "nt":
         sync_file(folder)
+
+
+def sync_renamed(folder: Path) -> None:
+    """Bring a rename in `folder` to the disk if the disk takes it.
+
+    What was renamed is whole and on the disk, under its old name or the new one: an error would say that nothing
+    was written, and there it is.
+    """
+    with suppress(OSError):
+        sync_folder(folder)
 
 
 def sync_file(path: Path) -> None:
@@ -305,7 +315,7 @@ class PartialFolder:
                 ) from error
         # From here on there is something in the parents.
         self._new_parents = []
-        sync_folder(self._target.parent)
+        sync_renamed(self._target.parent)
 
     def close(self) -> None:
         """Remove what is not published, and what it replaced."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -78,8 +77,7 @@ def _publish(path: Path, data: bytes) -> None:
         return
     with durable.replacing(path) as beside:
         durable.write_file(beside, data)
-    if os.name != "nt":
-        durable.sync_folder(path.parent)
+    durable.sync_renamed(path.parent)
 
 
 def _line(document: str, answer: Answer) -> str:
