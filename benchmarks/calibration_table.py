@@ -1,7 +1,7 @@
 """What methods of quantization cost, in torch and without an artifact: the table of docs/accuracy.md.
 
     python benchmarks/calibration_table.py --outliers helium-tiny-outliers --write
-    python benchmarks/calibration_table.py --text mine.txt
+    python benchmarks/calibration_table.py --outliers helium-tiny-outliers --text mine.jsonl --write
 
 Mean KLD of the next token over every position of the built-in evaluation text, language by language, or of a text
 of one's own that nothing was chosen on; weights dequantized, activations in float32, and of the checkpoint with
@@ -34,10 +34,10 @@ from helium_edge.quant.activations import Arithmetic, PerToken
 from helium_edge.quant.calibrated import CalibratedStore
 from helium_edge.recipe import Calibration, Quantization, Rule, Scheme
 from helium_edge.runtime.tokenizer import Tokenizer
-from helium_edge.texts import LANGUAGES, Window, calibration_windows, evaluation_windows, read_windows
+from helium_edge.texts import Window, calibration_windows, evaluation_windows, read_windows
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "accuracy.md"
-BEGIN, END = "<!-- methods -->", "<!-- /methods -->"
+MARK, MARK_OF_TEXT = "methods", "methods, other text"
 ENDS, BODY = r"model\.embed_tokens\.weight|lm_head\.weight", r".*_proj\.weight"
 INT8, DEFAULT = Scheme(bits=8), Calibration()
 
@@ -153,8 +153,10 @@ def store_of(row: Row, checkpoint: Checkpoint, tokenizer: Tokenizer, folder: Pat
 def table(checkpoint: Checkpoint, outliers: Checkpoint | None, text: Path | None) -> Iterator[str]:
     tokenizer = Tokenizer(checkpoint.tokenizer_files()[0])
     windows = evaluation_windows(tokenizer) if text is None else read_windows(text, tokenizer, window_len=256)
-    languages = [f"{language} | " for language in LANGUAGES] if text is None else []
-    yield f"| method | {''.join(languages)}all | PPL ratio |"
+    languages = list(dict.fromkeys(window.language for window in windows))
+    if len(languages) == 1:
+        languages = []
+    yield f"| method | {''.join(f'{language} | ' for language in languages)}all | PPL ratio |"
     yield f"|---|{'---:|' * (len(languages) + 2)}"
     original = TextModel(checkpoint.config, Original(checkpoint))
     references = [rows_of(original, window.tokens) for window in windows]
@@ -187,9 +189,11 @@ def main() -> None:
             print(line, flush=True)
             lines.append(line)
     if arguments.write:
-        before, rest = DOCUMENT.read_text(encoding="utf-8").split(BEGIN)
-        after = rest.split(END)[1]
-        DOCUMENT.write_text(f"{before}{BEGIN}\n\n{chr(10).join(lines)}\n\n{END}{after}", encoding="utf-8")
+        mark = MARK if arguments.text is None else MARK_OF_TEXT
+        begin, end = f"<!-- {mark} -->", f"<!-- /{mark} -->"
+        before, rest = DOCUMENT.read_text(encoding="utf-8").split(begin)
+        after = rest.split(end)[1]
+        DOCUMENT.write_text(f"{before}{begin}\n\n{chr(10).join(lines)}\n\n{end}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

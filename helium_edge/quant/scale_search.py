@@ -11,17 +11,22 @@ from __future__ import annotations
 import torch
 
 from helium_edge.quant.affine import absmax_scales, code_range, round_scales
+from helium_edge.quant.parallel import spans
 from helium_edge.quant.scratch import scratch
 from helium_edge.recipe import GROUP_SIZES, Scheme
 
 # Factors on the absmax scale. Measured on Gaussian and Student-t5 weights in groups of 32 to 128: the best factor
 # lies between 0.69 and 1.25 for all but 1 % of int4 groups; int8 channels gain nothing below 0.7.
-_INT4_FACTORS = (*(step / 40 for step in range(41, 49)), *(step / 40 for step in range(39, 19, -1)))
-_INT8_FACTORS = tuple(step / 100 for step in range(99, 69, -1))
-"""Upwards from 1, then downwards: 1.025 to 1.2 and 0.975 to 0.5; 0.99 to 0.7."""
+_INT4_FACTORS = [step / 40 for step in range(41, 49)], [step / 40 for step in range(39, 19, -1)]
+_INT8_FACTORS: tuple[list[float], list[float]] = [], [step / 100 for step in range(99, 69, -1)]
+"""Upwards from 1, and downwards: 1.025 to 1.2 and 0.975 to 0.5; 0.99 to 0.7."""
 
-_BLOCK = 4
-"""Candidates judged between two looks at whether any that follows can be of use."""
+_ELEMENTS = 1 << 17
+"""Weights that are judged at a time: of few groups several candidates together, since a call takes as long as the
+work on thousands of weights."""
+
+_LOOK = 4
+"""Candidates after which it is looked at whether any that follows can be of use."""
 
 _ROUNDING_MARGIN = 1e-3
 """Far more than float32 arithmetic may be off, and too little to matter: no result depends on it."""
@@ -32,13 +37,13 @@ class _Judge:
 
     Groups lie side by side, (g, M): what is done with each weight and the scale of its group then runs along M,
     and sums over a group add whole rows, in the same order whatever the processor and the chunk. A channel,
-    of which a chunk has only a few, stays as it is, (M, K).
+    of which a chunk has only a few, stays as it is, (M, K). C candidates come first.
 
     Args:
         groups: (M, g) float32, contiguous.
         code_range: Smallest and largest code.
         zero_points: (M,) or None.
-        importance: (M, g) or None.
+        importance: (M, g), or (1, g) for all groups alike, or None.
     """
 
     def __init__(
@@ -48,40 +53,45 @@ class _Judge:
         zero_points: torch.Tensor | None,
         importance: torch.Tensor | None,
     ) -> None:
-        self._beside = groups.shape[1] in GROUP_SIZES
-        if self._beside:
+        beside = groups.shape[1] in GROUP_SIZES
+        if beside:
             groups = scratch("beside", groups.shape[::-1]).copy_(groups.t())
             importance = None if importance is None else importance.t()
         self._groups = groups
         self._importance = importance
-        axis = 0 if self._beside else 1
-        self._low, self._high = groups.amin(dim=axis), groups.amax(dim=axis)
+        self._axis = axis = 0 if beside else 1
+        self._low, low = groups.min(dim=axis)
+        self._high, high = groups.max(dim=axis)
+        # What an error of the outermost weights costs.
+        self._prices = [_take(importance, places, axis) for places in (low, high)]
         # Smallest and largest code minus zero point.
         self._range = code_range
         ends = [torch.tensor(float(end)) for end in code_range]
         self._first, self._last = ends if zero_points is None else [end - zero_points for end in ends]
-        self._ratios, self._codes = scratch("ratios", groups.shape), scratch("codes", groups.shape)
 
-    def errors(self, scales: torch.Tensor, out: torch.Tensor, *, clamp: bool = True) -> None:
-        """Write the squared error of each group (M,), in squared units of its scale."""
+    @property
+    def at_once(self) -> int:
+        """How many candidates to judge in one call."""
+        return max(1, _ELEMENTS // self._groups.numel())
+
+    def errors(self, scales: torch.Tensor, *, clamp: bool = True) -> torch.Tensor:
+        """The squared error of each group, (C, M) as the scales, in squared units of its scale."""
         ratios, codes = self._round(scales, clamp=clamp)
         squares = _squared_difference(ratios, codes, out=codes)
         if self._importance is not None:
             squares.mul_(self._importance)
-        self._sum(squares, out)
+        return self._sum(squares)
 
     def least_squares(self, scales: torch.Tensor) -> torch.Tensor:
-        """The scales (M,), not yet rounded, that fit best the codes which `scales` leads to."""
+        """The scales, not yet rounded, that fit best the codes which `scales` (C, M) lead to."""
         ratios, codes = self._round(scales)
         products = ratios.mul_(codes)
         squares = codes.square_()
         if self._importance is not None:
             products.mul_(self._importance)
             squares.mul_(self._importance)
-        total, fit = torch.empty_like(scales), torch.empty_like(scales)
-        self._sum(squares, total)
-        self._sum(products, fit)
-        return torch.where(total > 0, scales * (fit / total), scales)
+        total = self._sum(squares)
+        return torch.where(total > 0, scales * (self._sum(products) / total), scales)
 
     def needs_clamp(self, scales: torch.Tensor) -> bool:
         """Whether any weight rounds to more than the last code."""
@@ -94,29 +104,41 @@ class _Judge:
 
         The outermost weight of each group, cut off at the largest code, would alone err by more.
         """
-        if self._importance is not None:
-            return False
-        cut = torch.maximum(self._high - scales * self._last, scales * self._first - self._low).clamp_(min=0.0)
-        return bool((cut.div_(unit).square_() > errors * (1 + _ROUNDING_MARGIN)).all())
+        below, above = scales * self._first - self._low, self._high - scales * self._last
+        costs = [cut.clamp_(min=0.0).div_(unit).square_() for cut in (below, above)]
+        for cost, price in zip(costs, self._prices, strict=True):
+            if price is not None:
+                cost.mul_(price)
+        return bool((torch.maximum(*costs) > errors * (1 + _ROUNDING_MARGIN)).all())
 
     def _round(self, scales: torch.Tensor, *, clamp: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
         """Weights in units of the scale, and their codes minus the zero point; both valid until the next call."""
+        shape = (len(scales), *self._groups.shape)
         steps = torch.reciprocal(scales, out=scratch("steps", scales.shape))
-        torch.mul(self._groups, self._spread(steps), out=self._ratios)
-        codes = torch.round(self._ratios, out=self._codes)
+        ratios = torch.mul(self._groups, self._spread(steps), out=scratch("ratios", shape))
+        codes = torch.round(ratios, out=scratch("codes", shape))
         if clamp and self._first.dim():
             torch.clamp(codes, self._spread(self._first), self._spread(self._last), out=codes)
         elif clamp:
             codes.clamp_(*self._range)
-        return self._ratios, codes
+        return ratios, codes
 
     def _spread(self, values: torch.Tensor) -> torch.Tensor:
-        """Values of groups (M,), to be combined with their weights."""
-        return values if self._beside else values.unsqueeze(-1)
+        """Values of groups (..., M), to be combined with their weights."""
+        return values.unsqueeze(self._axis - 2)
 
-    def _sum(self, weights: torch.Tensor, out: torch.Tensor) -> None:
-        """Write the sum over each group (M,)."""
-        torch.sum(weights, dim=0 if self._beside else 1, out=out)
+    def _sum(self, weights: torch.Tensor) -> torch.Tensor:
+        """The sum over each group, (C, M)."""
+        return torch.sum(weights, dim=self._axis - 2)
+
+
+def _take(importance: torch.Tensor | None, places: torch.Tensor, axis: int) -> torch.Tensor | None:
+    """The importance of one weight of each group, (M,)."""
+    if importance is None:
+        return None
+    shape = list(importance.shape)
+    shape[1 - axis] = len(places)
+    return importance.expand(shape).gather(axis, places.unsqueeze(axis)).squeeze(axis)
 
 
 def _squared_difference(one: torch.Tensor, other: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
@@ -143,33 +165,39 @@ def search_scales(
     unit = absmax.view(-1)
     judge = _Judge(
         groups.view(len(unit), -1), code_range(scheme), None if zero_points is None else zero_points.view(-1),
-        None if importance is None else importance.repeat(len(groups), 1),
+        importance if importance is None or len(importance) == 1 else importance.repeat(len(groups), 1),
     )  # fmt: skip
     scales, errors = _search_grid(judge, unit, scheme)
-    refined = round_scales(judge.least_squares(scales), scheme)
-    found = torch.empty_like(unit)
-    judge.errors(refined, found)
-    better = found.mul_((refined / unit).square_()) < errors
-    return torch.where(better, refined, scales).view_as(absmax), zero_points
+    refined = round_scales(judge.least_squares(scales.unsqueeze(0)), scheme)
+    found = judge.errors(refined).mul_((refined / unit).square_())
+    return torch.where(found < errors, refined, scales).view_as(absmax), zero_points
 
 
 def _search_grid(judge: _Judge, unit: torch.Tensor, scheme: Scheme) -> tuple[torch.Tensor, torch.Tensor]:
     """The best of all factors on the absmax scale, and its error in squares of `unit`; of equals, the first."""
-    best, least = unit.clone(), torch.empty_like(unit)
-    judge.errors(unit, least)
-    # Memory that is taken anew for every candidate would be cleared page by page each time.
-    scales, squares, errors = (scratch(name, unit.shape) for name in ("scales", "squares", "errors"))
+    best, least = unit, judge.errors(unit.unsqueeze(0))[0]
+    larger, smaller = _INT8_FACTORS if scheme.bits == 8 else _INT4_FACTORS
     clamp = True
-    for place, factor in enumerate(_INT8_FACTORS if scheme.bits == 8 else _INT4_FACTORS):
-        # Cutting off costs all the more the smaller the scale: what is hopeless stays so.
-        round_scales(torch.mul(unit, factor, out=scales), scheme, out=scales)
-        if factor < 1 and place % _BLOCK == 0 and judge.hopeless(scales, unit, least):
-            break
-        # What is not cut off is not cut off by larger scales either.
-        clamp = factor < 1 or (clamp and judge.needs_clamp(scales))
-        judge.errors(scales, errors, clamp=clamp)
-        # Squares of the weights themselves would overflow, or vanish, at the ends of the float32 range.
-        errors *= torch.div(scales, unit, out=squares).square_()
-        torch.where(errors < least, scales, best, out=best)
-        torch.minimum(errors, least, out=least)
+    for factors in (larger, smaller):
+        since_look = _LOOK
+        for piece in spans(len(factors), judge.at_once):
+            candidates = torch.tensor(factors[piece]).unsqueeze(1)
+            # Memory that is taken anew each time would be cleared page by page.
+            scales = torch.mul(unit, candidates, out=scratch("scales", (len(candidates), len(unit))))
+            round_scales(scales, scheme, out=scales)
+            if factors is smaller and since_look >= _LOOK:
+                # Cutting off costs all the more the smaller the scale: what is hopeless stays so.
+                if judge.hopeless(scales[0], unit, least):
+                    break
+                since_look = 0
+            since_look += len(candidates)
+            # What is not cut off is not cut off by larger scales either.
+            clamp = factors is smaller or (clamp and judge.needs_clamp(scales[0]))
+            errors = judge.errors(scales, clamp=clamp)
+            # Squares of the weights themselves would overflow, or vanish, at the ends of the float32 range.
+            errors *= torch.div(scales, unit, out=scratch("squares", scales.shape)).square_()
+            error, place = errors.min(dim=0)
+            better = error < least
+            best = torch.where(better, scales.gather(0, place.unsqueeze(0))[0], best)
+            least = torch.where(better, error, least)
     return best, least

@@ -66,11 +66,14 @@ def merge_tokenizer(files: Mapping[str, Path]) -> MergedTokenizer:
     """
     path = files[TOKENIZER]
     data = read_tokenizer_file(path)
-    declared = read_declared(files, data)
     original = path.read_bytes()
-    base = original if declared.rebuilt is None else _spelled(declared.rebuilt)
     with library_errors(path), quiet():
-        inner = tokenizers.Tokenizer.from_str(base.decode("utf-8"))
+        # First: what reads `data` below takes for granted that it has the form that the library knows.
+        inner = tokenizers.Tokenizer.from_str(original.decode("utf-8"))
+    declared = read_declared(files, data)
+    with library_errors(path), quiet():
+        if declared.rebuilt is not None:
+            inner = tokenizers.Tokenizer.from_str(_spelled(declared.rebuilt).decode("utf-8"))
         before = inner.get_added_tokens_decoder()
         new = _missing(declared, before)
         if new:

@@ -24,8 +24,18 @@ from tests.hostile.client import Commands
 from tests.hostile.mutate import mutate_bytes, mutate_file, mutate_value
 from tests.unit.bundle.bundles import SIGNATURES, write_bundle
 
+TOKEN = {"content": "<turn>", "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+TOKEN_FILES: dict[str, Any] = {
+    "tokenizer_config.json": {
+        "tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": TOKEN, "pad_token": None,
+        "added_tokens_decoder": {"1": TOKEN | {"content": "<s>"}}, "extra_special_tokens": ["<turn>"],
+        "chat_template": "{% for m in messages %}<turn>{{ m['role'] }}: {{ m['content'] }}{% endfor %}",
+    },
+    "special_tokens_map.json": {"bos_token": "<s>", "eos_token": TOKEN, "additional_special_tokens": ["<turn>"]},
+    "added_tokens.json": {"<turn>": 4, "<other>": 5},
+}  # fmt: skip
 CHECKPOINT_FILES = ("config.json", "model.safetensors", "tokenizer.json", "generation_config.json", "README.md",
-                    "model.safetensors.index.json", SHARDS[1])  # fmt: skip
+                    "model.safetensors.index.json", SHARDS[1], *TOKEN_FILES)  # fmt: skip
 BUNDLE_FILES = ("helium-edge.json", "decoder.onnx", "tokenizer.json", "genai_config.json", "weights.bin")
 KINDS = (*CHECKPOINT_FILES, "recipe", *(f"bundle {name}" for name in BUNDLE_FILES))
 
@@ -35,7 +45,10 @@ def damaged_checkpoint(box: Sandbox, name: str, draw: random.Random) -> list[lis
     box.write("generation_config.json", {"do_sample": True, "temperature": 0.7, "top_k": 4, "eos_token_id": 2})
     box.write("README.md", "---\nlicense: apache-2.0\nlanguage: [en, fr]\n---\n# model\n")
     path = box.model / name
-    if not path.exists():
+    if name in TOKEN_FILES:
+        (box.model / "tokenizer_config.json").unlink(missing_ok=True)  # the others count only without its tokens
+        box.write(name, TOKEN_FILES[name])
+    elif not path.exists():
         shutil.rmtree(box.model)
         box.checkpoint(shards=2)
     mutate_file(path, draw)

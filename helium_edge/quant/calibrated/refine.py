@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from helium_edge.quant.affine import QuantizedWeight, code_range, round_scales
-from helium_edge.quant.calibrated.gptq import BLOCK, ROWS
+from helium_edge.quant.calibrated.gptq import BLOCK, INNER, ROWS
 from helium_edge.quant.parallel import map_pieces, spans
 from helium_edge.recipe import Scheme
 
@@ -111,24 +111,30 @@ class _Rows:
         """Move each code once to its best value, in the order of the columns; says how many moved."""
         low, high = code_range(self._scheme)
         columns, moved = len(self.steps), 0
+        curvatures, scales = self._hessian.diagonal().tolist(), self.scales.unbind()
         for block in spans(columns, BLOCK):
-            slope, within = self.slope[block].clone(), self._hessian[block, block]
+            slope = self.slope[block].clone()
             changes = torch.empty_like(slope)
-            for place in range(len(slope)):
-                column = block.start + place
-                group = column // self._size
-                scale, step = self.scales[group], self.steps[column]
-                best = step.sub(slope[place] / (within[place, place] * scale)).round_()
-                if self._zeros is None:
-                    best.clamp_(low, high)
-                else:
-                    zeros = self._zeros[group]
-                    best.add_(zeros).clamp_(low, high).sub_(zeros)
-                change = best - step
-                moved += int(torch.count_nonzero(change))
-                step.copy_(best)
-                changes[place] = change.mul_(scale)
-                slope[place + 1 :].addr_(within[place, place + 1 :], change)
+            for inner in spans(len(slope), INNER):
+                start = block.start + inner.start
+                part = slope[inner]
+                within = self._hessian[start : start + len(part), start : start + len(part)]
+                steps = self.steps[start : start + len(part)]
+                rows = zip(changes[inner], steps, part, within, strict=True)
+                for column, (change, step, pull, row) in enumerate(rows, start):
+                    group = column // self._size
+                    scale = scales[group]
+                    torch.addcdiv(step, pull, scale, value=-1 / curvatures[column], out=change)
+                    if self._zeros is None:
+                        change.round_().clamp_(low, high)
+                    else:
+                        zeros = self._zeros[group]
+                        change.round_().add_(zeros).clamp_(low, high).sub_(zeros)
+                    step.add_(change.sub_(step))
+                    part.addr_(row, change.mul_(scale))  # also to columns that are done, which nobody reads
+                ahead = slice(start + len(part), block.stop)
+                slope[inner.stop :].addmm_(self._hessian[ahead, start : start + len(part)], changes[inner])
+            moved += int(torch.count_nonzero(changes))
             self.slope.addmm_(self._hessian[:, block], changes)
         return moved
 
