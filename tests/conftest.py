@@ -10,6 +10,7 @@ import random
 import subprocess
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
@@ -27,6 +28,9 @@ __all__ = [
 ]
 
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+# How long an example takes says how busy the machine is.
+hypothesis.settings.register_profile("helium-edge", deadline=None)
+hypothesis.settings.load_profile("helium-edge")
 
 
 def pytest_configure(config: pytest.Config) -> None:

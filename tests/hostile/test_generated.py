@@ -38,7 +38,7 @@ def generated(strategy: st.SearchStrategy[Any]) -> Callable[[Callable[..., None]
             count = pytestconfig.getoption("--hostile-examples")
 
             @settings(
-                max_examples=count, deadline=None, derandomize=True, database=None, suppress_health_check=SMALL
+                max_examples=count, derandomize=True, database=None, suppress_health_check=SMALL
             )
             @given(strategy)
             def each(value: Any) -> None:

@@ -56,7 +56,7 @@ def test_what_is_no_pattern(pattern: str) -> None:
     assert "\n" not in caught.value.errors()[0]["msg"]
 
 
-@settings(max_examples=200, derandomize=True, deadline=None)
+@settings(max_examples=200, derandomize=True)
 @given(
     st.lists(
         st.sampled_from(["a", "b", ".", "[ab]", "a|b", "(ab)", "a?", "b*", "(a|b)+", "[^a]", r"\."]), max_size=6

@@ -309,7 +309,7 @@ ANYTHING = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.sampled_from(PLACES), ANYTHING)
 def test_whatever_stands_in_any_place_is_read_or_refused(place: tuple[Any, ...], value: Any) -> None:
     data: Any = document()
@@ -328,7 +328,7 @@ def test_whatever_stands_in_any_place_is_read_or_refused(place: tuple[Any, ...],
         assert len(found) < 400
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.integers(0, len(WHOLE.to_json()) - 1), st.binary(max_size=4), st.integers(0, 4))
 def test_damaged_bytes_are_read_or_refused(at: int, new: bytes, drop: int) -> None:
     data = WHOLE.to_json().encode()

@@ -153,7 +153,7 @@ def test_a_tensor_given_twice_is_refused(single: Path) -> None:
 
 
 @settings(
-    max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=150, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(position=st.integers(0, 2500), value=st.integers(0, 255))
 def test_a_flipped_byte_of_the_header_is_refused_or_harmless(

@@ -68,7 +68,7 @@ def logits_of(kind: str) -> Any:
 
 @pytest.mark.parametrize("kind", RUNNERS)
 @given(requests=requests_of_few_tokens, block=st.integers(1, 5))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_trie_finds_what_plain_scoring_finds(kind: str, requests: list[Request], block: int) -> None:
     runner = RUNNERS[kind]()
     trie = Scorer(runner, logits_of(kind), block=block)
@@ -83,7 +83,7 @@ def test_the_trie_finds_what_plain_scoring_finds(kind: str, requests: list[Reque
 
 
 @given(sets=st.lists(requests_of_few_tokens, min_size=2, max_size=3))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_calls_may_follow_each_other(sets: list[list[Request]]) -> None:
     runner = HistoryRunner()
     scorer = Scorer(runner, "all")

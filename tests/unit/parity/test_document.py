@@ -48,7 +48,7 @@ PLACES = sorted({place[:7] for place in _places(failing())[1:]}, key=str)
 WRONG = st.sampled_from([None, True, -1, 0.5, 8.0, "", "x", [], [[]], {}, {"a": 1}])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.sampled_from(PLACES), WRONG)
 def test_the_models_refuse_all_that_the_schema_refuses(place: tuple[Any, ...], value: Any) -> None:
     document: Any = failing()

@@ -63,7 +63,7 @@ _programs = st.builds(
 
 
 @given(_programs)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_what_is_written_is_read_again(program: Program) -> None:
     assert decode(Program, encode(program, IDENTIFIER), IDENTIFIER) == program
 

@@ -18,7 +18,7 @@ KINDS = ("normal", "outlier", "constant", "positive", "huge", "subnormal", "tiny
 
 def unhurried(examples: int) -> settings:
     """Settings without a time limit: a busy machine is no failure."""
-    return settings(max_examples=examples, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    return settings(max_examples=examples, suppress_health_check=[HealthCheck.too_slow])
 
 
 schemes = st.sampled_from(SCHEMES)

@@ -60,7 +60,7 @@ def test_top_p_is_measured_on_what_top_k_left() -> None:
     assert picks(logits_of([0.15, 0.5, 0.3, 0.05]), 500, temperature=1.0, top_k=2, top_p=0.6)[1] == 1
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.integers(0, 2**32 - 1),
     st.integers(1, 3000),

@@ -61,7 +61,7 @@ def library(encoder: SpanEncoder) -> tokenizers.Tokenizer:
     return found
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(text=TEXTS)
 def test_the_templates_text_has_the_ids_of_the_library(text: str, encoder: SpanEncoder) -> None:
     expected = library(encoder).encode(text, add_special_tokens=False).ids
@@ -71,7 +71,7 @@ def test_the_templates_text_has_the_ids_of_the_library(text: str, encoder: SpanE
         assert encoder.encode([(text, False)]) == expected
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(spans=SPANS)
 def test_users_spell_no_special_token(spans: list[tuple[str, bool]], encoder: SpanEncoder) -> None:
     ids = encoder.encode(spans)

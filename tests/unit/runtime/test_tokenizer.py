@@ -81,14 +81,14 @@ TOKENS = st.one_of(
 PIECES = st.one_of(TOKENS.map(lambda token: [token]), st.sampled_from(SAMPLES).map(TOKENIZER.encode))
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(st.lists(PIECES, max_size=30))
 def test_streamed_text_is_the_text_of_all_ids(pieces: list[list[int]]) -> None:
     ids = [token for piece in pieces for token in piece]
     assert "".join(streamed(ids)) == TOKENIZER.decode(ids)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(TOKENS, max_size=30))
 def test_a_continued_stream_is_what_the_text_after_a_prompt_reads(ids: list[int]) -> None:
     prompt = TOKENIZER.encode("Edge")

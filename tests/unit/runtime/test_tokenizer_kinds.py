@@ -132,7 +132,7 @@ def test_a_stream_gives_the_text_of_all_ids(ours: Tokenizer) -> None:
         assert "".join(streamed(ours, ids)) == ours.decode(ids), text
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.integers(0, 950), max_size=30))
 def test_a_stream_of_any_ids_gives_their_text(ours: Tokenizer, ids: list[int]) -> None:
     assert "".join(streamed(ours, ids)) == ours.decode(ids)
