@@ -58,9 +58,8 @@ class Attention:
         mask = graph.input(method.input(torch.float32, [1, self.slots]), [1, self.slots])
         shape = [self.heads, self.slots, self.dim]
         for _ in range(self.layers):
-            keys, values = (
-                graph.input(method.input(self.dtype, shape), shape, codes=self.dtype == torch.int8) for _ in "kv"
-            )
+            kind = schema.Datatype.QINT8 if self.dtype == torch.int8 else schema.Datatype.FP32
+            keys, values = (graph.input(method.input(self.dtype, shape), shape, kind) for _ in "kv")
             query = self._layer(graph, query, mask, keys, values)
         graph.output(query, method.output(torch.float32, [self.heads, 1, self.dim]))
         method.delegate(schema.BACKEND, graph.finish, graph.arguments)
@@ -91,7 +90,7 @@ class Attention:
 
     def _read(self, graph: GraphBuilder, cache: int, place: tuple[int, int]) -> int:
         piece = graph.slice(cache, 1, *place)
-        return graph.clamp(graph.from_codes(piece), -128, 127) if self.dtype == torch.int8 else piece
+        return graph.clamp(graph.widen(piece), -128, 127) if self.dtype == torch.int8 else piece
 
     def inputs(self, *, own: bool) -> list[Tensor]:
         """Random inputs; every layer has a cache of its own, or all have the first one's."""

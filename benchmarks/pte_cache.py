@@ -1,4 +1,4 @@
-"""An XNNPACK program with a float32 KV cache against one with an int8 cache: a released shape, made-up weights.
+"""An XNNPACK program with a KV cache of each type: a released shape, made-up weights.
 
     python benchmarks/pte_cache.py [--preset helium-1-preview-2b] [--layers 2] [--cache-len 4096] [--calls 15]
 
@@ -28,7 +28,7 @@ from helium_edge.signature import DecoderSpec
 from helium_edge.targets.xnnpack.target import PROGRAM_FILE, XnnpackTarget
 from made_up import MadeUpStore, made_up_scales
 
-CACHES: tuple[KvCacheFormat, ...] = ("float32", "int8")
+CACHES: tuple[KvCacheFormat, ...] = ("float32", "float16", "int8")
 
 
 def measure(args: argparse.Namespace, config: Any, recipe: Recipe) -> None:

@@ -42,7 +42,7 @@ MAX_PATTERN = 512
 
 GROUP_SIZES = (32, 64, 128)
 
-KvCacheFormat = Literal["float32", "int8"]
+KvCacheFormat = Literal["float32", "float16", "int8"]
 """Numeric format of keys and values in the cache. CoreML keeps float16 where float32 is asked for."""
 
 
@@ -290,8 +290,8 @@ class Gates(StrictModel):
 class Recipe(StrictModel):
     """One export, complete: see docs/recipes.md for the annotated form.
 
-    `kv_cache: int8` keeps keys and values as int8 codes with one scale per channel, calibrated on text; it has no
-    meaning for a classifier or encoder.
+    `kv_cache: float16` keeps keys and values in half the bytes; `int8` as codes with one scale per channel,
+    calibrated on text. Neither has a meaning for a classifier or encoder.
     """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")

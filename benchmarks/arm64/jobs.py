@@ -33,9 +33,8 @@ COLUMNS = (64, 256)
 CONTEXTS = (64, 512)
 """Tokens in the cache."""
 HEADS, CHUNK = 2, 128
-F16 = ir.DataType.FLOAT16
-TABLES = slice(7, 9)
-"""Inputs of GroupQueryAttention that rotate: cosines and sines."""
+_CACHES = {"float32": "onnx-int4", "int8": "onnx-int4-kv8", "float16": "onnx-int4-kv16"}
+"""A recipe for each type of cache."""
 
 ONNX_BODIES = ("int4-g32", "int4-g64", "int4-g128", "int4-g32-asym", "int4-g64-asym", "int4-g128-asym")
 INT8_BLOCKS = (32, 128, 256)
@@ -93,7 +92,7 @@ def _build(config: ModelConfig, recipe: Recipe, folder: Path) -> None:
     folder.mkdir(parents=True)
     store: Any = MadeUpStore(config, recipe.quantization)
     target: Any = load_target(name)
-    extra = {} if recipe.kv_cache == "float32" else {"scales": made_up_scales(config)}
+    extra = {"scales": made_up_scales(config)} if recipe.kv_cache == "int8" else {}
     target.build(store, recipe, folder, lambda _: None, **extra)
 
 
@@ -112,7 +111,7 @@ def onnx_jobs(folder: Path) -> Iterator[Counted]:
             yield from _onnx_products(folder, body, columns, 256, head=body == "int4-g32")
         for block in INT8_BLOCKS[:-1]:
             yield from _onnx_products(folder, "int4-g32", columns, block, head=True, gate=False)
-    for cache in ("float32", "int8", "float16"):
+    for cache in _CACHES:
         yield from _onnx_attention(folder, cache)
     yield from _onnx_others(folder)
 
@@ -139,20 +138,18 @@ def _onnx_products(
 
 def _onnx_attention(folder: Path, cache: str) -> Iterator[Counted]:
     config = _config(HEADS * HEAD_DIM, 64, 64, HEADS)
-    recipe = _recipe("onnx-int4-kv8" if cache == "int8" else "onnx-int4", "int4-g32", 1024)
+    recipe = _recipe(_CACHES[cache], "int4-g32", 1024)
     source = folder / f"attention-{cache}"
     _build(config, recipe, source)
     anatomy = onnx_anatomy.dissect(ir.load(source / "decoder.onnx"), config, "decoder.onnx")
     spec: CacheSpec = load_target("onnx").cache(config, recipe)
     inputs, outputs = layer_pieces(anatomy, 0, spec)[2]
     file = f"attention-{cache}.onnx"
-    names = {name: f"out.{name}" for name in outputs}
+    names = {name: f"out.{name}" for name in ("attention", "key", "value")}
     _write_piece(
         anatomy.model, {f"in.{name}": value for name, value in inputs.items()},
-        {names[name]: value for name, value in outputs.items()}, folder / file,
+        {shown: outputs[name] for name, shown in names.items()}, folder / file,
     )  # fmt: skip
-    if cache == "float16":
-        _with_float16_cache(folder / file)
     for rows, contexts in ((1, CONTEXTS), (CHUNK, (0, CONTEXTS[-1]))):
         for context in contexts:
             job = _attention_job(file, rows, context, spec, ir.load(folder / file))
@@ -181,31 +178,6 @@ def _attention_job(file: str, rows: int, context: int, spec: CacheSpec, model: i
         outputs[f"out.{side}"] = Output(spec.shape, str(inputs[over].dtype), over)
     order = [str(value.name) for value in model.graph.outputs]
     return Job(file, inputs, {name: outputs[name] for name in order})
-
-
-def _with_float16_cache(path: Path) -> None:
-    """Make of attention over a float32 cache that over one of float16, which no target of ours writes."""
-    model = ir.load(path)
-    graph = model.graph
-    (attention,) = (node for node in graph if node.op_type == "GroupQueryAttention")
-    there = ir.node("Cast", [attention.inputs[0]], attributes={"to": int(F16)})
-    back = ir.node("Cast", [attention.outputs[0]], attributes={"to": int(ir.DataType.FLOAT)})
-    for node, _ in list(attention.outputs[0].uses()):
-        if node is not back:
-            node.replace_input_with(0, back.outputs[0])
-    attention.replace_input_with(0, there.outputs[0])
-    graph.insert_before(attention, there)
-    graph.insert_after(attention, back)
-    for value in attention.inputs[TABLES]:
-        assert value is not None
-        assert value.const_value is not None
-        value.const_value = ir.tensor(value.const_value.numpy().astype(np.float16))
-        value.dtype = F16
-    pasts = [value for value in graph.inputs if str(value.name).startswith("past_key_values")]
-    presents = [out for value in attention.outputs[1:] for node, _ in value.uses() for out in node.outputs]
-    for value in (*pasts, *attention.outputs, *presents, there.outputs[0]):
-        value.dtype = F16
-    ir.save(model, path)
 
 
 def _onnx_others(folder: Path) -> Iterator[Counted]:

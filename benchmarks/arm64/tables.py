@@ -24,6 +24,7 @@ VARIANTS: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
     ("groups of 64 with zero points", "onnx-int4", "int4-g64-asym", {}),
     ("groups of 128 with zero points", "onnx-int4", "int4-g128-asym", {}),
     ("`onnx-int4-kv8`: int8 cache", "onnx-int4-kv8", "int4-g32", {}),
+    ("`onnx-int4-kv16`: float16 cache", "onnx-int4-kv16", "int4-g32", {}),
     ("`xnnpack-int4`", "xnnpack-int4", "int4-g32", {}),
     ("`xnnpack-int4-small`", "xnnpack-int4", "int4-g128", {}),
 )

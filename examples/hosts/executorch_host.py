@@ -25,6 +25,9 @@ class Host:
         self.program = Runtime.get().load_program(folder / graphs["prefill"]["file"])
         self.tokens = graphs["prefill"]["tokens"]
         self.takes_last_index = any(each["role"] == "last_index" for each in graphs["prefill"]["inputs"])
+        unknown = sorted({each["dtype"] for each in graphs["decode"]["inputs"]} - {*DTYPES, "int64"})
+        if unknown:
+            sys.exit(f"the type {unknown[0]} is not known to this host")
         pasts = [each for each in graphs["decode"]["inputs"] if each["role"] in ("past_key", "past_value")]
         self.cache = [torch.zeros(each["shape"], dtype=DTYPES[each["dtype"]]) for each in pasts]
         self.length = 0

@@ -10,9 +10,10 @@ import { join } from 'node:path';
 process.env.ORT_DISABLE_TELEMETRY ??= '1'; // before it is loaded, or it reports to its maker
 const { default: ort } = await import('onnxruntime-node');
 
-const ARRAYS = { float32: Float32Array, int8: Int8Array, int32: Int32Array, int64: BigInt64Array };
+const ARRAYS = { float32: Float32Array, float16: Uint16Array, int8: Int8Array, int32: Int32Array, int64: BigInt64Array };
 
 const tensor = (dtype, shape, values = []) => {
+  if (!(dtype in ARRAYS)) process.exit(console.error(`the type ${dtype} is not known to this host`) ?? 1);
   const data = new ARRAYS[dtype](shape.reduce((product, n) => product * n, 1));
   values.forEach((value, i) => { data[i] = dtype === 'int64' ? BigInt(value) : value; });
   return new ort.Tensor(dtype, data, shape);

@@ -10,7 +10,10 @@
 
 import { Tokenizer } from './tokenizer.mjs';
 
-const ARRAYS = { float32: Float32Array, int8: Int8Array, int32: Int32Array, int64: BigInt64Array };
+// A float16 cache is made of zeros and never looked into: its bits will do.
+const ARRAYS = {
+  float32: Float32Array, float16: Uint16Array, int8: Int8Array, int32: Int32Array, int64: BigInt64Array,
+};
 const PAST = new Set(['past_key', 'past_value']), PRESENT = new Set(['present_key', 'present_value']);
 const NEW = new Set(['new_key', 'new_value']);
 
@@ -143,6 +146,7 @@ export class Model {
   }
 
   #tensor(dtype, shape, values = []) {
+    if (!(dtype in ARRAYS)) throw new Error(`the type ${dtype} is not known to this host`);
     const data = new ARRAYS[dtype](shape.reduce((product, size) => product * size, 1));
     values.forEach((value, i) => { data[i] = dtype === 'int64' ? BigInt(value) : value; });
     return new this.#ort.Tensor(dtype, data, shape);

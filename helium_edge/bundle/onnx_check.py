@@ -26,7 +26,7 @@ _OPERATORS = frozenset({
     "ReduceMean", "ReduceSum", "Relu", "Reshape", "RotaryEmbedding", "Shape", "Sigmoid",
     "SkipSimplifiedLayerNormalization", "Slice", "Softmax", "Split", "Sqrt", "Squeeze", "Sub", "Tile",
     "Transpose", "Unsqueeze", "Where", "com.microsoft::GatherBlockQuantized",
-    "com.microsoft::GroupQueryAttention", "com.microsoft::MatMulNBits",
+    "com.microsoft::GroupQueryAttention", "com.microsoft::MatMulNBits", "com.microsoft::RotaryEmbedding",
     "com.microsoft::SkipSimplifiedLayerNormalization",
 })  # fmt: skip
 """Of all graphs that any version has written. None loops, calls, or makes a tensor of a size that is data, but

@@ -81,7 +81,7 @@ def _run_decoder(
     progress.stage("run")
     model = language_model(bundle, threads=threads)
     arithmetic = target_of(bundle).arithmetic(recipe, weights.plan)
-    rounds = arithmetic.rounds or recipe.kv_cache == "int8"
+    rounds = arithmetic.rounds or recipe.kv_cache != "float32"
     golden = record_steadiest(
         model.runner,
         _encoded(model, bundle.manifest.prefill_len),

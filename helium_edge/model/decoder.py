@@ -177,6 +177,8 @@ class DecoderLayer(torch.nn.Module):
         self.qkv = parts.linear([layer_name(layer, f"self_attn.{kind}_proj.weight") for kind in "qkv"])
         self.key_rows = parts.cache_rows(layer, "key")
         self.value_rows = parts.cache_rows(layer, "value")
+        self.query_rows = parts.query_rows(layer)
+        self.attended_rows = parts.attended_rows(layer)
         self.o = parts.linear([layer_name(layer, "self_attn.o_proj.weight")])
         self.norm2 = parts.norm(layer_name(layer, "post_attention_layernorm.weight"))
         self.gate_up = parts.linear([layer_name(layer, f"mlp.{kind}_proj.weight") for kind in ("gate", "up")])
@@ -212,7 +214,10 @@ class DecoderLayer(torch.nn.Module):
         if self.key_rows is not None and self.value_rows is not None:
             # Attention reads new rows as it will read them from the cache: any chunking gives the same numbers.
             key, value = self.key_rows(key), self.value_rows(value)
-        return self._attend(query, (key, value), past, masks), key, value
+        if self.query_rows is not None:
+            query = self.query_rows(query)
+        mixed = self._attend(query, (key, value), past, masks)
+        return mixed if self.attended_rows is None else self.attended_rows(mixed), key, value
 
     def gated(self, normed: Tensor) -> Tensor:
         """The MLP without its last projection: (T, C) after the second norm to what that reads, (T, I)."""

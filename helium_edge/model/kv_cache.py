@@ -1,8 +1,8 @@
-"""The int8 KV cache: its scales, and what keys and values become in it.
+"""The int8 and the float16 KV cache: scales of the one, and what keys and values become in either.
 
-Every channel (one dimension of one key-value head, of keys or of values of one layer) has a static, symmetric
-scale: code = row / scale, rounded half to even and clamped to [-128, 127]. Kernels multiply by the reciprocal,
-which decides ties.
+In float16 they are rounded half to even. In int8 every channel (one dimension of one key-value head, of keys or of
+values of one layer) has a static, symmetric scale: code = row / scale, rounded half to even and clamped to
+[-128, 127]. Kernels multiply by the reciprocal, which decides ties.
 
 Shapes: Hkv key-value heads, T tokens, S cache slots, D head_dim.
 
@@ -113,4 +113,30 @@ def beyond_rounding(codes: Array, rows: Array, scale: Array) -> Array:
     exact = np.clip(rows.astype(np.float64) / scale, LOWEST, HIGHEST)
     gap = codes.astype(np.float64) - exact
     found: Array = np.sign(gap) * np.maximum(np.abs(gap) - 0.5, 0.0) * scale
+    return found
+
+
+def round_to_half(rows: Tensor) -> Tensor:
+    """Rows as attention reads them back from a float16 cache, float32."""
+    return rows.to(torch.float16).to(torch.float32)
+
+
+def beyond_half_rounding(stored: Array, rows: Array) -> Array:
+    """What a float16 cache differs from rows by, beyond what rounding to the nearest number explains.
+
+    As `beyond_rounding`, in the steps of float16: those of the larger of both numbers, the wider ones where a
+    power of two lies between them.
+
+    Args:
+        stored: What the cache holds.
+        rows: What was to be stored, of the same shape.
+
+    Returns:
+        The difference, 0 for a number that is right; NaN or infinite where `stored` is.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        gap = stored.astype(np.float64) - rows
+        largest = np.maximum(np.abs(stored), np.abs(rows)).astype(np.float16)
+        step = np.spacing(largest).astype(np.float64)
+        found: Array = np.sign(gap) * np.maximum(np.abs(gap) - step / 2, 0.0)
     return found

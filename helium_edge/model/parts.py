@@ -59,6 +59,14 @@ class Parts(Protocol):
         """
         ...
 
+    def query_rows(self, layer: int) -> torch.nn.Module | None:
+        """A module (H, T, D) -> (H, T, D): what queries become before attention; None where they stay."""
+        ...
+
+    def attended_rows(self, layer: int) -> torch.nn.Module | None:
+        """A module (T, H * D) -> (T, H * D): what the result of attention becomes; None where it stays."""
+        ...
+
 
 class DenseParts(Parts):
     """Parts in plain float32.
@@ -88,6 +96,14 @@ class DenseParts(Parts):
     @override
     def cache_rows(self, layer: int, side: Side) -> torch.nn.Module | None:
         """Float32 rows stay as they are."""
+        return None
+
+    @override
+    def query_rows(self, layer: int) -> torch.nn.Module | None:
+        return None
+
+    @override
+    def attended_rows(self, layer: int) -> torch.nn.Module | None:
         return None
 
 

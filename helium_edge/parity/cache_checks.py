@@ -116,8 +116,8 @@ class CacheChecks:
         scale = float(np.sqrt(np.square(second, dtype=np.float64).mean()))
         error = float(np.sqrt(np.square(first.astype(np.float64) - second).mean())) / max(scale, 1e-30)
         limit = self.limits.apart
-        if self.yardstick.saturation is not None:
-            # Codes of an int8 cache are ties of their own.
+        if self.yardstick.rounds_cache:
+            # Numbers of a rounded cache are ties of their own.
             limit = max(limit, FLIPPED_CODE)
         passed = error <= limit
         return CheckResult(name, error, limit, passed, "" if passed else f"{what}: relative rms {error:.2g}")

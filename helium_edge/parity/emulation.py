@@ -24,7 +24,7 @@ import torch.nn.functional as F  # noqa: N812 - the field's spelling
 from torch import Tensor
 from typing_extensions import override
 
-from helium_edge.model.kv_cache import KvScales, Side, round_rows
+from helium_edge.model.kv_cache import KvScales, Side, beyond_half_rounding, round_rows, round_to_half
 from helium_edge.model.parts import DenseParts, stacked_bias
 from helium_edge.quant import WeightStore
 from helium_edge.quant.activations import ActivationRule, Arithmetic
@@ -34,6 +34,10 @@ TIE = 1e-3
 that was measured. An activation that is wrong by this much is wrong by 8e-6 of the largest of its block, a tenth
 of what level L1 lets pass anyway."""
 
+HALF_NOISE = 2e-6
+"""The same where numbers are rounded to float16, relative to the rms of their row: a number of the runtime is
+taken that is the nearest one to ours but for this much."""
+
 
 @dataclass
 class Ledger:
@@ -42,10 +46,12 @@ class Ledger:
     Attributes:
         enabled: Activations are quantized at all; False gives the plain float32 decoder with the same weights.
         processor: Index of the arithmetic by which they are, among those that the modules were made for.
-        round_cache: New rows of an int8 cache are rounded; False leaves them for whoever compares them with codes.
+        round_cache: New rows of an int8 or float16 cache are rounded; False leaves them for whoever compares them
+            with what the cache holds.
         traced: The runtime's own inputs of products, each (T, K), by the index of the product in the order of the
-            forward pass: qkv, o, gate_up, down of each layer, head. Where an activation lies between two codes,
-            the one is taken that the runtime took. NaN where the runtime has no such row.
+            forward pass: qkv, o, gate_up, down of each layer, head; and queries (T, H * D) by `query_place`. Where
+            an activation lies between two codes, the one is taken that the runtime took. NaN where the runtime has
+            no such row.
         ties: (T,) activations that were rounded to the other side for that reason.
         flips: Ties that are rounded to the other side whatever is traced, each (T, K), by the index of the
             product.
@@ -63,6 +69,11 @@ class Ledger:
 
 Rules = tuple[ActivationRule | None, ...]
 """Of one product, under each arithmetic."""
+
+
+def query_place(layer: int) -> int:
+    """Where a ledger has the queries of a layer, which are the input of no product."""
+    return -1 - layer
 
 
 def _listed(arithmetic: Arithmetic | Sequence[Arithmetic]) -> Sequence[Arithmetic]:
@@ -88,7 +99,9 @@ class EmulatedParts(DenseParts):
     ) -> None:
         super().__init__(store.config, store)
         self._store = store
-        self._rules = [one.rules for one in _listed(arithmetic)]
+        here = _listed(arithmetic)
+        self._rules = [one.rules for one in here]
+        self._half_cache, self._half_attention = here[0].half_cache, here[0].half_attention
         self._ledger = ledger
         self._scales = scales
         self._products = 0
@@ -113,7 +126,61 @@ class EmulatedParts(DenseParts):
 
     @override
     def cache_rows(self, layer: int, side: Side) -> torch.nn.Module | None:
+        if self._half_cache:
+            return HalfCacheRows(self._ledger)
         return None if self._scales is None else RoundedRows(self._scales.side(layer, side)[:, None], self._ledger)
+
+    @override
+    def query_rows(self, layer: int) -> torch.nn.Module | None:
+        return HalfRows(self._ledger, query_place(layer)) if self._half_attention else None
+
+    @override
+    def attended_rows(self, layer: int) -> torch.nn.Module | None:
+        """Asked for before the product that reads them."""
+        return HalfRows(self._ledger, self._products) if self._half_attention else None
+
+
+class HalfCacheRows(torch.nn.Module):
+    """New rows as a float16 cache gives them back; untouched where the ledger says so."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        super().__init__()
+        self._ledger = ledger
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """(Hkv, T, D) -> (Hkv, T, D)."""
+        return round_to_half(rows) if self._ledger.round_cache else rows
+
+
+class HalfRows(torch.nn.Module):
+    """Queries, or the result of attention, in float16; what lies between two numbers as the runtime took it.
+
+    Args:
+        ledger: Has the numbers of the runtime, where they were traced.
+        place: Where it has them.
+    """
+
+    def __init__(self, ledger: Ledger, place: int) -> None:
+        super().__init__()
+        self._ledger = ledger
+        self._place = place
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(H, T, D) -> (H, T, D), or (T, H * D) -> (T, H * D)."""
+        if not self._ledger.enabled:
+            return x
+        ours, traced = round_to_half(x), self._ledger.traced.get(self._place)
+        if traced is None:
+            return ours
+        by_token = x.dim() == 2
+        theirs = traced if by_token else traced.view(traced.shape[0], x.shape[0], -1).transpose(0, 1)
+        theirs = round_to_half(theirs)
+        beyond = torch.from_numpy(beyond_half_rounding(theirs.numpy(), x.numpy())).abs()
+        taken = beyond <= HALF_NOISE * x.square().mean(dim=-1, keepdim=True).sqrt()
+        if self._ledger.ties is not None:
+            turned = taken & (theirs != ours)
+            self._ledger.ties += turned.sum(dim=1 if by_token else (0, 2))
+        return torch.where(taken, theirs, ours)
 
 
 class RoundedRows(torch.nn.Module):

@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -274,9 +274,9 @@ class Comparison:
             tally.budget.add(window.language, positions)
             # Graphs return the last row of a prompt only: L3 lacks the others, and is compared without them.
             tally.paired.add(window.language, positions.select(positions.position >= (first or 0)))
-            if self.yardstick.saturation is not None:
+            if self.yardstick.rounds_cache:
                 with self.clock.running("quantized torch"):
-                    plain = self.yardstick.plain_logits(window.tokens[:-1], int8_cache=False)
+                    plain = self.yardstick.plain_logits(window.tokens[:-1], round_cache=False)
                 positions = compare_rows(np.asarray(expected), plain, window.tokens[1:], window=index)
                 tally.float_cache.add(window.language, positions)
 
@@ -311,7 +311,7 @@ class Comparison:
             reports.append(replace(level, gates=judge_graph(self.limits, errors, level.overall)))
             if self.budget:
                 level = tally.budget.report("L2", near_tie, windows)
-                cost = () if self.yardstick.saturation is None else (_cache_cost(tally),)
+                cost = (_cache_cost(self.yardstick, tally),) if self.yardstick.rounds_cache else ()
                 reports.append(replace(level, gates=(*judge_budget(self.gates, level.overall), *cost)))
                 excess = paired_excess(tally.paired.positions, tally.user.positions)
                 gates.append(judge_consistency(self.yardstick.arithmetic, *excess))
@@ -335,8 +335,9 @@ class Comparison:
             yield replace(level, processor=processor, gates=gates)
 
 
-def _cache_cost(tally: _Tally) -> GateResult:
-    return judge_cache_cost(*paired_excess(tally.float_cache.positions, tally.budget.positions))
+def _cache_cost(yardstick: Yardstick, tally: _Tally) -> GateResult:
+    kind: Literal["float16", "int8"] = "float16" if yardstick.saturation is None else "int8"
+    return judge_cache_cost(kind, *paired_excess(tally.float_cache.positions, tally.budget.positions))
 
 
 def _compare(expected: Logits, step: Step, window: Window, index: int) -> Positions:

@@ -24,8 +24,9 @@ from helium_edge.targets.debug import Array
 TOLERANCE = 1e-5
 """Largest own error, relative to the rms of the result."""
 FLIPPED_CODES = 1e-3
-"""The same of attention over an int8 cache: both sides round the new rows, and a tie may flip a code: one code of
-one channel of values moves a row by less than 1 / (127 sqrt(D))."""
+"""The same of attention over an int8 or float16 cache: both sides round the new rows, and a tie may flip a code:
+one code of one channel of values moves a row by less than 1 / (127 sqrt(D)). In float16 queries and results are
+rounded too, and a step is at most a thousandth of a number."""
 FLIPPED = 0.05
 """Largest own error of one row where activations are rounded; a flip moves a row by 0.001 to 0.01."""
 

@@ -18,7 +18,7 @@ from helium_edge.bundle import Bundle
 from helium_edge.bundle.kv_scales import read_kv_scales
 from helium_edge.config import ModelConfig
 from helium_edge.errors import UsageError
-from helium_edge.model.kv_cache import SIDES, KvScales, beyond_rounding
+from helium_edge.model.kv_cache import SIDES, KvScales, beyond_half_rounding, beyond_rounding
 from helium_edge.model.parts import Parts
 from helium_edge.model.weights import HEAD, layer_name
 from helium_edge.parity.emulation import EmulatedParts, Ledger
@@ -147,6 +147,10 @@ class _Run:
     rows: list[LayerRow] = field(default_factory=list)
     chains: list[_Chain] = field(default_factory=list)
 
+    @property
+    def _rounds_cache(self) -> bool:
+        return self.scales is not None or self.arithmetic.half_cache
+
     def embedding(self, states: list[CallState]) -> None:
         for planned in self.calls:
             self.chains.append(_Chain(self.programs[planned.phase].embedding(planned.call)))
@@ -169,10 +173,12 @@ class _Run:
         widths = _widths(self.config)
         split = [[_split(values, widths) for values in runs] for runs in (own, whole)]
         expected = [CallState(s.call, s.residual, s.delta, _split(s.values, widths), s.past) for s in states]
-        if self.scales is not None:
-            for runs in split:
-                for state, values in zip(expected, runs, strict=True):
+        for runs in split:
+            for state, values in zip(expected, runs, strict=True):
+                if self.scales is not None:
                     _forgive_rounding(values, state.values, self.scales, index)
+                elif self.arithmetic.half_cache:
+                    _forgive_half(values, state.values)
         self._compare(index, names, expected, *split)
 
     def _whole(self, index: int, states: list[CallState]) -> list[dict[str, Array]]:
@@ -218,7 +224,7 @@ class _Run:
                     LayerRow(
                         phase, program.graph, layer, op,
                         self._worst(parts, runs[0], runs[1]), self._worst(parts, runs[0], runs[2]), rounds,
-                        FLIPPED_CODES if op == "attention" and self.scales is not None else TOLERANCE,
+                        FLIPPED_CODES if op == "attention" and self._rounds_cache else TOLERANCE,
                     )
                 )  # fmt: skip
 
@@ -284,6 +290,14 @@ def _forgive_rounding(
             scale = scales.side(layer, side).reshape(1, -1).numpy()
             codes = found[side][: len(rows)] / scale
             found[side] = rows + beyond_rounding(codes, rows, scale)
+
+
+def _forgive_half(found: dict[str, Array], expected: Mapping[str, Array]) -> None:
+    """The same of a float16 cache."""
+    for side in SIDES:
+        if side in found:
+            rows = expected[side]
+            found[side] = rows + beyond_half_rounding(found[side][: len(rows)], rows)
 
 
 def _matrix(layer: int | None, op: str) -> str:

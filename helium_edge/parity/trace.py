@@ -19,6 +19,7 @@ from torch import Tensor
 from helium_edge.bundle import Bundle
 from helium_edge.config import ModelConfig
 from helium_edge.model.kv_cache import KvScales, Side
+from helium_edge.parity.emulation import query_place
 from helium_edge.parity.rollout import Step
 from helium_edge.runtime.chunks import DECODE, next_width
 from helium_edge.signature import Phase
@@ -78,7 +79,8 @@ class Tracer:
     def inputs(self, step: Step, rows: Sequence[int]) -> dict[int, Tensor]:
         """The inputs of every product at some rows of a step, (R, K) each, by the index of the product.
 
-        NaN where the graph has no such row: the head of one that returns the last row only.
+        Where the graph rounds queries, those as well, before they are, by `query_place`. NaN where the graph has
+        no such row: the head of one that returns the last row only.
         """
         if self._programs is None:
             self._programs = {phase: program for program in self._load() for phase in program.phases}
@@ -91,6 +93,8 @@ class Tracer:
                 chain.values = {"residual": values["sum2"], "delta": values["down_proj"]}
                 for number, name in enumerate(PRODUCTS, len(PRODUCTS) * layer):
                     _keep(found, number, len(rows), values[name], chain)
+                if "query" in values:
+                    _keep(found, query_place(layer), len(rows), values["query"], chain)
         for chain in chains:
             norm = chain.program.end(chain.call, chain.values, cut=False)["norm"]
             _keep(found, len(PRODUCTS) * self._config.num_hidden_layers, len(rows), norm, chain)

@@ -37,11 +37,11 @@ ROUNDING_COST = 0.03
 EXACT_COST = 1e-4
 """The same where nothing is rounded but in float32."""
 
-CACHE_COST = 0.002
-"""Mean KLD, nats, that an int8 KV cache may add to a float32 one under the same weights."""
+CACHE_COST = {"int8": 0.002, "float16": 1e-4}
+"""Mean KLD, nats, that a KV cache of this type may add to a float32 one under the same weights."""
 
 FLIPPED_CODE = 5e-3
-"""Relative rms of a row where float32 noise tipped codes of an int8 cache to the other side of a tie."""
+"""Relative rms of a row where float32 noise tipped numbers of a rounded cache to the other side of a tie."""
 
 
 @dataclass(frozen=True)
@@ -167,14 +167,15 @@ def judge_consistency(arithmetic: Arithmetic, excess: float, standard_error: flo
     return GateResult("kld_beyond_l2", excess, limit, "max", standard_error)
 
 
-def judge_cache_cost(excess: float, standard_error: float) -> GateResult:
-    """What an int8 KV cache costs beyond a float32 one, on the same tokens and weights.
+def judge_cache_cost(kind: Literal["float16", "int8"], excess: float, standard_error: float) -> GateResult:
+    """What a rounded KV cache costs beyond a float32 one, on the same tokens and weights.
 
     Args:
+        kind: Its type.
         excess: Mean KLD of the one less that of the other, nats.
         standard_error: Of the excess.
     """
-    return GateResult("kld_of_int8_cache", excess, CACHE_COST, "max", standard_error)
+    return GateResult(f"kld_of_{kind}_cache", excess, CACHE_COST[kind], "max", standard_error)
 
 
 def judge_saturation(found: Saturation) -> GateResult:

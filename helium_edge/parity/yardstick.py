@@ -8,9 +8,9 @@ Where an activation lies between two codes, to within float32 noise, it is round
 `emulation.py`). Rows that differ are therefore traced (`trace.py`): the yardstick takes, at ties and at nothing
 else, the codes that the runtime took, and is computed anew. What then still differs is no matter of rounding.
 
-An int8 cache is read as the runtime has written it, the row's own slot included, so that a code that noise tips
-to the other side of a tie moves nothing; the rows that a call wrote are compared by codes: right is what rounding
-explains (`kv_cache.beyond_rounding`).
+An int8 or float16 cache is read as the runtime has written it, the row's own slot included, so that a number that
+noise tips to the other side of a tie moves nothing; the rows that a call wrote are right where rounding explains
+them (`kv_cache.beyond_rounding`, `kv_cache.beyond_half_rounding`).
 
 Shapes: T tokens, L layers, Hkv key-value heads, S slots, D head_dim, V vocabulary.
 """
@@ -29,7 +29,7 @@ from torch import Tensor
 from helium_edge.config import ModelConfig
 from helium_edge.errors import HeliumEdgeError
 from helium_edge.model.decoder import MASKED, DecoderStack
-from helium_edge.model.kv_cache import KvScales, beyond_rounding
+from helium_edge.model.kv_cache import KvScales, beyond_half_rounding, beyond_rounding
 from helium_edge.model.rope import rope_tables
 from helium_edge.parity.emulation import EmulatedParts, Ledger
 from helium_edge.parity.rollout import Step
@@ -96,6 +96,7 @@ class Yardstick:
     Attributes:
         elsewhere: As given.
         saturation: Values of the compared rows that an int8 cache clips; None where it is not quantized.
+        rounds_cache: The cache holds rounded rows, int8 or float16.
         traces: Ties are told from bugs: activations are rounded, by a rule that is known, and there is a tracer.
     """
 
@@ -115,10 +116,12 @@ class Yardstick:
         self._ledger = Ledger()
         self._scales = None if scales is None else [scale.numpy() for scale in scales.buffers()]
         self.saturation = None if scales is None else SaturationMeter(scales)
+        self.rounds_cache = scales is not None or arithmetic.half_cache
         every = [arithmetic, *self.elsewhere.values()]
         self._stack = DecoderStack(self.config, EmulatedParts(store, every, self._ledger, scales))
         self._tables = rope_tables(self.config.rope_theta, self.config.head_dim, cache_len)
-        self._tracer = tracer if arithmetic.rounds and arithmetic.exact else None
+        rounds = arithmetic.rounds or arithmetic.half_attention
+        self._tracer = tracer if rounds and arithmetic.exact else None
         self._widths: dict[int, int] = {}
         self._searches = _SEARCHES
 
@@ -127,14 +130,14 @@ class Yardstick:
         """Whether ties are rounded as the runtime rounded them."""
         return self._tracer is not None
 
-    def plain_logits(self, tokens: Sequence[int], *, int8_cache: bool = True) -> Logits:
+    def plain_logits(self, tokens: Sequence[int], *, round_cache: bool = True) -> Logits:
         """(T, V) logits of a whole conversation, activations as they are: what level L2 compares.
 
         Args:
             tokens: T ids.
-            int8_cache: Round the cache as the bundle does; False is what the same weights give with a float32 one.
+            round_cache: Round it as the bundle does; False is what the same weights give with a float32 one.
         """
-        self._ledger.enabled, self._ledger.round_cache = False, int8_cache
+        self._ledger.enabled, self._ledger.round_cache = False, round_cache
         try:
             return self._conversation(tokens)
         finally:
@@ -249,10 +252,10 @@ class Yardstick:
         positions = torch.tensor([step.start + row for row in rows])
         slots = torch.arange(cache[0].shape[1])
         own = torch.eye(len(rows), dtype=torch.bool)
-        # An int8 cache holds the row's own codes: attention reads those, whichever side of a tie they are on.
-        last = positions if self._scales is None else positions + 1
+        # A rounded cache holds the row's own numbers: attention reads those, whichever side of a tie they are on.
+        last = positions + 1 if self.rounds_cache else positions
         on_past = self._per_head(slots[None, :] < last[:, None])
-        on_new = self._per_head(own if self._scales is None else torch.zeros_like(own))
+        on_new = self._per_head(torch.zeros_like(own) if self.rounds_cache else own)
         return self._forward([step.tokens[row] for row in rows], positions, (on_past, on_new), cache)
 
     def _per_head(self, seen: Tensor) -> Tensor:
@@ -278,6 +281,8 @@ class Yardstick:
                 rows + beyond_rounding(codes, rows, scale)
                 for codes, rows, scale in zip(found, new, self._scales, strict=True)
             ]
+        elif self.rounds_cache:
+            found = [rows + beyond_half_rounding(halves, rows) for halves, rows in zip(found, new, strict=True)]
         sides = [
             _relative(_by_token(ours), _by_token(expected)) for ours, expected in zip(found, new, strict=True)
         ]

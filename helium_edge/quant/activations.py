@@ -142,11 +142,15 @@ class Arithmetic:
         name: For reports.
         rules: Rule of each matrix by name; absent where activations stay as they are.
         exact: The rules are known to be those of its kernels; where not, agreement is loose.
+        half_cache: New rows of the cache are rounded to float16.
+        half_attention: So are queries and the result of attention, since its kernel takes the type of its cache.
     """
 
     name: str
     rules: Mapping[str, ActivationRule]
     exact: bool = True
+    half_cache: bool = False
+    half_attention: bool = False
 
     @property
     def rounds(self) -> bool:

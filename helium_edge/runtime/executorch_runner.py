@@ -31,7 +31,7 @@ from helium_edge.signature import DecoderSpec, GraphSignature, Phase, TextSignat
 
 Array = npt.NDArray[Any]
 
-_SCALAR_TYPES = {"int8": 1, "int64": 4, "float32": 6}
+_SCALAR_TYPES = {"int8": 1, "int64": 4, "float16": 5, "float32": 6}
 """ExecuTorch's ScalarType by dtype."""
 
 _live: weakref.WeakSet[object] = weakref.WeakSet()

@@ -20,8 +20,9 @@ Values by name, T tokens of the call, all without a batch dimension:
 | norm | `residual`, `delta` | `norm` (R, C) |
 | lm_head | `norm` (T, C) | `logits` (R, V) |
 
-`residual` and `delta` are `sum2` and `down_proj` of the layer before, or the embedding. R is T or 1. An int8
-cache, its new rows included, is given and returned as the real values of its codes.
+`residual` and `delta` are `sum2` and `down_proj` of the layer before, or the embedding. R is T or 1. Where queries
+are rounded to float16, attention also gives `query` (T, C), before they are. An int8 or float16 cache, its new
+rows included, is given and returned as float32: of int8 the real values of its codes.
 """
 
 from __future__ import annotations
@@ -111,17 +112,17 @@ def join_parts(values: dict[str, Array], name: str) -> None:
 
 
 def rows_of_codes(codes: Array, scales: KvScales | None, layer: int, side: Side) -> Array:
-    """Rows of a cache as real values, (Hkv, R, D) float32; as they are where it is not quantized."""
+    """Rows of a cache as real values, (Hkv, R, D) float32."""
     if scales is None:
-        return codes
+        return codes.astype(np.float32, copy=False)
     real: Array = codes.astype(np.float32) * scales.side(layer, side)[:, None].numpy()
     return real
 
 
-def codes_of_rows(rows: Array, scales: KvScales | None, layer: int, side: Side) -> Array:
-    """The inverse, int8; exact for rows that were codes."""
+def codes_of_rows(rows: Array, scales: KvScales | None, layer: int, side: Side, dtype: str = "float32") -> Array:
+    """The inverse, int8, or `dtype` where the cache is not quantized; exact for rows that came from a cache."""
     if scales is None:
-        return rows
+        return rows.astype(dtype, copy=False)
     scale = scales.side(layer, side)[:, None].numpy()
     codes: Array = np.clip(np.rint(rows / scale), LOWEST, HIGHEST).astype(np.int8)
     return codes

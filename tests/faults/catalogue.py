@@ -44,7 +44,7 @@ class Fault:
         return f"{self.bundle}: {self.plant}{', static' if self.static else ''}"
 
 
-_INT4, _PORTABLE, _KV8 = "onnx-int4", "onnx-int4-portable", "onnx-int4-kv8"
+_INT4, _PORTABLE, _KV8, _KV16 = "onnx-int4", "onnx-int4-portable", "onnx-int4-kv8", "onnx-int4-kv16"
 
 ONNX = (
     # Weights: the store knows better (L0), and the yardstick computes with the store's integers (L1).
@@ -84,9 +84,18 @@ ONNX = (
     Fault("cache written one slot off, by the host", _KV8, "cache one slot off", "green red green any red",
           checks=("own slots only",)),
     Fault("stale cache: rows of decode calls are lost", _KV8, "stale cache", "green red green any red"),
+    # A float16 cache.
+    Fault("rows rounded before RoPE too", _KV16, "rounded before rotation", "green red green any red",
+          (1, "key")),
+    Fault("half-split RoPE for interleaved rows", _KV16, "half-split rope", "red red green any red", (1, "key")),
+    Fault("theta of other models", _KV16, "wrong theta", "red red green any red", (0, "key")),
+    Fault("cache written one slot off, by the graph", _KV16, "slot off", "green red green any red", (1, "key")),
+    Fault("cache written one slot off, by the host", _KV16, "cache one slot off", "green red green any red",
+          checks=("own slots only",)),
+    Fault("stale cache: rows of decode calls are lost", _KV16, "stale cache", "green red green any red"),
 )  # fmt: skip
 
-_XNNPACK, _XKV8 = "xnnpack-int4", "xnnpack-int4-kv8"
+_XNNPACK, _XKV8, _XKV16 = "xnnpack-int4", "xnnpack-int4-kv8", "xnnpack-int4-kv16"
 
 XNNPACK = (
     Fault("nibbles swapped", _XNNPACK, "swapped nibbles", "red red green red red", (1, "o_proj")),
@@ -124,4 +133,10 @@ XNNPACK = (
     Fault("cache written one slot off, by the host", _XKV8, "cache one slot off", "green red green any red",
           checks=("own slots only",)),
     Fault("stale cache: rows of decode calls are lost", _XKV8, "stale cache", "green red green any red"),
+    # A float16 cache.
+    Fault("new rows half a step too small", _XKV16, "rows below", "red red green any red", (0, "key"),
+          exported=True),
+    Fault("cache written one slot off, by the host", _XKV16, "cache one slot off", "green red green any red",
+          checks=("own slots only",)),
+    Fault("stale cache: rows of decode calls are lost", _XKV16, "stale cache", "green red green any red"),
 )  # fmt: skip

@@ -133,6 +133,12 @@ class HalfParts:
     def cache_rows(self, layer: int, side: Any) -> None:
         return None
 
+    def query_rows(self, layer: int) -> None:
+        return None
+
+    def attended_rows(self, layer: int) -> None:
+        return None
+
 
 class LoweredMethod(torch.nn.Module):
     """One method of a language model over a stack that all methods share."""

@@ -187,7 +187,7 @@ def half_split_rope_everywhere(folder: Path, layer: int) -> None:
 def slot_off(folder: Path, layer: int) -> None:
     """Contrib: a layer takes the cache to be one token longer, so that it writes one slot further."""
     for _, model in graphs(folder):
-        (node,) = _attention(folder, model, layer)
+        node = _attention(folder, model, layer)[-1]
         lengths = node.inputs[5]
         assert lengths is not None
         one = _constant(model, np.array([1], np.int32))
@@ -274,6 +274,21 @@ def cache_scale_off(folder: Path, layer: int) -> None:
     edit_tensor(folder, f"layers.{layer}.value_scale", edit)
 
 
+def rounded_before_rotation(folder: Path, layer: int) -> None:
+    """Queries and keys of a float16 cache are rounded before RoPE as well, as GroupQueryAttention's own would."""
+    for _, model in graphs(folder):
+        node = _attention(folder, model, layer)[0]
+        x = node.inputs[0]
+        assert x is not None
+        half = ir.Value(name="fault.half", type=ir.TensorType(ir.DataType.FLOAT16), shape=x.shape)
+        back = ir.Value(name="fault.back", type=x.type, shape=x.shape)
+        for source, out in ((x, half), (half, back)):
+            to = {"to": ir.DataType.FLOAT16 if out is half else ir.DataType.FLOAT}
+            cast = ir.node("Cast", [source], attributes=to, outputs=[out], name=f"{out.name}:node")
+            model.graph.insert_before(node, cast)
+        node.replace_input_with(0, back)
+
+
 ONNX_FAULTS: dict[str, Callable[[Path, int], None]] = {
     "swapped nibbles": swapped_nibbles,
     "transposed scales": transposed_scales,
@@ -292,6 +307,7 @@ ONNX_FAULTS: dict[str, Callable[[Path, int], None]] = {
     "padding leaks": padding_leaks,
     "cache scales swapped": cache_scales_swapped,
     "cache scale off": cache_scale_off,
+    "rounded before rotation": rounded_before_rotation,
 }
 """By name. `slot off` is for the contrib dialect, `mask one long` and `padding leaks` are for the portable one,
-and faults of the cache's scales for an int8 cache."""
+faults of the cache's scales for an int8 cache, and the last for a float16 one."""

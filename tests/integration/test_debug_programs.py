@@ -33,9 +33,11 @@ needs_executorch = pytest.mark.skipif(
         ("onnx-int4", True),
         ("onnx-int4-portable", True),
         ("onnx-int4-kv8", False),
+        ("onnx-int4-kv16", False),
         ("web-int4", False),
         pytest.param("xnnpack-int4", True, marks=needs_executorch),
         pytest.param("xnnpack-int4-kv8", True, marks=needs_executorch),
+        pytest.param("xnnpack-int4-kv16", True, marks=needs_executorch),
     ],
 )
 def test_the_stages_make_the_graph(recipe: str, static: bool, tmp_path: Path) -> None:
@@ -63,7 +65,7 @@ def test_the_stages_make_the_graph(recipe: str, static: bool, tmp_path: Path) ->
     scales = read_kv_scales(bundle)
     for number, theirs in enumerate(runner.cache_buffers):
         ours, side = caches[number // 2][number % 2], SIDES[number % 2]
-        codes = codes_of_rows(ours, scales, number // 2, side)
+        codes = codes_of_rows(ours, scales, number // 2, side, theirs.dtype.name)
         assert codes.dtype == theirs.dtype
         assert np.array_equal(codes[:, :6], theirs.reshape(ours.shape)[:, :6])
 

@@ -26,9 +26,9 @@ from tests.helpers.node import node, node_modules
 HOSTS = Path(__file__).parents[2] / "examples" / "hosts"
 MAX_LINES = 80
 
-ONNX = ("onnx-int4", "onnx-int8", "onnx-int4-portable", "onnx-int4-kv8", "web-int4")
+ONNX = ("onnx-int4", "onnx-int8", "onnx-int4-portable", "onnx-int4-kv8", "onnx-int4-kv16", "web-int4")
 GENAI = tuple(name for name in ONNX if name != "onnx-int4-portable")
-PTE = ("xnnpack-int4", "xnnpack-int4-kv8")
+PTE = ("xnnpack-int4", "xnnpack-int4-kv8", "xnnpack-int4-kv16")
 
 LATE = {
     "onnxruntime_host.py": ("self.length += len(ids)", "self.length += len(ids) + 1"),

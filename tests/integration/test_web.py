@@ -116,6 +116,7 @@ RECIPES = [
     pytest.param("onnx-int8", "", marks=pytest.mark.full),
     pytest.param("onnx-int4-portable", "static=1", marks=pytest.mark.full),
     pytest.param("onnx-int4-kv8", "", marks=pytest.mark.full),
+    pytest.param("onnx-int4-kv16", "", marks=pytest.mark.full),
 ]
 
 

@@ -30,6 +30,7 @@ from helium_edge.targets.xnnpack.graph import GraphBuilder, Matrix
 
 Array = npt.NDArray[Any]
 
+KINDS = {torch.float32: Datatype.FP32, torch.float16: Datatype.FP16, torch.int8: Datatype.QINT8}
 SCHEMES = {
     "int4-g32": Scheme(bits=4, group_size=32),
     "int4-g64": Scheme(bits=4, group_size=64),
@@ -44,10 +45,11 @@ def run(
     """Outputs of a graph that `build` makes of values for the inputs."""
     program, graph = ProgramBuilder(), GraphBuilder()
     method = program.method("forward")
-    values = [graph.input(method.input(x.dtype, x.shape), x.shape, codes=x.dtype == torch.int8) for x in inputs]
+    values = [graph.input(method.input(x.dtype, x.shape), x.shape, KINDS[x.dtype]) for x in inputs]
+    types = {kind: dtype for dtype, kind in KINDS.items()}
     for value in build(graph, program, values):
-        is_codes = graph._values[value].tensor.datatype == Datatype.QINT8
-        graph.output(value, method.output(torch.int8 if is_codes else torch.float32, graph.shape(value)))
+        dtype = types[Datatype(graph._values[value].tensor.datatype)]
+        graph.output(value, method.output(dtype, graph.shape(value)))
     method.delegate(BACKEND, graph.finish, graph.arguments)
     program.write(path)
     return execute(path, inputs)
@@ -203,11 +205,29 @@ def test_codes_of_a_cache_are_exact(tmp_path: Path) -> None:
     codes = torch.randint(-128, 128, (2, 40, 32), generator=torch.Generator().manual_seed(5), dtype=torch.int8)
 
     def build(graph: GraphBuilder, _: ProgramBuilder, values: list[int]) -> list[int]:
-        piece = graph.clamp(graph.from_codes(graph.slice(values[1], 1, 7, 20)), -128, 127)
-        return [graph.to_codes(values[0]), graph.clamp(graph.from_codes(values[1]), -128, 127), piece]
+        piece = graph.clamp(graph.widen(graph.slice(values[1], 1, 7, 20)), -128, 127)
+        return [graph.to_codes(values[0]), graph.clamp(graph.widen(values[1]), -128, 127), piece]
 
     new, numbers, piece = run(tmp_path / "p.pte", [rows, codes], build)
     assert np.array_equal(new.numpy(), np.clip(np.rint(rows.numpy()), -128, 127).astype(np.int8))
     assert {int(new[0, 6, 0]), int(new[0, 7, 0]), int(new[0, 8, 0])} == {127, -128, 0}
     assert torch.equal(numbers, codes.float())
     assert torch.equal(piece, codes[:, 7:20].float())
+
+
+def test_halves_of_a_cache_are_the_nearest(tmp_path: Path) -> None:
+    """Half to even, as torch rounds; they are read as their numbers, and cut as they are."""
+    rows = random(2, 9, 32, seed=3) * torch.tensor([1e-7, 1e-4, 0.1, 1, 5, 200, 1e4, 1, 1])[:, None]
+    rows[:, 7] = 1 + (torch.arange(32) - 16.5) * 2.0**-10  # ties
+    rows[:, 8] = 0
+    cache = random(2, 40, 32, seed=4).to(torch.float16)
+
+    def build(graph: GraphBuilder, _: ProgramBuilder, values: list[int]) -> list[int]:
+        piece = graph.widen(graph.slice(values[1], 1, 7, 20))
+        return [graph.to_half(values[0]), graph.widen(values[1]), piece]
+
+    new, numbers, piece = run(tmp_path / "p.pte", [rows, cache], build)
+    assert new.dtype == torch.float16
+    assert torch.equal(new, rows.to(torch.float16))
+    assert torch.equal(numbers, cache.float())
+    assert torch.equal(piece, cache[:, 7:20].float())

@@ -18,6 +18,7 @@ from helium_edge.signature import (
     ATTENTION_MASK,
     INPUT_IDS,
     PAST_LENGTH,
+    GraphSignature,
     TextSignature,
     past_name,
     present_name,
@@ -27,7 +28,7 @@ from helium_edge.targets.onnx.common import add_bias, dense_linear, row_dim
 from helium_edge.targets.onnx.options import OnnxOptions
 from helium_edge.targets.onnx.packed import PackedMatrix, PackedModel
 
-I32, I64, F32 = ir.DataType.INT32, ir.DataType.INT64, ir.DataType.FLOAT
+I32, I64, F32, F16 = ir.DataType.INT32, ir.DataType.INT64, ir.DataType.FLOAT, ir.DataType.FLOAT16
 
 INT8_CACHE: dict[str, Any] = {
     "k_quant_type": "PER_CHANNEL",
@@ -48,6 +49,28 @@ class ContribDialect:
         self._model = model
         self._options = options
         self._seqlens, self._total = self._lengths()
+        self._half = isinstance(builder.signature, GraphSignature) and builder.signature.cache.dtype == "float16"
+        self._past = self._past_length() if self._half else None
+
+    def _past_length(self) -> ir.Value:
+        """(1,) int64, the position of the first new token."""
+        b = self._builder
+        past = b.inputs.get(PAST_LENGTH)
+        if past is None:
+            others = b.op("Sub", [self._tokens(), self._one()], (1,), dtype=I32)
+            past = b.op("Sub", [self._seqlens, others], (1,), dtype=I32)
+        return b.op("Cast", [past], (1,), dtype=I64, attributes={"to": I64})
+
+    def _one(self) -> ir.Value:
+        return self._builder.constant("one", np.array([1], np.int32))
+
+    def _tokens(self) -> ir.Value:
+        """(1,) int32: T."""
+        b = self._builder
+        if isinstance(b.signature.token_dim, int):
+            return b.constant("tokens", np.array([b.signature.token_dim], np.int32))
+        shape = b.op("Shape", [b.inputs[INPUT_IDS]], (1,), dtype=I64, attributes={"start": 1, "end": 2})
+        return b.op("Cast", [shape], (1,), dtype=I32, attributes={"to": I32})
 
     def _lengths(self) -> tuple[ir.Value, ir.Value]:
         """GroupQueryAttention's two lengths: (1,) past + T - 1, and the scalar past + T."""
@@ -61,18 +84,12 @@ class ContribDialect:
             # The attention mask of one unpadded sequence: its sum is its length.
             valid = b.op("ReduceSum", [mask, b.ints(1)], (1,), dtype=I64, attributes={"keepdims": 0})
             seen = b.op("Cast", [valid], (1,), dtype=I32, attributes={"to": I32})
-            seqlens = b.op("Sub", [seen, b.constant("one", np.array([1], np.int32))], (1,), dtype=I32)
+            seqlens = b.op("Sub", [seen, self._one()], (1,), dtype=I32)
             width = b.op("Shape", [mask], (1,), dtype=I64, attributes={"start": 1, "end": 2})
             total = b.op("Cast", [width], (1,), dtype=I32, attributes={"to": I32})
         else:
-            past = b.inputs[PAST_LENGTH]
-            if b.signature.tokens is None:
-                shape = b.op("Shape", [b.inputs[INPUT_IDS]], (1,), dtype=I64, attributes={"start": 1, "end": 2})
-                tokens = b.op("Cast", [shape], (1,), dtype=I32, attributes={"to": I32})
-            else:
-                tokens = b.constant("tokens", np.array([b.signature.tokens], np.int32))
-            total = b.op("Add", [past, tokens], (1,), dtype=I32)
-            seqlens = b.op("Sub", [total, b.constant("one", np.array([1], np.int32))], (1,), dtype=I32)
+            total = b.op("Add", [b.inputs[PAST_LENGTH], self._tokens()], (1,), dtype=I32)
+            seqlens = b.op("Sub", [total, self._one()], (1,), dtype=I32)
         return seqlens, b.op("Squeeze", [total], (), dtype=I32)
 
     def embed(self, ids: ir.Value) -> ir.Value:
@@ -153,23 +170,23 @@ class ContribDialect:
     def attention(self, layer: int, qkv: Sequence[ir.Value]) -> ir.Value:
         """Rotate, write the cache, attend: (1, T, C). One input is q, k and v packed."""
         b, config = self._builder, self._config
+        tables = [b.weight(self._model.cos), b.weight(self._model.sin)]
+        kind = F16 if self._half else F32
+        if self._half:
+            qkv, tables = [self._turned(qkv, *tables)], []
         query, key, value = (qkv[0], None, None) if len(qkv) == 1 else (qkv[0], qkv[1], qkv[2])
         past = [b.inputs.get(past_name(layer, "key")), b.inputs.get(past_name(layer, "value"))]
-        inputs = [
-            query, key, value, *past,
-            self._seqlens, self._total,
-            b.weight(self._model.cos), b.weight(self._model.sin),
-        ]  # fmt: skip
+        inputs = [query, key, value, *past, self._seqlens, self._total, *tables]
         attributes: dict[str, Any] = {
             "num_heads": config.num_attention_heads,
             "kv_num_heads": config.num_key_value_heads,
             "scale": 1.0 / math.sqrt(config.head_dim),
-            "do_rotary": 1,
+            "do_rotary": int(bool(tables)),
             # Rows were reordered when they were read; WebGPU and onnxruntime-genai take nothing else.
             "rotary_interleaved": 0,
         }
         has_cache = not isinstance(b.signature, TextSignature)
-        cache, kind = self._present_shape(), F32
+        result, cache = kind, self._present_shape()
         if self._model.kv_scales:
             kind = ir.DataType.INT8
             # Between them position_ids, attention_bias and head_sink.
@@ -177,13 +194,40 @@ class ContribDialect:
             attributes |= INT8_CACHE
         out, new_key, new_value = b.multi_op(
             "GroupQueryAttention", inputs,
-            [(F32, (1, b.signature.token_dim, config.hidden_size)), (kind, cache), (kind, cache)],
+            [(result, (1, b.signature.token_dim, config.hidden_size)), (kind, cache), (kind, cache)],
             domain=CONTRIB, attributes=attributes,
         )  # fmt: skip
         if has_cache:
             b.output(present_name(layer, "key"), new_key)
             b.output(present_name(layer, "value"), new_value)
-        return out
+        return self._cast(out, config.hidden_size, F32) if self._half else out
+
+    def _turned(self, qkv: Sequence[ir.Value], cos: ir.Value, sin: ir.Value) -> ir.Value:
+        """(1, T, C + 2 Hkv D) float16: q, k and v packed, q and k rotated.
+
+        In float32, and rounded once: the rotation within GroupQueryAttention would round before it, after it and
+        in its tables, and not in the same way on every processor.
+        """
+        b, config, tokens = self._builder, self._config, self._builder.signature.token_dim
+        turning, rest = config.hidden_size + config.kv_size, config.kv_size
+        if len(qkv) == 1:
+            parts = [(F32, (1, tokens, width)) for width in (turning, rest)]
+            turned, value = b.multi_op("Split", [qkv[0], b.ints(turning, rest)], parts, attributes={"axis": 2})
+        else:
+            turned = b.op("Concat", qkv[:2], (1, tokens, turning), attributes={"axis": 2})
+            value = qkv[2]
+        turned = b.op(
+            "RotaryEmbedding", [turned, self._past, cos, sin], (1, tokens, turning),
+            domain=CONTRIB, attributes={"interleaved": 0},
+        )  # fmt: skip
+        width = turning + rest
+        packed = b.op("Concat", [turned, value], (1, tokens, width), attributes={"axis": 2})
+        return self._cast(packed, width, F16)
+
+    def _cast(self, x: ir.Value, width: int, dtype: ir.DataType) -> ir.Value:
+        """(1, T, width) in another type."""
+        shape = (1, self._builder.signature.token_dim, width)
+        return self._builder.op("Cast", [x], shape, dtype=dtype, attributes={"to": dtype})
 
     def _present_shape(self) -> tuple[int, ...]:
         """Of a layer's keys; without a cache the kernel still returns those of the call, which nobody reads."""

@@ -34,7 +34,7 @@ from helium_edge.targets.debug import (
     rows_of_codes,
     split_parts,
 )
-from helium_edge.targets.onnx.anatomy import Anatomy, dissect
+from helium_edge.targets.onnx.anatomy import Anatomy, Layer, dissect
 
 _FOLDER_OPTION = "session.model_external_initializers_file_folder_path"
 
@@ -194,6 +194,8 @@ class OnnxDebug(DebugProgram):
             if self._cache.update == "in_place":
                 whole = whole[:, call.past_length : call.past_length + rows]
             found[kind] = rows_of_codes(whole, self._scales, index, kind)
+        if "query" in found:
+            found["query"] = found["query"][:, : self._config.hidden_size]
         return found
 
     @override
@@ -230,7 +232,7 @@ class OnnxDebug(DebugProgram):
         if past is not None:
             index, buffers = past
             for side, buffer in zip(SIDES, buffers, strict=True):
-                codes = codes_of_rows(buffer, self._scales, index, side)
+                codes = codes_of_rows(buffer, self._scales, index, side, self._cache.dtype)
                 feeds[past_name(index, side)] = codes.reshape(self._cache.shape)
         feeds |= {f"in.{name}": np.ascontiguousarray(value[None], np.float32) for name, value in values.items()}
         wanted = {value.name for value in session.get_inputs()}
@@ -286,6 +288,7 @@ def layer_pieces(anatomy: Anatomy, index: int, cache: CacheSpec) -> list[Piece]:
                 "attention": layer.o.x,
                 "key": outputs[name(index, "key")],
                 "value": outputs[name(index, "value")],
+                **_before_half(layer),
             },
         ),
         ({"attention": layer.o.x}, {"o_proj": layer.o.out}),
@@ -297,6 +300,20 @@ def layer_pieces(anatomy: Anatomy, index: int, cache: CacheSpec) -> list[Piece]:
         (gate_up, {"activation": layer.down.x}),
         ({"activation": layer.down.x}, {"down_proj": layer.down.out}),
     ]
+
+
+def _before_half(layer: Layer) -> dict[str, ir.Value]:
+    """`query`, with keys and values behind it, before attention in float16; nothing where it runs in float32."""
+    cast_back = layer.o.x.producer()
+    if cast_back is None or cast_back.op_type != "Cast":
+        return {}
+    for name in ("GroupQueryAttention", "Cast"):
+        source = cast_back.inputs[0] if cast_back is not None else None
+        cast_back = None if source is None else source.producer()
+        if cast_back is None or cast_back.op_type != name:
+            return {}
+    query = cast_back.inputs[0]
+    return {} if query is None else {"query": query}
 
 
 def _add(cutter: Cutter, pieces: Sequence[Piece], *, cut: bool) -> None:

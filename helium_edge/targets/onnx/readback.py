@@ -30,6 +30,7 @@ from helium_edge.targets.artifact import (
     wrong_table,
 )
 from helium_edge.targets.onnx.anatomy import Anatomy, Linear, Norm, dissect
+from helium_edge.targets.onnx.builder import CONTRIB
 from helium_edge.targets.onnx.cache_readback import wrong_cache
 from helium_edge.targets.onnx.options import OnnxOptions
 
@@ -45,6 +46,7 @@ class OnnxArtifact(Artifact):
         config: The model.
         options: Of the recipe: dialect and accuracy levels.
         scales: That an int8 cache was calibrated to.
+        half: The cache is float16.
 
     Raises:
         BundleError: A graph is not readable, or not built as ours are.
@@ -57,9 +59,12 @@ class OnnxArtifact(Artifact):
         config: ModelConfig,
         options: OnnxOptions,
         scales: KvScales | None = None,
+        *,
+        half: bool = False,
     ) -> None:
         super().__init__(config)
         self._scales = scales
+        self._half = half
         self._options = options
         self._graphs = {file: _open(folder / file, config) for file in files}
         self._first = next(iter(self._graphs.values()))
@@ -101,7 +106,7 @@ class OnnxArtifact(Artifact):
                         )
                     )  # fmt: skip
         for file, anatomy in self._graphs.items():
-            found += _constants(anatomy, self.config, self._options, file)
+            found += _constants(anatomy, self.config, self._options, file, half=self._half)
             for layer, node in _attention_nodes(anatomy, self.config):
                 if node.op_type == "GroupQueryAttention":
                     found += wrong_cache(node, layer, file, self._scales)
@@ -251,7 +256,9 @@ def _say(place: Place) -> str:
     return " and ".join(f"{length} bytes at {offset} of {file}" for file, offset, length, _ in place) or "nothing"
 
 
-def _constants(anatomy: Anatomy, config: ModelConfig, options: OnnxOptions, file: str) -> list[WeightDifference]:
+def _constants(
+    anatomy: Anatomy, config: ModelConfig, options: OnnxOptions, file: str, *, half: bool
+) -> list[WeightDifference]:
     """Constants of one graph that are not what the config or the recipe says."""
     found = [*_eps(anatomy, config, file), *_wrong_tables(anatomy, config, file)]
 
@@ -260,7 +267,9 @@ def _constants(anatomy: Anatomy, config: ModelConfig, options: OnnxOptions, file
 
     attributes = {
         "num_heads": config.num_attention_heads, "kv_num_heads": config.num_key_value_heads,
-        "scale": 1.0 / math.sqrt(config.head_dim), "do_rotary": 1, "rotary_interleaved": 0, "interleaved": 0,
+        "scale": 1.0 / math.sqrt(config.head_dim), "rotary_interleaved": 0, "interleaved": 0,
+        # Attention in float16 is given what was rotated in float32.
+        "do_rotary": int(not half),
     }  # fmt: skip
     for layer, node in _attention_nodes(anatomy, config):
         for name, expected in attributes.items():
@@ -291,22 +300,25 @@ def _eps(anatomy: Anatomy, config: ModelConfig, file: str) -> Iterator[WeightDif
 
 
 def _attention_nodes(anatomy: Anatomy, config: ModelConfig) -> Iterator[tuple[int, ir.Node]]:
-    """The nodes that rotate, each with its layer."""
+    """The nodes that rotate or attend, each with its layer."""
     nodes = [node for node in anatomy.model.graph if node.op_type in _ROTARY]
     each = max(1, len(nodes) // config.num_hidden_layers)
     yield from ((index // each, node) for index, node in enumerate(nodes))
 
 
 def _tables(node: ir.Node) -> tuple[ir.Value | None, ir.Value | None]:
-    first = 7 if node.op_type == "GroupQueryAttention" else 1
-    return node.inputs[first], node.inputs[first + 1]
+    """Cos and sin; None where the node has none."""
+    first = 7 if node.op_type == "GroupQueryAttention" else 2 if node.domain == CONTRIB else 1
+    cos, sin = [*node.inputs[first : first + 2], None, None][:2]
+    return cos, sin
 
 
 def _wrong_tables(anatomy: Anatomy, config: ModelConfig, file: str) -> Iterator[WeightDifference]:
     """RoPE tables that are not those of the config; one that all layers share is told of once."""
     users: dict[tuple[str, str], set[int]] = {}
     values: dict[tuple[str, str], ir.Value | None] = {}
-    for layer, node in _attention_nodes(anatomy, config):
+    turning = [(layer, node) for layer, node in _attention_nodes(anatomy, config) if _rotates(node)]
+    for layer, node in turning:
         for name, value in zip(("rope.cos", "rope.sin"), _tables(node), strict=True):
             key = name, "" if value is None else str(value.name)
             users.setdefault(key, set()).add(layer)
@@ -316,6 +328,11 @@ def _wrong_tables(anatomy: Anatomy, config: ModelConfig, file: str) -> Iterator[
         where: list[int | None] = [None] if shared else [*sorted(layers)]
         for one in where:
             yield from wrong_table(key[0], one, file, _maybe_read(values[key]), config)
+
+
+def _rotates(node: ir.Node) -> bool:
+    attribute = node.attributes.get("do_rotary")
+    return attribute is None or bool(attribute.value)
 
 
 def _maybe_read(value: ir.Value | None) -> Tensor | None:

@@ -75,10 +75,15 @@ class OnnxTarget(Target):
                 f"target onnx: hidden_size {config.hidden_size} and head_dim {config.head_dim} are not supported; "
                 f"they must be multiples of {_MIN_BLOCK} and 8"
             )
-        if recipe.kv_cache == "int8" and _options(recipe).dialect != "contrib":
+        if recipe.kv_cache != "float32" and _options(recipe).dialect != "contrib":
+            why = (
+                "no standard operator takes an int8 cache"
+                if recipe.kv_cache == "int8"
+                else "standard operators would convert the whole cache to float32 at every step"
+            )
             raise RecipeError(
-                f"recipe {recipe.name}: kv_cache int8 needs the dialect contrib: no standard operator takes "
-                "an int8 cache"
+                f"recipe {recipe.name}: kv_cache {recipe.kv_cache} needs the dialect contrib: {why}",
+                hint="targets.onnx.dialect: contrib, or kv_cache: float32",
             )
         _check_min_runtime(config, recipe)
 
@@ -192,6 +197,7 @@ class OnnxTarget(Target):
 
         On x86, and of weights with zero points or of 8 bits on ARM64, it does so by block; symmetric int4 weights
         go to KleidiAI on ARM64, which has one scale for a token. Without the dot product nothing is rounded there.
+        Attention over a float16 cache is float16.
         """
         options, kind = _options(recipe), processor or this_processor()
         rules: dict[str, ActivationRule] = {}
@@ -208,10 +214,13 @@ class OnnxTarget(Target):
             if fused and (level == 4 or options.dialect != "contrib"):
                 kleidi = kind == "arm64" and weight.scheme.bits == 4 and weight.scheme.symmetric
                 rules[weight.name] = PerToken(halves_away=True) if kleidi else PerBlock(block)
-        if not rules:
-            return Arithmetic("float32", {})
         ways = " and ".join(dict.fromkeys(str(rule) for rule in rules.values()))
-        return Arithmetic(f"int8 {ways} (MatMulNBits, accuracy_level 4)", rules, exact=kind is not None)
+        name = f"int8 {ways} (MatMulNBits, accuracy_level 4)" if rules else "float32"
+        if recipe.kv_cache != "float16":
+            return Arithmetic(name, rules, exact=kind is not None or not rules)
+        # Its sums are float32 on x86, and float16 on ARM64.
+        exact = kind == "x86-64"
+        return Arithmetic(f"{name}, attention in float16", rules, exact, half_cache=True, half_attention=True)
 
     @override
     def check_can_run(self) -> None:
@@ -260,7 +269,8 @@ class OnnxTarget(Target):
         files = list(dict.fromkeys([*contract, *others]))
         config = ModelConfig.from_file(bundle.path("config.json"))
         options = OnnxOptions.model_validate(manifest.target.options)
-        return OnnxArtifact(bundle.folder, files, config, options, read_kv_scales(bundle))
+        half = manifest.cache is not None and manifest.cache.dtype == "float16"
+        return OnnxArtifact(bundle.folder, files, config, options, read_kv_scales(bundle), half=half)
 
 
 TARGET = OnnxTarget()

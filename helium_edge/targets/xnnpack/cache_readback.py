@@ -11,25 +11,30 @@ import torch
 
 from helium_edge.config import ModelConfig
 from helium_edge.model.kv_cache import SIDES, KvScales, Side, scale_name
-from helium_edge.pte.xnnpack_schema import PerTensorQuant, XNNConvert, XNNMultiply
+from helium_edge.pte.xnnpack_schema import Datatype, PerTensorQuant, XNNConvert, XNNMultiply
 from helium_edge.targets.artifact import WeightDifference, wrong_scales
 from helium_edge.targets.xnnpack.anatomy import Anatomy, Layer, inputs_of
 
 _CODES = PerTensorQuant(scale=1.0, zero_point=0)
 """Of the conversions: what a code is worth stands in constants beside them."""
 
+_REALS = {"float32": Datatype.FP32, "float16": Datatype.FP16}
 
-def wrong_cache(anatomy: Anatomy, config: ModelConfig, scales: KvScales | None) -> Iterator[WeightDifference]:
+
+def wrong_cache(
+    anatomy: Anatomy, config: ModelConfig, scales: KvScales | None, dtype: str
+) -> Iterator[WeightDifference]:
     """Differences of the caches of a method from what was calibrated.
 
     Args:
         anatomy: The method.
         config: The model.
         scales: What was calibrated; None where the cache is to hold real values.
+        dtype: Of the cache.
     """
     for index in range(len(anatomy.layers)):
         for side in SIDES:
-            yield from _wrong_types(anatomy, index, side, quantized=scales is not None)
+            yield from _wrong_types(anatomy, index, side, dtype)
         if scales is not None:
             yield from _wrong_scales(anatomy, index, config, scales)
 
@@ -42,11 +47,16 @@ def _buffers(anatomy: Anatomy, layer: int, side: Side) -> dict[str, int]:
     return {name: anatomy.delegate.value_of(value) for name, value in found.items()}
 
 
-def _wrong_types(anatomy: Anatomy, layer: int, side: Side, *, quantized: bool) -> Iterator[WeightDifference]:
+def _wrong_types(anatomy: Anatomy, layer: int, side: Side, dtype: str) -> Iterator[WeightDifference]:
     for name, value in _buffers(anatomy, layer, side).items():
-        found = anatomy.delegate.graph.xvalues[value].quant_params
-        if found != (_CODES if quantized else None):
+        whole = anatomy.delegate.graph.xvalues[value]
+        found, kind = whole.quant_params, Datatype(whole.tensor.datatype)
+        said = None
+        if found != (_CODES if dtype == "int8" else None):
             said = "no codes where the cache is int8" if found is None else f"codes by {found}"
+        elif found is None and kind != _REALS[dtype]:
+            said = f"{kind.name} where the cache is {dtype}"
+        if said is not None:
             yield WeightDifference(f"{side} {name}", layer, anatomy.delegate.method, "constant", diagnosis=said)
 
 

@@ -133,7 +133,7 @@ class Piecework:
         """Write a program of one method that is one delegate made of the pieces."""
         program = ProgramBuilder()
         method = program.method(METHOD)
-        types = {Datatype.QINT8: torch.int8}
+        types = {Datatype.QINT8: torch.int8, Datatype.FP16: torch.float16}
         args = []
         for external, value in enumerate([*self.inputs.values(), *self.outputs.values()]):
             tensor, is_input = self._values[value].tensor, external < len(self.inputs)

@@ -52,6 +52,7 @@ class XnnpackDebug(DebugProgram):
         phase: Of the method.
         width: Its token slots.
         scales: Of an int8 cache; None where the cache is not quantized.
+        dtype: Of a cache that is not quantized.
 
     Raises:
         BundleError: The file is not readable, or the method is not built as ours are.
@@ -66,6 +67,7 @@ class XnnpackDebug(DebugProgram):
         phase: Phase,
         width: int,
         scales: KvScales | None = None,
+        dtype: str = "float32",
     ) -> None:
         self.graph = method
         self.phases: tuple[Phase, ...] = (phase,)
@@ -73,6 +75,7 @@ class XnnpackDebug(DebugProgram):
         self._tokens = width
         self._config = config
         self._scales = scales
+        self._dtype = dtype
         self._anatomy = dissect(PteFile(path), method, config)
         self._delegate = self._anatomy.delegate
         load_runtime(PURPOSE)
@@ -102,7 +105,7 @@ class XnnpackDebug(DebugProgram):
         split_parts(feeds, "gate_up", [product.rows for product in layer.gate_up])
         pieces = layer_pieces(self._anatomy, index)
         given = {
-            buffer: torch.from_numpy(codes_of_rows(rows, self._scales, index, side))
+            buffer: torch.from_numpy(codes_of_rows(rows, self._scales, index, side, self._dtype))
             for side, buffer, rows in zip(SIDES, self._pasts[2 * index : 2 * index + 2], past, strict=True)
         }
         found = self._run(("layer", index, cut), pieces, call, feeds, given)

@@ -3,8 +3,8 @@
 It computes what `model/decoder.py` computes, in that order, with these differences, none of which changes a
 number: an axis of one is moved by a reshape, keys are multiplied as they lie (`TRANSPOSE_B`), and both halves of a
 rotation are one product with a table of both. Attention of few tokens over a long cache is done in pieces (ADR
-14): each is copied (or converted, if it is int8) and used up before the next one is read, since XNNPACK packs the
-second operand of a product at every call, and reads memory slower than the processor's cache.
+14): each is copied (and converted, if it is not float32) and used up before the next one is read, since XNNPACK
+packs the second operand of a product at every call, and reads memory slower than the processor's cache.
 
     scores = q K'      ->  [q K0', q K1', ...]             K0, K1, ...: copies of the slots of each piece
     out    = w V       ->  w0 V0 + w1 V1 + ...
@@ -43,10 +43,12 @@ class Decoder:
         method: Calls the graph; constants become values of it.
         weights: Of the program.
         tokens: T.
+        half_cache: The cache is float16.
     """
 
-    def __init__(self, method: MethodBuilder, weights: Weights, tokens: int) -> None:
+    def __init__(self, method: MethodBuilder, weights: Weights, tokens: int, *, half_cache: bool = False) -> None:
         self.graph = GraphBuilder()
+        self._half_cache = half_cache
         self.config = weights.config
         self._method = method
         self._weights = weights
@@ -98,7 +100,7 @@ class Decoder:
         Args:
             x: (T, C).
             index: Which.
-            past: Keys and values in the cache, (Hkv, S, D) each, float32 or int8 codes; None without a cache.
+            past: Keys and values in the cache, (Hkv, S, D) each, of the type of the cache; None without one.
 
         Returns:
             Its output (T, C), and the new rows of the cache, keys and values, (Hkv, T, D) each.
@@ -118,6 +120,8 @@ class Decoder:
                 for rows, (inverse, _) in ((key, key_scales), (value, value_scales))
             )
             query = graph.multiply(query, self.constant(key_scales[1]))
+        elif self._half_cache:
+            key, value = graph.to_half(key), graph.to_half(value)
         out = self._attend(graph.reshape(query, [kv_heads, heads // kv_heads * tokens, dim]), (key, value), past)
         out = self._by_token(out)
         if value_scales is not None:
@@ -189,7 +193,9 @@ class Decoder:
         layers and 2048 slots of Helium 2 B.
         """
         graph = self.graph
-        return graph.clamp(graph.from_codes(rows), LOWEST, HIGHEST) if self._weights.scales is not None else rows
+        if self._half_cache:
+            return graph.widen(rows)
+        return graph.clamp(graph.widen(rows), LOWEST, HIGHEST) if self._weights.scales is not None else rows
 
     def _mlp(self, x: int, index: int) -> int:
         graph, inner = self.graph, self.config.intermediate_size

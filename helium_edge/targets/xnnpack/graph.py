@@ -59,10 +59,10 @@ class GraphBuilder:
         """The shape of a value."""
         return self._values[value].tensor.dims
 
-    def input(self, argument: int, shape: Sequence[int], *, codes: bool = False) -> int:
-        """A value of the method, float32, or int8 codes in units of 1."""
+    def input(self, argument: int, shape: Sequence[int], kind: Datatype = Datatype.FP32) -> int:
+        """A value of the method: float32, float16 (FP16), or int8 codes in units of 1 (QINT8)."""
         if argument not in self._inputs:
-            self._inputs[argument] = self._codes(shape) if codes else self._value(shape)
+            self._inputs[argument] = self._of_kind(shape, kind)
         return self._inputs[argument]
 
     def output(self, value: int, argument: int) -> None:
@@ -89,8 +89,8 @@ class GraphBuilder:
             return 0
         return self._constants.setdefault(data, len(self._constants) + 1)  # 0 is for values that are not constant
 
-    def _codes(self, shape: Sequence[int]) -> int:
-        return self._value(shape, Datatype.QINT8, schema.PerTensorQuant(1.0, 0))
+    def _of_kind(self, shape: Sequence[int], kind: Datatype) -> int:
+        return self._value(shape, kind, schema.PerTensorQuant(1.0, 0) if kind == Datatype.QINT8 else None)
 
     def _add(self, node: schema.Node, bounds: schema.OutputMinMax | None = None) -> int:
         self._nodes.append(schema.XNode(node, len(self._nodes), bounds))
@@ -121,11 +121,15 @@ class GraphBuilder:
 
     def to_codes(self, x: int) -> int:
         """int8 codes in units of 1: rounded half to even, clamped to [-128, 127]."""
-        return self._add(schema.XNNConvert(x, self._codes(self.shape(x))))
+        return self._add(schema.XNNConvert(x, self._of_kind(self.shape(x), Datatype.QINT8)))
 
-    def from_codes(self, codes: int) -> int:
-        """Codes as float32."""
-        return self._add(schema.XNNConvert(codes, self._value(self.shape(codes))))
+    def to_half(self, x: int) -> int:
+        """Numbers as float16, rounded half to even."""
+        return self._add(schema.XNNConvert(x, self._of_kind(self.shape(x), Datatype.FP16)))
+
+    def widen(self, x: int) -> int:
+        """Codes or float16 as float32."""
+        return self._add(schema.XNNConvert(x, self._value(self.shape(x))))
 
     def quantize_rows(self, x: int) -> int:
         """(T, K) as int8, each row with the scale and zero point that it needs."""
@@ -175,8 +179,7 @@ class GraphBuilder:
             return x
         offsets, sizes = [0] * len(whole), list(whole)
         offsets[axis], sizes[axis] = start, end - start
-        is_codes = self._values[x].tensor.datatype == Datatype.QINT8
-        out = self._codes(sizes) if is_codes else self._value(sizes)
+        out = self._of_kind(sizes, Datatype(self._values[x].tensor.datatype))
         return self._add(schema.XNNStaticSlice(len(whole), offsets, sizes, x, out))
 
     def concatenate(self, parts: Sequence[int], axis: int) -> int:

@@ -13,12 +13,15 @@ from __future__ import annotations
 import torch
 
 from helium_edge.pte.builder import MethodBuilder, ProgramBuilder
-from helium_edge.pte.xnnpack_schema import BACKEND
+from helium_edge.pte.xnnpack_schema import BACKEND, Datatype
 from helium_edge.signature import GraphSignature, TensorSpec, TextSignature
 from helium_edge.targets.xnnpack.decoder import Decoder
 from helium_edge.targets.xnnpack.weights import Constant, Weights
 
-_DTYPES = {"int64": torch.int64, "float32": torch.float32, "int8": torch.int8}
+_DTYPES = {
+    "int64": torch.int64, "float32": torch.float32, "float16": torch.float16, "int8": torch.int8,
+}  # fmt: skip
+_CACHES = {"float32": Datatype.FP32, "float16": Datatype.FP16, "int8": Datatype.QINT8}
 
 
 def add_decoder(
@@ -48,16 +51,16 @@ def add_decoder(
     )
     chosen = prologue.is_place(rest.pop(0)) if signature.has_last_index else None
 
-    decoder = Decoder(method, weights, tokens)
+    kind = _CACHES[signature.cache.dtype]
+    decoder = Decoder(method, weights, tokens, half_cache=kind == Datatype.FP16)
     graph = decoder.graph
     width = weights.config.head_dim // 2
     stream = graph.input(x, [tokens, weights.config.hidden_size])
     decoder.set_rope(graph.input(cos, [tokens, width]), graph.input(sin, [tokens, width]))
     decoder.set_past_mask(graph.input(prologue.as_float(hidden, [1, slots]), [1, slots]))
     outputs = [_output(method, spec) for spec in signature.outputs()]
-    is_coded = signature.cache.dtype == "int8"
     for layer in range(signature.cache.layers):
-        keys, values = (graph.input(each, signature.cache.shape, codes=is_coded) for each in rest[2 * layer :][:2])
+        keys, values = (graph.input(each, signature.cache.shape, kind) for each in rest[2 * layer :][:2])
         stream, key, value = decoder.layer(stream, layer, (keys, values))
         graph.output(key, outputs[1 + 2 * layer])
         graph.output(value, outputs[2 + 2 * layer])

@@ -40,16 +40,23 @@ class XnnpackArtifact(Artifact):
         methods: Its methods that compute.
         config: The model.
         scales: That an int8 cache was calibrated to; None where the cache holds real values.
+        dtype: Of the cache.
 
     Raises:
         BundleError: The file is not readable, or a method is not built as ours are.
     """
 
     def __init__(
-        self, path: Path, methods: list[str], config: ModelConfig, scales: KvScales | None = None
+        self,
+        path: Path,
+        methods: list[str],
+        config: ModelConfig,
+        scales: KvScales | None = None,
+        dtype: str = "float32",
     ) -> None:
         super().__init__(config)
         self._scales = scales
+        self._dtype = dtype
         pte = PteFile(path)
         self._methods = {method: dissect(pte, method, config) for method in methods}
         self._first = next(iter(self._methods.values()))
@@ -100,7 +107,7 @@ class XnnpackArtifact(Artifact):
         for method, anatomy in self._methods.items():
             found += _constants(anatomy, self.config, method)
             if self.config.task.has_cache:
-                found += wrong_cache(anatomy, self.config, self._scales)
+                found += wrong_cache(anatomy, self.config, self._scales, self._dtype)
         return found
 
 

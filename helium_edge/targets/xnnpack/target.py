@@ -118,7 +118,7 @@ class XnnpackTarget(Target):
             return {"weights": stored, "cache": 0, "activations": 4 * (rows * width + scores)}
         # Scores and their softmax, and the past keys transposed for the product.
         attention = 2 * config.num_attention_heads * (slots + rows) * rows + config.kv_size * slots
-        if recipe.kv_cache == "int8":
+        if recipe.kv_cache != "float32":
             # Keys or values of one layer as float32.
             attention += config.kv_size * slots
         head_rows = rows if recipe.logits == "all" else 1
@@ -179,6 +179,7 @@ class XnnpackTarget(Target):
         del static  # all of its graphs are
         manifest = bundle.manifest
         config, scales = ModelConfig.from_file(bundle.path("config.json")), read_kv_scales(bundle)
+        dtype = manifest.decoder_spec().cache.dtype
         programs: list[DebugProgram] = []
         for graph in manifest.graphs:
             phase = graph.phase
@@ -187,7 +188,8 @@ class XnnpackTarget(Target):
             if phase == "prefill" and graph.tokens != manifest.prefill_len:
                 continue
             width = manifest.prefill_len if phase == "prefill" else 1
-            programs.append(XnnpackDebug(bundle.path(graph.file), graph.method, config, phase, width, scales))
+            path = bundle.path(graph.file)
+            programs.append(XnnpackDebug(path, graph.method, config, phase, width, scales, dtype))
         return programs
 
     @override
@@ -197,7 +199,7 @@ class XnnpackTarget(Target):
         """The same on all processors, but for the last bit of where two codes meet."""
         del processor
         rules = {weight.name: PerToken() for weight in plan[1:] if weight.scheme is not None}
-        return Arithmetic("int8 per token (XNNPACK qd8)", rules)
+        return Arithmetic("int8 per token (XNNPACK qd8)", rules, half_cache=recipe.kv_cache == "float16")
 
     @override
     def check_can_run(self) -> None:
@@ -240,7 +242,8 @@ class XnnpackTarget(Target):
         graphs = bundle.manifest.graphs
         methods = [graph.method for graph in graphs if graph.method is not None]
         config = ModelConfig.from_file(bundle.path("config.json"))
-        return XnnpackArtifact(bundle.path(graphs[0].file), methods, config, read_kv_scales(bundle))
+        dtype = "float32" if bundle.manifest.cache is None else bundle.manifest.cache.dtype
+        return XnnpackArtifact(bundle.path(graphs[0].file), methods, config, read_kv_scales(bundle), dtype)
 
     def _signatures(self, config: ModelConfig, recipe: Recipe) -> dict[str, GraphSignature]:
         """Signature of each method by name."""

@@ -1,4 +1,4 @@
-"""The int8 KV cache: rounding of rows, what rounding explains, and scales that are refused."""
+"""The int8 and the float16 KV cache: rounding of rows, what rounding explains, and scales that are refused."""
 
 from __future__ import annotations
 
@@ -8,10 +8,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 from helium_edge.config import ModelConfig
-from helium_edge.model.kv_cache import KvScales, beyond_rounding, exact_codes, round_rows, scales_from_tensors
+from helium_edge.model.kv_cache import (
+    KvScales,
+    beyond_half_rounding,
+    beyond_rounding,
+    exact_codes,
+    round_rows,
+    round_to_half,
+    scales_from_tensors,
+)
 from tests.helpers.checkpoints import make_checkpoint
 
 
@@ -55,6 +65,36 @@ def test_a_clipped_row_is_right_at_the_last_code() -> None:
 @pytest.fixture
 def config(tmp_path: Path) -> ModelConfig:
     return ModelConfig.from_file(make_checkpoint(tmp_path / "c", num_hidden_layers=2) / "config.json")
+
+
+@given(st.floats(-60_000, 60_000, width=32), st.integers(-1, 1))
+def test_only_the_nearest_half_is_right(number: float, steps: int) -> None:
+    """In all of float16's range, its subnormal numbers included."""
+    row = np.array([number], np.float32)
+    nearest = row.astype(np.float16)
+    stored = nearest if steps == 0 else np.nextafter(nearest, np.float16(steps * np.inf))
+    off = float(beyond_half_rounding(stored, row)[0])
+    gap = float(stored[0]) - number
+    if steps == 0:
+        assert off == 0
+    else:
+        # The next number is right as well where the row lies in the middle, and at the smaller side of a power of
+        # two, where its step is the wider one; it is off by no more than its distance.
+        step = float(np.spacing(np.maximum(np.abs(stored), np.abs(nearest)))[0])
+        assert abs(off) == pytest.approx(max(0.0, abs(gap) - step / 2))
+
+
+def test_what_is_not_finite_is_no_rounding() -> None:
+    rows = np.array([1.0, 70_000.0, 3.0], np.float32)
+    with np.errstate(over="ignore"):
+        found = beyond_half_rounding(np.array([np.nan, np.inf, 3.0], np.float16), rows)
+    assert not np.isfinite(found[:2]).any()
+    assert found[2] == 0
+
+
+def test_halves_are_rounded_to_even() -> None:
+    rows = torch.tensor([1 + 2**-11, 1 + 3 * 2**-11, -(1 + 2**-11), 65_504.0, 1e-8])
+    assert round_to_half(rows).tolist() == [1.0, 1 + 2**-9, -1.0, 65_504.0, 0.0]
 
 
 def scales_of(config: ModelConfig) -> KvScales:

@@ -10,6 +10,7 @@ import dev.heliumedge.core.ChatRole
 import dev.heliumedge.core.ChatSpec
 import dev.heliumedge.core.Conversations
 import dev.heliumedge.core.Decoder
+import dev.heliumedge.core.Dtype
 import dev.heliumedge.core.EngineException
 import dev.heliumedge.core.Generation
 import dev.heliumedge.core.GenerationStats
@@ -60,7 +61,7 @@ class OrtBundleTest {
 
     @Test
     fun `the golden traces are reproduced`() {
-        for (name in listOf("in_place", "append", "int8")) {
+        for (name in listOf("in_place", "append", "int8", "half")) {
             for (static in listOf(false, true)) {
                 val bundle = open(name)
                 running(bundle, static) { engine, decoder ->
@@ -111,7 +112,7 @@ class OrtBundleTest {
     @Test
     fun `a saved prompt gives the bits of the Python host, and files are the same`() {
         val cases = Vectors.cases("prompt-caches/bundles.json")
-        assertEquals(setOf("in_place", "append", "int8"), cases.map { it.text("name") }.toSet())
+        assertEquals(setOf("in_place", "append", "int8", "half"), cases.map { it.text("name") }.toSet())
         for (case in cases) {
             val bundle = open(case.text("name"))
             assertEquals(case.text("sha256"), bundle.manifestSha256())
@@ -142,7 +143,7 @@ class OrtBundleTest {
     fun `a conversation with its cache kept gives the logits of one run`() {
         val turn = RoleForm("Q: ", "\n", Trim.BOTH)
         val form = ChatForm("<s>", turn.copy(before = ""), "", false, turn, null, null, turn.copy(before = "A:"), "A:")
-        for (name in listOf("in_place", "append", "int8")) {
+        for (name in listOf("in_place", "append", "int8", "half")) {
             val bundle = open(name)
             val manifest = bundle.manifest.copy(chat = ChatSpec(form, null, bundle.manifest.tokens.eos))
             running(bundle) { _, decoder ->
@@ -207,6 +208,23 @@ class OrtBundleTest {
             val row = spec.headDim
             assertTrue("five rows are written", (0 until 5 * row).count { cache[0].get(it) != 0.toByte() } > 4 * row)
             assertTrue("and no more", (5 * row until 9 * row).all { cache[0].get(it) == 0.toByte() })
+        }
+    }
+
+    @Test
+    fun `a float16 cache takes half of the memory, and its rows are not zero`() {
+        val bundle = open("half")
+        val spec = bundle.manifest.cache!!
+        assertEquals(Dtype.FLOAT16, spec.dtype)
+        val allocator = Keeping()
+        running(bundle, allocator = allocator) { _, decoder ->
+            decoder.prefill(IntArray(5) { 300 + it })
+            val cache = allocator.buffers.filter { it.capacity().toLong() == spec.bufferBytes }
+            assertEquals(12, cache.size)
+            assertEquals(open("in_place").manifest.cache!!.bufferBytes, 2 * spec.bufferBytes)
+            val row = spec.headDim
+            assertTrue("five rows are written", (0 until 5 * row).count { cache[0].getShort(2 * it) != 0.toShort() } > 4 * row)
+            assertTrue("and no more", (5 * row until 9 * row).all { cache[0].getShort(2 * it) == 0.toShort() })
         }
     }
 

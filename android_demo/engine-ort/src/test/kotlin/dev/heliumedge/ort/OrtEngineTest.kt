@@ -33,7 +33,7 @@ class OrtEngineTest {
 
     @Test
     fun `the cache's buffers have the bytes of the estimate, and every session is open before the first text`() {
-        for (name in listOf("in_place", "append", "int8")) {
+        for (name in listOf("in_place", "append", "int8", "half")) {
             for (static in listOf(false, true)) {
                 val bundle = open(name)
                 val allocator = Keeping()
