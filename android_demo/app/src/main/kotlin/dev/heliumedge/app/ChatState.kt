@@ -20,16 +20,26 @@ class ChatState {
     @Volatile
     private var kept: ChatSession? = null
 
+    /** Name of the bundle that it is with. */
+    @Volatile
+    private var with: String? = null
+
     @Volatile
     private var isOpen = false
 
-    /** The conversation; null while the screen is that of a text. */
-    val session: ChatSession? get() = if (isOpen) kept else null
+    /** Whether that bundle is loaded. */
+    @Volatile
+    private var isReady = false
+
+    /** The conversation; null while the screen is that of a text, or while its bundle is not loaded. */
+    val session: ChatSession? get() = if (isOpen && isReady) kept else null
 
     /** Begins a conversation with a bundle, or goes on with the one before; one that cannot chat refuses by name. */
     fun open(bundle: LoadedBundle, labels: ChatLabels, system: String): ChatSession {
         val current = kept ?: ChatSession(bundle, labels).also { it.reset(system) }
         kept = current
+        with = bundle.manifest.name
+        isReady = true
         isOpen = true
         return current
     }
@@ -39,15 +49,21 @@ class ChatState {
         isOpen = false
     }
 
-    /** Ends the conversation: its bundle is gone. */
-    fun end() {
-        isOpen = false
-        kept = null
+    /** Its bundle is freed: the conversation waits until it is loaded again. */
+    fun pause() {
+        isReady = false
     }
 
     /** Goes on with the same bundle, loaded again; another one ends the conversation. */
-    fun reloaded(bundle: LoadedBundle, labels: ChatLabels, same: Boolean) {
-        if (same) kept = kept?.let { ChatSession(bundle, labels, it) } else end()
+    fun reloaded(bundle: LoadedBundle, labels: ChatLabels) {
+        val before = kept
+        if (before == null || bundle.manifest.name != with) {
+            isOpen = false
+            kept = null
+        } else {
+            kept = ChatSession(bundle, labels, before)
+            isReady = true
+        }
     }
 
     /** Answers a message, or the last one again where it is null. */

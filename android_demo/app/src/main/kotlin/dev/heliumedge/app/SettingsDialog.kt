@@ -3,7 +3,9 @@ package dev.heliumedge.app
 import android.app.Activity
 import android.app.AlertDialog
 import android.content.DialogInterface
+import android.widget.ArrayAdapter
 import android.widget.EditText
+import android.widget.Spinner
 import android.widget.TextView
 import dev.heliumedge.core.InvalidRequestException
 import dev.heliumedge.core.Settings
@@ -15,6 +17,10 @@ class SettingsDialog(private val activity: Activity, private val store: Settings
         val form = activity.layoutInflater.inflate(R.layout.dialog_settings, null)
         val fields = FIELDS.mapValues { (_, id) -> form.findViewById<EditText>(id) }
         fields.forEach { (key, field) -> field.setText(store.text(key)) }
+        val runtimes = listOf("") + Engines.factories.keys.map { it.id }
+        val runtime = form.findViewById<Spinner>(R.id.runtime)
+        runtime.adapter = ArrayAdapter(activity, android.R.layout.simple_spinner_dropdown_item, runtimes.map(::named).toTypedArray())
+        runtime.setSelection(maxOf(0, runtimes.indexOf(store.text("runtime"))))
         val dialog = AlertDialog.Builder(activity)
             .setTitle(R.string.settings)
             .setView(form)
@@ -25,7 +31,7 @@ class SettingsDialog(private val activity: Activity, private val store: Settings
         dialog.getButton(DialogInterface.BUTTON_POSITIVE).setOnClickListener {
             try {
                 val before = loading(store.load())
-                store.save(fields.mapValues { (_, field) -> field.text.toString() })
+                store.save(fields.mapValues { (_, field) -> field.text.toString() } + ("runtime" to runtimes[runtime.selectedItemPosition]))
                 dialog.dismiss()
                 saved(loading(store.load()) != before)
             } catch (error: InvalidRequestException) {
@@ -36,13 +42,14 @@ class SettingsDialog(private val activity: Activity, private val store: Settings
         }
     }
 
+    private fun named(runtime: String): String = runtime.ifEmpty { activity.getString(R.string.runtime_any) }
+
     /** What a loaded bundle and its memory depend on; everything else holds from the next text on. */
     private fun loading(settings: Settings) = listOf(settings.runtime, settings.threads, settings.contextTokens)
 
     private companion object {
-        /** Views of the settings, by the name of their field. */
+        /** Views of the settings that are written, by the name of their field. */
         val FIELDS = mapOf(
-            "runtime" to R.id.runtime,
             "threads" to R.id.threads,
             "context" to R.id.context,
             "temperature" to R.id.temperature,

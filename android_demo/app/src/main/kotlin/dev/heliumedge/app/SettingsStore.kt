@@ -6,6 +6,7 @@ import dev.heliumedge.core.GenerationOverrides
 import dev.heliumedge.core.InvalidRequestException
 import dev.heliumedge.core.Runtime
 import dev.heliumedge.core.Settings
+import kotlin.random.Random
 
 /** The settings as the texts of their fields, kept between starts. */
 class SettingsStore(private val preferences: SharedPreferences) {
@@ -16,6 +17,11 @@ class SettingsStore(private val preferences: SharedPreferences) {
     var lastBundle: String?
         get() = preferences.getString("last_bundle", null)
         set(value) = preferences.edit().putString("last_bundle", value).apply()
+
+    /** Whether the user was asked for the notification of imports. */
+    var askedForNotifications: Boolean
+        get() = preferences.getString("asked_for_notifications", null) != null
+        set(value) = preferences.edit().putString("asked_for_notifications", if (value) "yes" else null).apply()
 
     /** Keeps one field that the app itself found. */
     fun save(key: String, text: String): Unit = save(KEYS.associateWith(::text) + (key to text))
@@ -43,7 +49,8 @@ class SettingsStore(private val preferences: SharedPreferences) {
             threads = whole(texts, "threads"),
             contextTokens = whole(texts, "context"),
             generation = generation(texts),
-            seed = whole(texts, "seed").toLong(),
+            // Another one each time, or the same text would be drawn again.
+            seed = if (texts.getValue("seed").isBlank()) Random.nextLong() else whole(texts, "seed").toLong(),
         )
     }
 
@@ -102,7 +109,7 @@ class SettingsStore(private val preferences: SharedPreferences) {
             "stop_strings" to { "" },
             "max_new_tokens" to { "" },
             "max_length" to { "" },
-            "seed" to { "0" },
+            "seed" to { "" },
         )
 
         /** Names of the fields, which are also those of their views. */

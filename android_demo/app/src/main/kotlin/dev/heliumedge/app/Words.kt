@@ -21,10 +21,13 @@ class Words(private val context: Context, private val device: Device) {
     /** An error, what to do, and for one that nobody foresaw a report to copy. */
     fun error(error: HeliumException): String {
         val report = (error as? UnexpectedException)?.let { "\n\n${it.report}" }.orEmpty()
-        return "${context.getString(headline(error))}\n\n${error.what}.\n\n${error.fix}$report"
+        return "${headline(error)}\n\n${error.what}.\n\n${error.fix}$report"
     }
 
-    private fun headline(error: HeliumException): Int = when (error) {
+    /** What kind of error it is, in one line. */
+    fun headline(error: HeliumException): String = context.getString(kind(error))
+
+    private fun kind(error: HeliumException): Int = when (error) {
         is NotEnoughMemoryException -> R.string.error_memory
         is StorageException -> R.string.error_storage
         is DamagedFileException, is MissingFileException, is NotABundleException -> R.string.error_files

@@ -49,11 +49,10 @@ class Work(
 
     /** Frees the model. */
     fun unload() = session.startNext {
+        val last = session.loaded?.bundle?.folder?.name
+        model.chat.pause()
         session.release()
-        show {
-            model.chat.end()
-            screen.facts(context.getString(R.string.no_bundle))
-        }
+        show { screen.facts(if (last == null) context.getString(R.string.no_bundle) else context.getString(R.string.last_bundle, last)) }
     }
 
     /** Copies a bundle and loads it; another app may be in front meanwhile. */
@@ -61,42 +60,51 @@ class Work(
         if (session.isBusy) return
         ImportService.begin(context)
         importing = true
-        session.start { stop ->
+        val started = session.start { stop ->
             val folder = try {
-                BundleImporter(model.store).import(source, { model.device.freeBytes(model.folder) }, progress(R.string.copied, stop))
+                val copied = progress(R.string.copied, stop) { percent -> ImportService.progress(percent) }
+                BundleImporter(model.store).import(source, { model.device.freeBytes(model.folder) }, copied)
             } finally {
                 importing = false
-                show { ImportService.end(context) }
+                show { ImportService.end() }
             }
             if (folder != null) load(folder, stop, settings.load(), anyway = false)
+        }
+        if (!started) {
+            importing = false
+            ImportService.end()
         }
     }
 
     private fun load(folder: File, stop: StopSignal, chosen: Settings, anyway: Boolean) {
         tried = folder
-        val before = session.loaded?.manifest?.name
         val (bundle, estimate) = model.inspect(folder, chosen)
         val name = bundle.manifest.name
         val free = MemoryEstimate.megabytes(model.device.availableMemory())
         show { screen.facts(context.getString(R.string.needs, name, words.estimate(estimate), free)) }
         val checked = progress(R.string.checked, stop)
+        model.chat.pause()
         val ready = session.load(folder, chosen, stop, anyway) { done, total -> checked(done, total) } ?: return
         ready.decoder?.onChunk = { chunk, chunks -> if (chunks > 1) show { screen.stats(context.getString(R.string.chunk, chunk, chunks)) } }
-        model.chat.reloaded(ready, labels, same = name == before)
+        model.chat.reloaded(ready, labels)
         show {
+            model.chat.session?.let { screen.output(it.transcript()) }
             settings.lastBundle = folder.name
             screen.stats("")
             screen.facts(context.getString(R.string.loaded, name, ready.engineName, words.estimate(estimate)))
         }
     }
 
-    private fun progress(verb: Int, stop: StopSignal): (Long, Long) -> Boolean {
-        var shown = -1L
+    private fun progress(verb: Int, stop: StopSignal, tell: (percent: Int) -> Unit = {}): (Long, Long) -> Boolean {
+        var shown = -1
         return { done, total ->
-            val percent = if (total == 0L) 100 else 100 * done / total
+            val percent = if (total == 0L) 100 else (100 * done / total).toInt()
             if (percent != shown) {
                 shown = percent
-                show { screen.stats(context.getString(verb, percent, MemoryEstimate.megabytes(total))) }
+                show {
+                    screen.stats(context.getString(verb, percent, MemoryEstimate.megabytes(total)))
+                    tell(percent)
+                }
             }
             !stop.isRequested
         }
@@ -121,15 +129,23 @@ class Work(
     /** Answers a message, or the last one again where it is null; false where there is no conversation or no time. */
     fun answer(message: String?): Boolean {
         val conversation = model.chat.session ?: return false
+        val before = conversation.turns
         return session.start { stop ->
-            model.chat.answer(conversation, message, settings.load(), stop, object : ChatState.Listener {
-                override fun onTranscript(text: String) = show { screen.output(text) }
-
-                override fun onPiece(piece: String) = show { screen.append(piece) }
-
-                override fun onStats(stats: GenerationStats) = finish(stats)
-            })
+            try {
+                model.chat.answer(conversation, message, settings.load(), stop, shown)
+            } finally {
+                // Without an answer the message is no part of the conversation, and nobody wants to write it again.
+                if (message != null && conversation.turns === before) show { screen.draft(message) }
+            }
         }
+    }
+
+    private val shown = object : ChatState.Listener {
+        override fun onTranscript(text: String) = show { screen.output(text) }
+
+        override fun onPiece(piece: String) = show { screen.append(piece) }
+
+        override fun onStats(stats: GenerationStats) = finish(stats)
     }
 
     /** Labels a text. */

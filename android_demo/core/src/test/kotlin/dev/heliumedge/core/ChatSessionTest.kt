@@ -2,6 +2,7 @@ package dev.heliumedge.core
 
 import org.junit.Assert.assertEquals
 import org.junit.Assert.assertFalse
+import org.junit.Assert.assertNull
 import org.junit.Assert.assertTrue
 import org.junit.Test
 import java.io.File
@@ -157,6 +158,94 @@ class ChatSessionTest {
             drawn.turns.last().content
         }
         assertTrue("$answers", answers.toSet().size > 3)
+    }
+
+    @Test
+    fun `a changed message leaves the cache as a fresh prefill does, and runs only what is new`() {
+        val said = listOf("How warm?", "Really?", "And now?")
+        for (at in said.indices) {
+            val session = ChatSession(bundle(), labels)
+            session.reset("Be brief.")
+            for (text in said) {
+                answer("It is warm")
+                session.say(text)
+            }
+            assertEquals(listOf(0, 2, 4), session.editable)
+            assertEquals(said[at], session.startEdit(2 * at))
+            val before = session.turns.take(2 * at)
+            val calls = engine.calls.size
+            answer("Quite")
+            val stats = GenerationStats()
+            assertEquals(ChatTurn(remembered = true, forgotten = 0), session.say("Is it cold?", stats = stats))
+            assertEquals(before.map { it.content } + listOf("Is it cold?", "Quite"), session.turns.map { it.content })
+            assertNull(session.editing)
+            val fresh = bundle()
+            val messages = listOf(ChatMessage(ChatRole.SYSTEM, "Be brief.")) + before + ChatMessage(ChatRole.USER, "Is it cold?")
+            val whole = GenerationStats()
+            fresh.answer(messages, Settings(), StopSignal(), whole) { _, _ -> }
+            assertEquals("turn $at", whole.promptTokens, stats.reusedTokens + stats.promptTokens)
+            val prompt = fresh.decoder!!.cachedTokens().take(whole.promptTokens)
+            assertEquals("turn $at", prompt + tokenizer.encodeBare("Quite").toList(), bundleTokens(session))
+            assertEquals("back to where the message began", stats.reusedTokens, engine.calls[calls].position)
+            assertTrue("turn $at reuses ${stats.reusedTokens}", stats.reusedTokens >= reusable(fresh, messages))
+        }
+    }
+
+    /** Ids of a conversation up to where its last message begins. */
+    private fun reusable(bundle: LoadedBundle, messages: List<ChatMessage>): Int {
+        val conversations = Conversations(bundle.decoder!!, tokenizer, bundle.manifest)
+        val other = messages.dropLast(1) + ChatMessage(ChatRole.USER, "Zebra")
+        val ids = conversations.ids(messages).toList()
+        return conversations.ids(other).toList().zip(ids).takeWhile { (one, two) -> one == two }.size
+    }
+
+    @Test
+    fun `what is being changed stays until the change has an answer`() {
+        val session = ChatSession(bundle(), labels)
+        assertFails<InvalidRequestException> { session.startEdit(0) }
+        for (text in listOf("One?", "Two?")) {
+            answer("Yes")
+            session.say(text)
+        }
+        val all = session.transcript()
+        assertFails<InvalidRequestException> { session.startEdit(1) }
+        session.startEdit(0)
+        assertEquals("the screen is back there", "", session.transcript())
+        assertFalse(session.canRegenerate)
+        session.cancelEdit()
+        assertEquals(all, session.transcript())
+        session.startEdit(2)
+        val never = StopSignal().apply { request() }
+        assertFalse(session.say("Three?", Settings(), never, GenerationStats(), screen).remembered)
+        assertFails<InvalidRequestException> { session.say(" ") }
+        engine.beforeRun = { throw EngineException("broken", "Repair the engine.") }
+        assertFails<EngineException> { session.say("Three?") }
+        engine.beforeRun = {}
+        assertEquals("still changing it", 2, session.editing)
+        session.cancelEdit()
+        assertEquals(all, session.transcript())
+        session.startEdit(2)
+        val again = ChatSession(bundle(), labels, session)
+        assertEquals("loaded again, too", 2, again.editing)
+        again.reset()
+        assertNull(again.editing)
+    }
+
+    @Test
+    fun `a message that the model no longer sees can be changed`() {
+        val session = ChatSession(bundle(slots = 100), labels)
+        for (index in 0 until 8) {
+            answer("Answer $index")
+            session.say("This is the question number $index of eight?")
+        }
+        assertTrue("${session.forgotten}", session.forgotten >= 4)
+        session.startEdit(2)
+        answer("Fine")
+        assertEquals(ChatTurn(remembered = true, forgotten = 0), session.say("Short?"))
+        assertEquals("those before it are seen again", 0, session.forgotten)
+        val first = tokenizer.encodeBare("question number 0").toList()
+        assertTrue(bundleTokens(session).windowed(first.size).any { it == first })
+        assertEquals(4, session.turns.size)
     }
 
     @Test
