@@ -60,7 +60,7 @@ class ImportService : Service() {
     private fun note(percent: Int): Notification {
         val app = PendingIntent.getActivity(this, 0, Intent(this, MainActivity::class.java), PendingIntent.FLAG_IMMUTABLE)
         return Notification.Builder(this, CHANNEL)
-            .setSmallIcon(R.drawable.icon)
+            .setSmallIcon(R.drawable.note)
             .setContentTitle(getString(R.string.importing))
             .setContentIntent(app)
             .setProgress(100, percent, percent == 0)

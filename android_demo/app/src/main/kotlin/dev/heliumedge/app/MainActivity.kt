@@ -16,6 +16,7 @@ import android.widget.ScrollView
 import android.widget.TextView
 import dev.heliumedge.core.HeliumException
 import dev.heliumedge.core.NotEnoughMemoryException
+import dev.heliumedge.core.Phrase
 import dev.heliumedge.core.RemoteBenchmark
 import dev.heliumedge.core.SessionObserver
 import dev.heliumedge.core.StorageException
@@ -134,7 +135,8 @@ class MainActivity : Activity() {
 
     private fun open(folder: File) {
         if (model.guard.suspect() != folder.name) {
-            work.open(folder)
+            // Asked for by the computer while something runs: not dropped without a word.
+            if (!work.open(folder)) observer.onError(work.busy())
             return
         }
         val why = model.device.lastExit()?.let { " ($it)" }.orEmpty()
@@ -190,7 +192,7 @@ class MainActivity : Activity() {
 
     // -- the screen
 
-    private fun editSettings() = SettingsDialog(this, settings).show { reload ->
+    private fun editSettings() = SettingsDialog(this, settings, words).show { reload ->
         if (reload) model.session.loaded?.let { guarded { open(it.bundle.folder) } }
     }
 
@@ -275,7 +277,7 @@ class MainActivity : Activity() {
         } catch (error: HeliumException) {
             observer.onError(error)
         } catch (error: SecurityException) {
-            observer.onError(StorageException("the storage cannot be read: ${error.message}", error))
+            observer.onError(StorageException(Phrase.CANNOT_READ.with(model.folder, error.message.orEmpty()), error))
         } catch (error: RuntimeException) {
             // No app that picks folders or takes texts, or a text that is too long to be handed on.
             observer.onError(named(error))

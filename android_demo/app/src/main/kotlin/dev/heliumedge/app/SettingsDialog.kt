@@ -11,7 +11,7 @@ import dev.heliumedge.core.InvalidRequestException
 import dev.heliumedge.core.Settings
 
 /** The settings in a dialog, which stays open with what was written while a value is out of range. */
-class SettingsDialog(private val activity: Activity, private val store: SettingsStore) {
+class SettingsDialog(private val activity: Activity, private val store: SettingsStore, private val words: Words) {
     /** Shows it; [saved] is told whether the bundle has to be loaded again. */
     fun show(saved: (reload: Boolean) -> Unit) {
         val form = activity.layoutInflater.inflate(R.layout.dialog_settings, null)
@@ -36,7 +36,7 @@ class SettingsDialog(private val activity: Activity, private val store: Settings
                 saved(loading(store.load()) != before)
             } catch (error: InvalidRequestException) {
                 val problem = form.findViewById<TextView>(R.id.problem)
-                problem.text = "${error.what}. ${error.fix}"
+                problem.text = "${words.say(error.said)}. ${words.say(error.remedy)}"
                 problem.requestFocus()
             }
         }

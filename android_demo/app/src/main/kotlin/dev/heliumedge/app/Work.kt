@@ -8,12 +8,14 @@ import dev.heliumedge.core.BenchmarkRequest
 import dev.heliumedge.core.BundleImporter
 import dev.heliumedge.core.BundleSource
 import dev.heliumedge.core.ChatLabels
+import dev.heliumedge.core.Clock
 import dev.heliumedge.core.DeviceProbe
 import dev.heliumedge.core.GenerationStats
 import dev.heliumedge.core.HeliumException
 import dev.heliumedge.core.InvalidRequestException
 import dev.heliumedge.core.LoadedBundle
 import dev.heliumedge.core.MemoryEstimate
+import dev.heliumedge.core.Phrase
 import dev.heliumedge.core.RemoteBenchmark
 import dev.heliumedge.core.SelfTest
 import dev.heliumedge.core.Settings
@@ -24,6 +26,7 @@ import java.io.File
 import java.util.Locale
 
 private const val SHOWN_LABELS = 5
+private const val FIGURES_NANOS = 1_000_000_000L
 
 /** What the buttons do, in the model's thread; it writes to the kept screen and knows no views. */
 class Work(
@@ -42,10 +45,8 @@ class Work(
     /** The bundle that was tried last. */
     val lastTried: File? get() = tried
 
-    /** Loads a bundle. */
-    fun open(folder: File, anyway: Boolean = false) {
-        session.start { stop -> load(folder, stop, settings.load(), anyway) }
-    }
+    /** Loads a bundle; false where there is work already. */
+    fun open(folder: File, anyway: Boolean = false): Boolean = session.start { stop -> load(folder, stop, settings.load(), anyway) }
 
     /** Frees the model. */
     fun unload() = session.startNext {
@@ -63,7 +64,7 @@ class Work(
         val started = session.start { stop ->
             val folder = try {
                 val copied = progress(R.string.copied, stop) { percent -> ImportService.progress(percent) }
-                BundleImporter(model.store).import(source, { model.device.freeBytes(model.folder) }, copied)
+                BundleImporter(model.store).import(source, { needed -> model.device.freeBytes(model.folder, needed) }, copied)
             } finally {
                 importing = false
                 show { ImportService.end() }
@@ -116,11 +117,8 @@ class Work(
             show { screen.output(prompt) }
             val stats = GenerationStats()
             session.ready().generate(prompt, settings.load(), stop, stats, reuse = true) { _, piece ->
-                val line = words.stats(stats)
-                show {
-                    screen.append(piece)
-                    screen.stats(line)
-                }
+                show { screen.append(piece) }
+                figures(stats)
             }
             finish(stats)
         }
@@ -145,8 +143,18 @@ class Work(
 
         override fun onPiece(piece: String) = show { screen.append(piece) }
 
-        override fun onStats(stats: GenerationStats) = finish(stats)
+        override fun onStats(stats: GenerationStats) = if (stats.stopReason == null) figures(stats) else finish(stats)
     }
+
+    /** Figures of a text that goes on, seldom enough to be read, or read aloud. */
+    private fun figures(stats: GenerationStats) {
+        val now = Clock.System.nanos()
+        if (now - figuresAt < FIGURES_NANOS) return
+        figuresAt = now
+        finish(stats)
+    }
+
+    private var figuresAt = 0L
 
     /** Labels a text. */
     fun classify(text: String) {
@@ -168,7 +176,7 @@ class Work(
             val ready = session.ready()
             val decoder = ready.decoder ?: return@start
             val result = SelfTest(ready.manifest, ready.tokenizer, decoder).run(stop)
-            show { screen.output("Self-test on ${ready.engineName} ${result.message}") }
+            show { screen.output(context.getString(R.string.self_test_on, ready.engineName, words.say(result.said))) }
         }
     }
 
@@ -234,7 +242,7 @@ class Work(
 
     /** What `helium-edge bench --adb` asks for; the host waits for the document, so that a failure is one too. */
     fun measure(folder: File, intent: Intent, id: String) {
-        session.start { stop ->
+        val started = session.start { stop ->
             val document = try {
                 val request = BenchmarkRequest.parse { intent.getStringExtra(it) }
                 val stored = settings.load()
@@ -254,7 +262,11 @@ class Work(
             RemoteBenchmark.publish(document, File(model.folder, "bench"), id)
             show { screen.output(document) }
         }
+        if (!started) RemoteBenchmark.publish(RemoteBenchmark.failure(busy()), File(model.folder, "bench"), id)
     }
+
+    /** What is said to who asks for work while there is some. */
+    fun busy() = InvalidRequestException(Phrase.BUSY.with(), Phrase.WAIT_OR_STOP.with())
 
     private fun stopped() = InvalidRequestException("the benchmark was stopped on the phone", "Leave the app in front, with the screen on.")
 

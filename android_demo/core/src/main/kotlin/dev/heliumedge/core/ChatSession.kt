@@ -87,7 +87,7 @@ public class ChatSession(private val bundle: LoadedBundle, private val labels: C
      * @throws HeliumException What [Generation.run] throws; what came of the answer until then is remembered.
      */
     public fun say(text: String, settings: Settings, stop: StopSignal, stats: GenerationStats, listener: ChatListener): ChatTurn {
-        if (text.isBlank()) throw InvalidRequestException("there is no text to answer", "Write a message first.")
+        if (text.isBlank()) throw InvalidRequestException(Phrase.NO_TEXT.with(), Phrase.WRITE_FIRST.with())
         return answer(state.kept + ChatMessage(ChatRole.USER, text), settings, stop, stats, listener)
     }
 
@@ -99,7 +99,7 @@ public class ChatSession(private val bundle: LoadedBundle, private val labels: C
      * @throws HeliumException What [say] throws.
      */
     public fun regenerate(settings: Settings, stop: StopSignal, stats: GenerationStats, listener: ChatListener): ChatTurn {
-        if (!canRegenerate) throw InvalidRequestException("there is no answer yet that could be given again", "Write a message first.")
+        if (!canRegenerate) throw InvalidRequestException(Phrase.NO_ANSWER.with(), Phrase.WRITE_FIRST.with())
         return answer(state.turns.dropLast(1), settings, stop, stats, listener)
     }
 
@@ -114,7 +114,7 @@ public class ChatSession(private val bundle: LoadedBundle, private val labels: C
      */
     public fun startEdit(turn: Int): String {
         val before = state
-        if (turn !in editable) throw InvalidRequestException("there is no message yet that could be changed", "Write a message first.")
+        if (turn !in editable) throw InvalidRequestException(Phrase.NO_MESSAGE.with(), Phrase.WRITE_FIRST.with())
         state = State(before.system, before.turns, before.forgotten, turn)
         return before.turns[turn].content
     }

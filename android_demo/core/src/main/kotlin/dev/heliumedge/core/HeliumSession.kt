@@ -144,12 +144,12 @@ public class HeliumSession(
                 stream.end(named(error))
             }
         }
-        if (!started) throw InvalidRequestException("the model is busy", "Wait for it, or stop it.")
+        if (!started) throw InvalidRequestException(Phrase.BUSY.with(), Phrase.WAIT_OR_STOP.with())
         return stream
     }
 
     /** The bundle that is ready. */
-    public fun ready(): LoadedBundle = loaded ?: throw InvalidRequestException("no bundle is loaded", "Open one first.")
+    public fun ready(): LoadedBundle = loaded ?: throw InvalidRequestException(Phrase.NOT_LOADED.with(), Phrase.OPEN_FIRST.with())
 
     /** Stops what runs, frees the model and ends the thread. */
     override fun close() {
