@@ -8,6 +8,7 @@ import android.widget.EditText
 import android.widget.TextView
 import dev.heliumedge.core.ChatLabels
 import dev.heliumedge.core.ChatSession
+import dev.heliumedge.core.ChatState
 
 /** As much of a message as a line of the list has room for. */
 private const val SHOWN_CHARACTERS = 80
@@ -22,23 +23,14 @@ class ChatPanel(private val activity: Activity, private val chat: ChatState) {
     /** The system message that is written. */
     val system: String get() = activity.findViewById<EditText>(R.id.system).text.toString()
 
-    /**
-     * Lets the user choose a message to change; where one is being changed, leaves it as it was.
-     *
-     * @param write Gets the text for the input field, once the conversation is back at that message.
-     */
-    fun edit(session: ChatSession, write: (String) -> Unit) {
-        if (session.editing != null) {
-            session.cancelEdit()
-            write("")
-            return
-        }
+    /** Lets the user choose a message of theirs; [chosen] gets its place. */
+    fun chooseMessage(session: ChatSession, chosen: (turn: Int) -> Unit) {
         // The last one first: it is the one that most are after.
         val places = session.editable.asReversed()
         val texts = places.map { session.turns[it].content.take(SHOWN_CHARACTERS) }
         AlertDialog.Builder(activity)
             .setTitle(R.string.edit_which)
-            .setItems(texts.toTypedArray<CharSequence>()) { _, index -> write(session.startEdit(places[index])) }
+            .setItems(texts.toTypedArray<CharSequence>()) { _, index -> chosen(places[index]) }
             .show()
     }
 

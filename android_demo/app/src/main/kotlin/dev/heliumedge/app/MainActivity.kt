@@ -14,6 +14,7 @@ import android.widget.Button
 import android.widget.EditText
 import android.widget.ScrollView
 import android.widget.TextView
+import dev.heliumedge.core.ChatSession
 import dev.heliumedge.core.HeliumException
 import dev.heliumedge.core.NotEnoughMemoryException
 import dev.heliumedge.core.Phrase
@@ -171,11 +172,19 @@ class MainActivity : Activity() {
 
     private fun editMessage() {
         val session = model.chat.session ?: return
-        chat.edit(session) { text ->
-            view<EditText>(R.id.prompt).setText(text)
-            model.screen.output(session.transcript())
-            observer.onBusy(model.session.isBusy)
+        if (session.editing == null) {
+            // Work may have begun while the list was open, as at the order of a computer.
+            chat.chooseMessage(session) { turn -> guarded { if (!model.session.isBusy) rewrite(session, session.startEdit(turn)) } }
+        } else {
+            session.cancelEdit()
+            rewrite(session, "")
         }
+    }
+
+    private fun rewrite(session: ChatSession, text: String) {
+        view<EditText>(R.id.prompt).setText(text)
+        model.screen.output(session.transcript())
+        observer.onBusy(false)
     }
 
     private fun startAnew() {

@@ -8,6 +8,7 @@ import dev.heliumedge.core.BenchmarkRequest
 import dev.heliumedge.core.BundleImporter
 import dev.heliumedge.core.BundleSource
 import dev.heliumedge.core.ChatLabels
+import dev.heliumedge.core.ChatState
 import dev.heliumedge.core.Clock
 import dev.heliumedge.core.DeviceProbe
 import dev.heliumedge.core.GenerationStats
@@ -49,11 +50,14 @@ class Work(
     fun open(folder: File, anyway: Boolean = false): Boolean = session.start { stop -> load(folder, stop, settings.load(), anyway) }
 
     /** Frees the model. */
-    fun unload() = session.startNext {
-        val last = session.loaded?.bundle?.folder?.name
-        model.chat.pause()
-        session.release()
-        show { screen.facts(if (last == null) context.getString(R.string.no_bundle) else context.getString(R.string.last_bundle, last)) }
+    fun unload() {
+        if (session.loaded == null && !session.isBusy) return
+        session.startNext {
+            val last = session.loaded?.bundle?.folder?.name
+            model.chat.pause()
+            session.release()
+            show { screen.facts(if (last == null) context.getString(R.string.no_bundle) else context.getString(R.string.last_bundle, last)) }
+        }
     }
 
     /** Copies a bundle and loads it; another app may be in front meanwhile. */
@@ -85,7 +89,10 @@ class Work(
         show { screen.facts(context.getString(R.string.needs, name, words.estimate(estimate), free)) }
         val checked = progress(R.string.checked, stop)
         model.chat.pause()
-        val ready = session.load(folder, chosen, stop, anyway) { done, total -> checked(done, total) } ?: return
+        val ready = session.load(folder, chosen, stop, anyway) { done, total ->
+            checked(done, total)
+            if (done == total) show { screen.stats(context.getString(R.string.loading)) }
+        } ?: return
         ready.decoder?.onChunk = { chunk, chunks -> if (chunks > 1) show { screen.stats(context.getString(R.string.chunk, chunk, chunks)) } }
         model.chat.reloaded(ready, labels)
         show {

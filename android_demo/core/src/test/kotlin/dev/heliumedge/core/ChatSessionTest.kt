@@ -42,13 +42,14 @@ class ChatSessionTest {
     private val screen = Screen()
     private val labels = ChatLabels("System", "You", "Model") { "($it are forgotten)" }
 
-    private fun bundle(slots: Int = 200, chat: ChatSpec? = ChatSpec(form, null, setOf(imEnd)), generation: GenerationDefaults? = null): LoadedBundle {
+    private fun bundle(slots: Int = 200, chat: ChatSpec? = ChatSpec(form, null, setOf(imEnd)), generation: GenerationDefaults? = null, name: String = "fake"): LoadedBundle {
         val small = fakeManifest(dynamic = true)
         val cache = small.cache!!.copy(slots = slots)
         val graphs = small.graphs.map { graph ->
             graph.copy(cacheLen = slots, outputs = graph.outputs.map { if (it.role == Role.LOGITS) it.copy(shape = listOf(1, 1, 4100)) else it })
         }
         val manifest = small.copy(
+            name = name,
             vocabSize = 4100, cache = cache, cacheLen = slots, graphs = graphs, chat = chat, prefillLen = 64,
             generation = generation ?: small.generation.copy(maxNewTokens = 8),
         )
@@ -317,6 +318,37 @@ class ChatSessionTest {
         again.say("And now?")
         assertEquals(6, again.turns.size)
         assertEquals("the one before is as it was", 4, session.turns.size)
+    }
+
+    @Test
+    fun `a conversation outlives its bundle, and another bundle ends it`() {
+        val state = ChatState()
+        assertNull(state.session)
+        val session = state.open(bundle(), labels, "Be brief.")
+        answer("Yes")
+        val figures = ArrayList<StopReason?>()
+        val listener = object : ChatState.Listener, ChatListener by screen {
+            override fun onStats(stats: GenerationStats) = figures.add(stats.stopReason).let { }
+        }
+        state.answer(session, "One?", Settings(), StopSignal(), listener)
+        state.answer(session, null, Settings(), StopSignal(), listener)
+        assertEquals("the last figures are those of the end", StopReason.EOS, figures.last())
+        assertEquals(2, session.turns.size)
+        val shown = session.transcript()
+        state.pause()
+        assertNull("its bundle is not loaded", state.session)
+        state.reloaded(bundle(), labels)
+        assertEquals(shown, state.session!!.transcript())
+        answer("No")
+        state.answer(state.session!!, "Two?", Settings(), StopSignal(), listener)
+        assertEquals(4, state.session!!.turns.size)
+        state.close()
+        assertNull(state.session)
+        assertEquals("it goes on", 4, state.open(bundle(), labels, "").turns.size)
+        state.pause()
+        state.reloaded(bundle(name = "other"), labels)
+        assertNull(state.session)
+        assertEquals(0, state.open(bundle(name = "other"), labels, "").turns.size)
     }
 
     @Test

@@ -1,20 +1,11 @@
-package dev.heliumedge.app
+package dev.heliumedge.core
 
-import dev.heliumedge.core.ChatLabels
-import dev.heliumedge.core.ChatListener
-import dev.heliumedge.core.ChatSession
-import dev.heliumedge.core.ChatTurn
-import dev.heliumedge.core.GenerationStats
-import dev.heliumedge.core.LoadedBundle
-import dev.heliumedge.core.Settings
-import dev.heliumedge.core.StopSignal
-
-/** The conversation of the process; it stays when the screen is made anew. */
-class ChatState {
+/** The one conversation of an app; it stays while screens are made anew, and bundles freed and loaded again. */
+public class ChatState {
     /** Gets an answer as it comes, in the thread of the model. */
-    interface Listener : ChatListener {
+    public interface Listener : ChatListener {
         /** The figures so far. */
-        fun onStats(stats: GenerationStats)
+        public fun onStats(stats: GenerationStats)
     }
 
     @Volatile
@@ -32,10 +23,10 @@ class ChatState {
     private var isReady = false
 
     /** The conversation; null while the screen is that of a text, or while its bundle is not loaded. */
-    val session: ChatSession? get() = if (isOpen && isReady) kept else null
+    public val session: ChatSession? get() = if (isOpen && isReady) kept else null
 
     /** Begins a conversation with a bundle, or goes on with the one before; one that cannot chat refuses by name. */
-    fun open(bundle: LoadedBundle, labels: ChatLabels, system: String): ChatSession {
+    public fun open(bundle: LoadedBundle, labels: ChatLabels, system: String): ChatSession {
         val current = kept ?: ChatSession(bundle, labels).also { it.reset(system) }
         kept = current
         with = bundle.manifest.name
@@ -45,17 +36,17 @@ class ChatState {
     }
 
     /** Back to texts; the conversation is kept. */
-    fun close() {
+    public fun close() {
         isOpen = false
     }
 
     /** Its bundle is freed: the conversation waits until it is loaded again. */
-    fun pause() {
+    public fun pause() {
         isReady = false
     }
 
     /** Goes on with the same bundle, loaded again; another one ends the conversation. */
-    fun reloaded(bundle: LoadedBundle, labels: ChatLabels) {
+    public fun reloaded(bundle: LoadedBundle, labels: ChatLabels) {
         val before = kept
         if (before == null || bundle.manifest.name != with) {
             isOpen = false
@@ -67,7 +58,7 @@ class ChatState {
     }
 
     /** Answers a message, or the last one again where it is null. */
-    fun answer(session: ChatSession, message: String?, settings: Settings, stop: StopSignal, listener: Listener): ChatTurn {
+    public fun answer(session: ChatSession, message: String?, settings: Settings, stop: StopSignal, listener: Listener): ChatTurn {
         val stats = GenerationStats()
         val shown = object : ChatListener by listener {
             override fun onPiece(piece: String) {
