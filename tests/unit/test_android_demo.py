@@ -74,17 +74,37 @@ def test_only_the_shell_orders_benchmarks() -> None:
 
 
 def test_every_language_says_everything_with_the_same_values() -> None:
-    def texts(folder: str) -> dict[str, list[str]]:
-        document = ElementTree.parse(DEMO / "app/src/main/res" / folder / "strings.xml").getroot()
-        kept = {
-            str(entry.get("name")): entry.text or "" for entry in document if entry.get("translatable") != "false"
-        }
-        return {name: sorted(re.findall(r"%\d?\$?[.\d]*[dfs%]", text)) for name, text in kept.items()}
+    def values(folder: str) -> dict[str, list[str]]:
+        return {name: sorted(re.findall(r"%\d?\$?[.\d]*[dfs%]", text)) for name, text in texts_of(folder).items()}
 
-    english = texts("values")
-    assert len(english) > 60
+    english = values("values")
+    assert len(english) > 150
     for language in ("fr", "de", "it", "pt", "es"):
-        assert texts(f"values-{language}") == english, language
+        assert values(f"values-{language}") == english, language
+
+
+def texts_of(folder: str) -> dict[str, str]:
+    """The texts of a language that are to be translated, by name, without the escapes of Android."""
+    files = (DEMO / "app/src/main/res" / folder).glob("*s.xml")
+    entries = [entry for file in files for entry in ElementTree.parse(file).getroot().iter("string")]
+    kept = {str(entry.get("name")): entry.text or "" for entry in entries if entry.get("translatable") != "false"}
+    return {name: re.sub(r"\\(['\"\\])", r"\1", text) for name, text in kept.items()}
+
+
+def test_the_app_says_each_phrase_of_the_core() -> None:
+    source = (DEMO / "core/src/main/kotlin/dev/heliumedge/core/Phrase.kt").read_text(encoding="utf-8")
+    found = re.findall(r'^    ([A-Z_]+)\("(.+)"\),$', source, re.MULTILINE)
+    phrases = {name: re.sub(r'\\(["$])', r"\1", text) for name, text in found}
+    said = {name: text for name, text in texts_of("values").items() if name.startswith("say_")}
+    assert len(phrases) > 80
+    assert said == {f"say_{name.lower()}": text[0].upper() + text[1:] for name, text in phrases.items()}
+    mapped = (DEMO / "app/src/main/kotlin/dev/heliumedge/app/Phrases.kt").read_text(encoding="utf-8")
+    assert re.findall(r"Phrase\.(\w+) -> R\.string\.(\w+)", mapped) == [
+        (name, f"say_{name.lower()}") for name in phrases
+    ]
+    # A phrase that nothing says would be translated for nobody.
+    code = "".join(path.read_text(encoding="utf-8") for path in KOTLIN if path.name != "Phrases.kt")
+    assert [name for name in phrases if not re.search(rf"Phrase\.{name}\b", code)] == []
 
 
 def test_the_manifest_names_what_there_is() -> None:
@@ -101,7 +121,8 @@ def test_the_manifest_names_what_there_is() -> None:
 def test_every_resource_of_the_code_exists() -> None:
     code = "".join(path.read_text(encoding="utf-8") for path in (DEMO / "app").rglob("*.kt"))
     layouts = "".join(path.read_text(encoding="utf-8") for path in (DEMO / "app").rglob("layout/*.xml"))
-    strings = (DEMO / "app/src/main/res/values/strings.xml").read_text(encoding="utf-8")
+    resources = (DEMO / "app/src/main/res/values").glob("*s.xml")
+    strings = "".join(path.read_text(encoding="utf-8") for path in resources)
     assert set(re.findall(r"R\.id\.(\w+)", code)) == set(re.findall(r'android:id="@\+?id/(\w+)"', layouts))
     defined = set(re.findall(r'<string name="(\w+)"', strings))
     manifest = (DEMO / "app/src/main/AndroidManifest.xml").read_text(encoding="utf-8")

@@ -42,4 +42,8 @@ public class Activity extends Context implements ComponentCallbacks2 {
     public LayoutInflater getLayoutInflater() { return null; }
 
     public void startActivityForResult(Intent intent, int requestCode) {}
+
+    public final void requestPermissions(String[] permissions, int requestCode) {}
+
+    public void onRequestPermissionsResult(int requestCode, String[] permissions, int[] grantResults) {}
 }

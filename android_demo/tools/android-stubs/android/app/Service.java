@@ -11,6 +11,8 @@ public abstract class Service extends Context {
 
     public int onStartCommand(Intent intent, int flags, int startId) { return 0; }
 
+    public void onDestroy() {}
+
     public void onTimeout(int startId, int fgsType) {}
 
     public final void stopSelf() {}

@@ -23,11 +23,11 @@ public abstract class Context {
 
     public abstract Context getApplicationContext();
 
+    public int checkSelfPermission(String permission) { return 0; }
+
     public String getPackageName() { return null; }
 
     public ComponentName startForegroundService(Intent service) { return null; }
-
-    public boolean stopService(Intent service) { return true; }
 
     public void startActivity(Intent intent) {}
 

@@ -13,5 +13,6 @@ public class Build {
     public static class VERSION_CODES {
         public static final int Q = 29;
         public static final int R = 30;
+        public static final int TIRAMISU = 33;
     }
 }

@@ -8,4 +8,6 @@ public class StorageManager {
     public UUID getUuidForPath(File path) throws IOException { return null; }
 
     public long getAllocatableBytes(UUID storageUuid) throws IOException { return 0; }
+
+    public void allocateBytes(UUID storageUuid, long bytes) throws IOException {}
 }

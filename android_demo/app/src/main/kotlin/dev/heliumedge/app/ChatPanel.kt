@@ -1,11 +1,17 @@
 package dev.heliumedge.app
 
 import android.app.Activity
+import android.app.AlertDialog
 import android.view.View
 import android.widget.Button
 import android.widget.EditText
 import android.widget.TextView
 import dev.heliumedge.core.ChatLabels
+import dev.heliumedge.core.ChatSession
+import dev.heliumedge.core.ChatState
+
+/** As much of a message as a line of the list has room for. */
+private const val SHOWN_CHARACTERS = 80
 
 /** The views of a conversation, shown in place of those of a text while there is one. */
 class ChatPanel(private val activity: Activity, private val chat: ChatState) {
@@ -17,6 +23,17 @@ class ChatPanel(private val activity: Activity, private val chat: ChatState) {
     /** The system message that is written. */
     val system: String get() = activity.findViewById<EditText>(R.id.system).text.toString()
 
+    /** Lets the user choose a message of theirs; [chosen] gets its place. */
+    fun chooseMessage(session: ChatSession, chosen: (turn: Int) -> Unit) {
+        // The last one first: it is the one that most are after.
+        val places = session.editable.asReversed()
+        val texts = places.map { session.turns[it].content.take(SHOWN_CHARACTERS) }
+        AlertDialog.Builder(activity)
+            .setTitle(R.string.edit_which)
+            .setItems(texts.toTypedArray<CharSequence>()) { _, index -> chosen(places[index]) }
+            .show()
+    }
+
     /** Shows what belongs to a conversation, or hides it. */
     fun update(busy: Boolean) {
         val current = chat.session
@@ -24,6 +41,9 @@ class ChatPanel(private val activity: Activity, private val chat: ChatState) {
         for (id in listOf(R.id.system, R.id.chat_buttons)) activity.findViewById<View>(id).visibility = visibility
         activity.findViewById<View>(R.id.new_conversation).isEnabled = !busy
         activity.findViewById<View>(R.id.regenerate).isEnabled = !busy && current?.canRegenerate == true
+        val edit = activity.findViewById<Button>(R.id.edit)
+        edit.isEnabled = !busy && current?.editable.orEmpty().isNotEmpty()
+        edit.setText(if (current?.editing == null) R.string.edit else R.string.cancel_edit)
         activity.findViewById<TextView>(R.id.prompt).setHint(if (current == null) R.string.prompt_hint else R.string.message_hint)
         activity.findViewById<Button>(R.id.chat).setText(if (current == null) R.string.chat else R.string.continue_text)
         if (current != null && !busy) activity.findViewById<Button>(R.id.run).setText(R.string.send)

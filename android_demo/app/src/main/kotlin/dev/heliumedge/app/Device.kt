@@ -24,11 +24,14 @@ class Device(private val context: Context) {
         return maxOf(0, info.availMem - info.threshold)
     }
 
-    /** Space that the system would make free for the app: what other apps only cache counts as free. */
-    fun freeBytes(folder: File): Long {
+    /** Space for [needed] bytes: what other apps only cache counts as free, and is made so where it has to be. */
+    fun freeBytes(folder: File, needed: Long): Long {
         val storage = context.getSystemService(Context.STORAGE_SERVICE) as StorageManager
         return try {
-            storage.getAllocatableBytes(storage.getUuidForPath(folder))
+            val volume = storage.getUuidForPath(folder)
+            val free = storage.getAllocatableBytes(volume)
+            if (needed in (folder.usableSpace + 1)..free) storage.allocateBytes(volume, needed)
+            free
         } catch (_: IOException) {
             folder.usableSpace
         }

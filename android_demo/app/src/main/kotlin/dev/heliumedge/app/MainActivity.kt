@@ -14,11 +14,14 @@ import android.widget.Button
 import android.widget.EditText
 import android.widget.ScrollView
 import android.widget.TextView
+import dev.heliumedge.core.ChatSession
 import dev.heliumedge.core.HeliumException
 import dev.heliumedge.core.NotEnoughMemoryException
+import dev.heliumedge.core.Phrase
 import dev.heliumedge.core.RemoteBenchmark
 import dev.heliumedge.core.SessionObserver
 import dev.heliumedge.core.StorageException
+import dev.heliumedge.core.named
 import java.io.File
 
 private const val PICK_FOLDER = 1
@@ -33,6 +36,7 @@ class MainActivity : Activity() {
     private lateinit var words: Words
     private lateinit var chat: ChatPanel
     private lateinit var work: Work
+    private lateinit var permission: NotificationPermission
 
     override fun onCreate(savedInstanceState: Bundle?) {
         super.onCreate(savedInstanceState)
@@ -42,6 +46,7 @@ class MainActivity : Activity() {
         words = Words(applicationContext, model.device)
         chat = ChatPanel(this, model.chat)
         work = Work(applicationContext, model, settings, words, chat.labels())
+        permission = NotificationPermission(this, settings)
         onClick(R.id.open, ::chooseBundle)
         onClick(R.id.import_bundle) { startActivityForResult(Intent(Intent.ACTION_OPEN_DOCUMENT_TREE), PICK_FOLDER) }
         onClick(R.id.settings, ::editSettings)
@@ -50,6 +55,7 @@ class MainActivity : Activity() {
         onClick(R.id.benchmark, ::chooseBenchmark)
         onClick(R.id.chat, ::toggleChat)
         onClick(R.id.regenerate) { work.answer(null) }
+        onClick(R.id.edit, ::editMessage)
         onClick(R.id.new_conversation, ::startAnew)
         onClick(R.id.copy) { copy(model.screen.text) }
         onClick(R.id.report, ::report)
@@ -88,7 +94,13 @@ class MainActivity : Activity() {
     @Deprecated("The replacement needs a library that the app does without.")
     override fun onActivityResult(requestCode: Int, resultCode: Int, data: Intent?) {
         val tree = data?.data ?: return
-        if (requestCode == PICK_FOLDER && resultCode == RESULT_OK) work.import(TreeSource(contentResolver, tree))
+        if (requestCode != PICK_FOLDER || resultCode != RESULT_OK) return
+        work.import(TreeSource(contentResolver, tree))
+        if (work.isImporting) permission.askOnce()
+    }
+
+    override fun onRequestPermissionsResult(requestCode: Int, permissions: Array<String>, grantResults: IntArray) {
+        permission.answered(requestCode, grantResults)
     }
 
     // -- bundles
@@ -124,7 +136,8 @@ class MainActivity : Activity() {
 
     private fun open(folder: File) {
         if (model.guard.suspect() != folder.name) {
-            work.open(folder)
+            // Asked for by the computer while something runs: not dropped without a word.
+            if (!work.open(folder)) observer.onError(work.busy())
             return
         }
         val why = model.device.lastExit()?.let { " ($it)" }.orEmpty()
@@ -157,6 +170,23 @@ class MainActivity : Activity() {
         observer.onBusy(false)
     }
 
+    private fun editMessage() {
+        val session = model.chat.session ?: return
+        if (session.editing == null) {
+            // Work may have begun while the list was open, as at the order of a computer.
+            chat.chooseMessage(session) { turn -> guarded { if (!model.session.isBusy) rewrite(session, session.startEdit(turn)) } }
+        } else {
+            session.cancelEdit()
+            rewrite(session, "")
+        }
+    }
+
+    private fun rewrite(session: ChatSession, text: String) {
+        view<EditText>(R.id.prompt).setText(text)
+        model.screen.output(session.transcript())
+        observer.onBusy(false)
+    }
+
     private fun startAnew() {
         val session = model.chat.session ?: return
         session.reset(chat.system)
@@ -171,7 +201,7 @@ class MainActivity : Activity() {
 
     // -- the screen
 
-    private fun editSettings() = SettingsDialog(this, settings).show { reload ->
+    private fun editSettings() = SettingsDialog(this, settings, words).show { reload ->
         if (reload) model.session.loaded?.let { guarded { open(it.bundle.folder) } }
     }
 
@@ -181,7 +211,7 @@ class MainActivity : Activity() {
         AlertDialog.Builder(this)
             .setTitle(R.string.report)
             .setMessage(getString(R.string.report_what))
-            .setPositiveButton(R.string.send) { _, _ -> startActivity(Intent.createChooser(About.sending(text), getString(R.string.report))) }
+            .setPositiveButton(R.string.send) { _, _ -> guarded { startActivity(Intent.createChooser(About.sending(text), getString(R.string.report))) } }
             .setNegativeButton(R.string.cancel, null)
             .show()
     }
@@ -211,6 +241,12 @@ class MainActivity : Activity() {
             view<TextView>(R.id.output).append(text)
             if (follows) scroll.post { scroll.scrollTo(0, scroll.getChildAt(0).height) }
         }
+
+        override fun draft(text: String) {
+            val prompt = view<EditText>(R.id.prompt)
+            // What was written meanwhile stays.
+            if (prompt.text.isEmpty()) prompt.setText(text)
+        }
     }
 
     private val observer = object : SessionObserver {
@@ -229,6 +265,8 @@ class MainActivity : Activity() {
         }
 
         override fun onError(error: HeliumException) {
+            // Read aloud by a screen reader, as the whole of the output is not.
+            model.screen.stats(words.headline(error))
             val folder = work.lastTried
             if (error is NotEnoughMemoryException && folder != null && model.session.loaded == null) {
                 ask(words.error(error), R.string.load_anyway) { work.open(folder, anyway = true) }
@@ -241,14 +279,17 @@ class MainActivity : Activity() {
         }
     }
 
-    /** Storage may be gone at any time, and a bundle may refuse to chat: on the main thread too that is a message. */
+    /** Whatever goes wrong on the main thread is a message as well: storage that is gone, a bundle that cannot chat. */
     private inline fun guarded(block: () -> Unit) {
         try {
             block()
         } catch (error: HeliumException) {
             observer.onError(error)
         } catch (error: SecurityException) {
-            observer.onError(StorageException("the storage cannot be read: ${error.message}", error))
+            observer.onError(StorageException(Phrase.CANNOT_READ.with(model.folder, error.message.orEmpty()), error))
+        } catch (error: RuntimeException) {
+            // No app that picks folders or takes texts, or a text that is too long to be handed on.
+            observer.onError(named(error))
         }
     }
 
@@ -264,7 +305,7 @@ class MainActivity : Activity() {
         AlertDialog.Builder(this).setTitle(title).setMessage(text).setNegativeButton(R.string.close, null).show()
     }
 
-    private fun onClick(id: Int, action: () -> Unit) = view<View>(id).setOnClickListener { action() }
+    private fun onClick(id: Int, action: () -> Unit) = view<View>(id).setOnClickListener { guarded(action) }
 
     private fun <T : View> view(id: Int): T = findViewById(id)
 }

@@ -7,6 +7,7 @@ import android.os.Process
 import android.system.Os
 import dev.heliumedge.core.BundleLoader
 import dev.heliumedge.core.BundleStore
+import dev.heliumedge.core.ChatState
 import dev.heliumedge.core.CrashGuard
 import dev.heliumedge.core.HeliumSession
 import dev.heliumedge.core.VerificationLog

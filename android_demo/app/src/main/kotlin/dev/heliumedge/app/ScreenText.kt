@@ -20,10 +20,14 @@ class ScreenText(private val main: Handler) {
 
         /** What comes behind the output. */
         fun append(text: String)
+
+        /** A text for the input field. */
+        fun draft(text: String)
     }
 
     private var facts: String? = null
     private var stats = ""
+    private var draft: String? = null
     private val output = StringBuilder()
     private val fresh = StringBuilder()
     private var isPosted = false
@@ -39,6 +43,8 @@ class ScreenText(private val main: Handler) {
         facts?.let(screen::facts)
         screen.stats(stats)
         screen.output(text)
+        draft?.let(screen::draft)
+        draft = null
     }
 
     /** The screen goes. */
@@ -73,6 +79,12 @@ class ScreenText(private val main: Handler) {
         if (isPosted) return
         isPosted = true
         main.postDelayed({ flush() }, FRAME_MILLIS)
+    }
+
+    /** See [View.draft]; what a screen has got is its own to keep. */
+    fun draft(text: String) {
+        val screen = view
+        if (screen == null) draft = text else screen.draft(text)
     }
 
     private fun flush() {

@@ -3,18 +3,24 @@ package dev.heliumedge.app
 import android.app.Activity
 import android.app.AlertDialog
 import android.content.DialogInterface
+import android.widget.ArrayAdapter
 import android.widget.EditText
+import android.widget.Spinner
 import android.widget.TextView
 import dev.heliumedge.core.InvalidRequestException
 import dev.heliumedge.core.Settings
 
 /** The settings in a dialog, which stays open with what was written while a value is out of range. */
-class SettingsDialog(private val activity: Activity, private val store: SettingsStore) {
+class SettingsDialog(private val activity: Activity, private val store: SettingsStore, private val words: Words) {
     /** Shows it; [saved] is told whether the bundle has to be loaded again. */
     fun show(saved: (reload: Boolean) -> Unit) {
         val form = activity.layoutInflater.inflate(R.layout.dialog_settings, null)
         val fields = FIELDS.mapValues { (_, id) -> form.findViewById<EditText>(id) }
         fields.forEach { (key, field) -> field.setText(store.text(key)) }
+        val runtimes = listOf("") + Engines.factories.keys.map { it.id }
+        val runtime = form.findViewById<Spinner>(R.id.runtime)
+        runtime.adapter = ArrayAdapter(activity, android.R.layout.simple_spinner_dropdown_item, runtimes.map(::named).toTypedArray())
+        runtime.setSelection(maxOf(0, runtimes.indexOf(store.text("runtime"))))
         val dialog = AlertDialog.Builder(activity)
             .setTitle(R.string.settings)
             .setView(form)
@@ -25,24 +31,25 @@ class SettingsDialog(private val activity: Activity, private val store: Settings
         dialog.getButton(DialogInterface.BUTTON_POSITIVE).setOnClickListener {
             try {
                 val before = loading(store.load())
-                store.save(fields.mapValues { (_, field) -> field.text.toString() })
+                store.save(fields.mapValues { (_, field) -> field.text.toString() } + ("runtime" to runtimes[runtime.selectedItemPosition]))
                 dialog.dismiss()
                 saved(loading(store.load()) != before)
             } catch (error: InvalidRequestException) {
                 val problem = form.findViewById<TextView>(R.id.problem)
-                problem.text = "${error.what}. ${error.fix}"
+                problem.text = "${words.say(error.said)}. ${words.say(error.remedy)}"
                 problem.requestFocus()
             }
         }
     }
 
+    private fun named(runtime: String): String = runtime.ifEmpty { activity.getString(R.string.runtime_any) }
+
     /** What a loaded bundle and its memory depend on; everything else holds from the next text on. */
     private fun loading(settings: Settings) = listOf(settings.runtime, settings.threads, settings.contextTokens)
 
     private companion object {
-        /** Views of the settings, by the name of their field. */
+        /** Views of the settings that are written, by the name of their field. */
         val FIELDS = mapOf(
-            "runtime" to R.id.runtime,
             "threads" to R.id.threads,
             "context" to R.id.context,
             "temperature" to R.id.temperature,

@@ -4,8 +4,10 @@ import android.content.SharedPreferences
 import dev.heliumedge.core.DeviceProbe
 import dev.heliumedge.core.GenerationOverrides
 import dev.heliumedge.core.InvalidRequestException
+import dev.heliumedge.core.Phrase
 import dev.heliumedge.core.Runtime
 import dev.heliumedge.core.Settings
+import kotlin.random.Random
 
 /** The settings as the texts of their fields, kept between starts. */
 class SettingsStore(private val preferences: SharedPreferences) {
@@ -16,6 +18,11 @@ class SettingsStore(private val preferences: SharedPreferences) {
     var lastBundle: String?
         get() = preferences.getString("last_bundle", null)
         set(value) = preferences.edit().putString("last_bundle", value).apply()
+
+    /** Whether the user was asked for the notification of imports. */
+    var askedForNotifications: Boolean
+        get() = preferences.getString("asked_for_notifications", null) != null
+        set(value) = preferences.edit().putString("asked_for_notifications", if (value) "yes" else null).apply()
 
     /** Keeps one field that the app itself found. */
     fun save(key: String, text: String): Unit = save(KEYS.associateWith(::text) + (key to text))
@@ -43,7 +50,8 @@ class SettingsStore(private val preferences: SharedPreferences) {
             threads = whole(texts, "threads"),
             contextTokens = whole(texts, "context"),
             generation = generation(texts),
-            seed = whole(texts, "seed").toLong(),
+            // Another one each time, or the same text would be drawn again.
+            seed = if (texts.getValue("seed").isBlank()) Random.nextLong() else whole(texts, "seed").toLong(),
         )
     }
 
@@ -66,7 +74,7 @@ class SettingsStore(private val preferences: SharedPreferences) {
 
     private fun ids(texts: Map<String, String>, key: String): List<Int> =
         parts(texts.getValue(key).split(' ', ',').filter(String::isNotBlank)).map { part ->
-            part.toIntOrNull() ?: throw bad(key, texts, "whole numbers with blanks between them")
+            part.toIntOrNull() ?: throw bad(key, texts, Phrase.ALLOWED_IDS)
         }
 
     private fun lines(texts: Map<String, String>, key: String): List<String> =
@@ -76,16 +84,16 @@ class SettingsStore(private val preferences: SharedPreferences) {
     private fun parts(parts: List<String>): List<String> = if (parts == listOf("-")) emptyList() else parts
 
     private fun runtimeOf(text: String): Runtime = Runtime.values().firstOrNull { it.id == text }
-        ?: throw InvalidRequestException("runtime \"$text\" is not known", "Allowed: ${Runtime.values().joinToString { it.id }}, or nothing.")
+        ?: throw InvalidRequestException(Phrase.OUT_OF_RANGE.with("runtime \"$text\""), Phrase.ALLOWED_RUNTIMES.with(Runtime.values().joinToString { it.id }))
 
     private fun whole(texts: Map<String, String>, key: String): Int =
-        texts.getValue(key).trim().toIntOrNull()?.takeIf { it >= 0 } ?: throw bad(key, texts, "whole numbers from 0 on")
+        texts.getValue(key).trim().toIntOrNull()?.takeIf { it >= 0 } ?: throw bad(key, texts, Phrase.ALLOWED_WHOLE)
 
     private fun number(texts: Map<String, String>, key: String): Double =
-        texts.getValue(key).trim().toDoubleOrNull() ?: throw bad(key, texts, "numbers")
+        texts.getValue(key).trim().toDoubleOrNull() ?: throw bad(key, texts, Phrase.ALLOWED_NUMBERS)
 
-    private fun bad(key: String, texts: Map<String, String>, allowed: String) =
-        InvalidRequestException("$key \"${texts.getValue(key)}\" is out of range", "Allowed: $allowed.")
+    private fun bad(key: String, texts: Map<String, String>, allowed: Phrase) =
+        InvalidRequestException(Phrase.OUT_OF_RANGE.with("$key \"${texts.getValue(key)}\""), allowed.with())
 
     companion object {
         private val DEFAULTS: Map<String, () -> String> = mapOf(
@@ -102,7 +110,7 @@ class SettingsStore(private val preferences: SharedPreferences) {
             "stop_strings" to { "" },
             "max_new_tokens" to { "" },
             "max_length" to { "" },
-            "seed" to { "0" },
+            "seed" to { "" },
         )
 
         /** Names of the fields, which are also those of their views. */

@@ -11,20 +11,27 @@ import dev.heliumedge.core.MemoryEstimate
 import dev.heliumedge.core.MissingFileException
 import dev.heliumedge.core.NotABundleException
 import dev.heliumedge.core.NotEnoughMemoryException
+import dev.heliumedge.core.Said
 import dev.heliumedge.core.StopReason
 import dev.heliumedge.core.StorageException
 import dev.heliumedge.core.UnexpectedException
 import dev.heliumedge.core.WrongRuntimeException
 
-/** What the core finds, in the words of the user's language; details stay as the core has them, to be searched for. */
+/** What the core finds, in the words of the user's language; what only helps to find a fault stays as the core has it. */
 class Words(private val context: Context, private val device: Device) {
     /** An error, what to do, and for one that nobody foresaw a report to copy. */
     fun error(error: HeliumException): String {
         val report = (error as? UnexpectedException)?.let { "\n\n${it.report}" }.orEmpty()
-        return "${context.getString(headline(error))}\n\n${error.what}.\n\n${error.fix}$report"
+        return "${headline(error)}\n\n${say(error.said)}.\n\n${say(error.remedy)}$report"
     }
 
-    private fun headline(error: HeliumException): Int = when (error) {
+    /** A phrase in the user's language, or a detail as it is. */
+    fun say(said: Said): String = said.phrase?.let { context.getString(textOf(it), *said.values.toTypedArray()) } ?: said.text
+
+    /** What kind of error it is, in one line. */
+    fun headline(error: HeliumException): String = context.getString(kind(error))
+
+    private fun kind(error: HeliumException): Int = when (error) {
         is NotEnoughMemoryException -> R.string.error_memory
         is StorageException -> R.string.error_storage
         is DamagedFileException, is MissingFileException, is NotABundleException -> R.string.error_files

@@ -8,12 +8,15 @@ import dev.heliumedge.core.BenchmarkRequest
 import dev.heliumedge.core.BundleImporter
 import dev.heliumedge.core.BundleSource
 import dev.heliumedge.core.ChatLabels
+import dev.heliumedge.core.ChatState
+import dev.heliumedge.core.Clock
 import dev.heliumedge.core.DeviceProbe
 import dev.heliumedge.core.GenerationStats
 import dev.heliumedge.core.HeliumException
 import dev.heliumedge.core.InvalidRequestException
 import dev.heliumedge.core.LoadedBundle
 import dev.heliumedge.core.MemoryEstimate
+import dev.heliumedge.core.Phrase
 import dev.heliumedge.core.RemoteBenchmark
 import dev.heliumedge.core.SelfTest
 import dev.heliumedge.core.Settings
@@ -24,6 +27,7 @@ import java.io.File
 import java.util.Locale
 
 private const val SHOWN_LABELS = 5
+private const val FIGURES_NANOS = 1_000_000_000L
 
 /** What the buttons do, in the model's thread; it writes to the kept screen and knows no views. */
 class Work(
@@ -42,17 +46,17 @@ class Work(
     /** The bundle that was tried last. */
     val lastTried: File? get() = tried
 
-    /** Loads a bundle. */
-    fun open(folder: File, anyway: Boolean = false) {
-        session.start { stop -> load(folder, stop, settings.load(), anyway) }
-    }
+    /** Loads a bundle; false where there is work already. */
+    fun open(folder: File, anyway: Boolean = false): Boolean = session.start { stop -> load(folder, stop, settings.load(), anyway) }
 
     /** Frees the model. */
-    fun unload() = session.startNext {
-        session.release()
-        show {
-            model.chat.end()
-            screen.facts(context.getString(R.string.no_bundle))
+    fun unload() {
+        if (session.loaded == null && !session.isBusy) return
+        session.startNext {
+            val last = session.loaded?.bundle?.folder?.name
+            model.chat.pause()
+            session.release()
+            show { screen.facts(if (last == null) context.getString(R.string.no_bundle) else context.getString(R.string.last_bundle, last)) }
         }
     }
 
@@ -61,42 +65,54 @@ class Work(
         if (session.isBusy) return
         ImportService.begin(context)
         importing = true
-        session.start { stop ->
+        val started = session.start { stop ->
             val folder = try {
-                BundleImporter(model.store).import(source, { model.device.freeBytes(model.folder) }, progress(R.string.copied, stop))
+                val copied = progress(R.string.copied, stop) { percent -> ImportService.progress(percent) }
+                BundleImporter(model.store).import(source, { needed -> model.device.freeBytes(model.folder, needed) }, copied)
             } finally {
                 importing = false
-                show { ImportService.end(context) }
+                show { ImportService.end() }
             }
             if (folder != null) load(folder, stop, settings.load(), anyway = false)
+        }
+        if (!started) {
+            importing = false
+            ImportService.end()
         }
     }
 
     private fun load(folder: File, stop: StopSignal, chosen: Settings, anyway: Boolean) {
         tried = folder
-        val before = session.loaded?.manifest?.name
         val (bundle, estimate) = model.inspect(folder, chosen)
         val name = bundle.manifest.name
         val free = MemoryEstimate.megabytes(model.device.availableMemory())
         show { screen.facts(context.getString(R.string.needs, name, words.estimate(estimate), free)) }
         val checked = progress(R.string.checked, stop)
-        val ready = session.load(folder, chosen, stop, anyway) { done, total -> checked(done, total) } ?: return
+        model.chat.pause()
+        val ready = session.load(folder, chosen, stop, anyway) { done, total ->
+            checked(done, total)
+            if (done == total) show { screen.stats(context.getString(R.string.loading)) }
+        } ?: return
         ready.decoder?.onChunk = { chunk, chunks -> if (chunks > 1) show { screen.stats(context.getString(R.string.chunk, chunk, chunks)) } }
-        model.chat.reloaded(ready, labels, same = name == before)
+        model.chat.reloaded(ready, labels)
         show {
+            model.chat.session?.let { screen.output(it.transcript()) }
             settings.lastBundle = folder.name
             screen.stats("")
             screen.facts(context.getString(R.string.loaded, name, ready.engineName, words.estimate(estimate)))
         }
     }
 
-    private fun progress(verb: Int, stop: StopSignal): (Long, Long) -> Boolean {
-        var shown = -1L
+    private fun progress(verb: Int, stop: StopSignal, tell: (percent: Int) -> Unit = {}): (Long, Long) -> Boolean {
+        var shown = -1
         return { done, total ->
-            val percent = if (total == 0L) 100 else 100 * done / total
+            val percent = if (total == 0L) 100 else (100 * done / total).toInt()
             if (percent != shown) {
                 shown = percent
-                show { screen.stats(context.getString(verb, percent, MemoryEstimate.megabytes(total))) }
+                show {
+                    screen.stats(context.getString(verb, percent, MemoryEstimate.megabytes(total)))
+                    tell(percent)
+                }
             }
             !stop.isRequested
         }
@@ -108,11 +124,8 @@ class Work(
             show { screen.output(prompt) }
             val stats = GenerationStats()
             session.ready().generate(prompt, settings.load(), stop, stats, reuse = true) { _, piece ->
-                val line = words.stats(stats)
-                show {
-                    screen.append(piece)
-                    screen.stats(line)
-                }
+                show { screen.append(piece) }
+                figures(stats)
             }
             finish(stats)
         }
@@ -121,16 +134,34 @@ class Work(
     /** Answers a message, or the last one again where it is null; false where there is no conversation or no time. */
     fun answer(message: String?): Boolean {
         val conversation = model.chat.session ?: return false
+        val before = conversation.turns
         return session.start { stop ->
-            model.chat.answer(conversation, message, settings.load(), stop, object : ChatState.Listener {
-                override fun onTranscript(text: String) = show { screen.output(text) }
-
-                override fun onPiece(piece: String) = show { screen.append(piece) }
-
-                override fun onStats(stats: GenerationStats) = finish(stats)
-            })
+            try {
+                model.chat.answer(conversation, message, settings.load(), stop, shown)
+            } finally {
+                // Without an answer the message is no part of the conversation, and nobody wants to write it again.
+                if (message != null && conversation.turns === before) show { screen.draft(message) }
+            }
         }
     }
+
+    private val shown = object : ChatState.Listener {
+        override fun onTranscript(text: String) = show { screen.output(text) }
+
+        override fun onPiece(piece: String) = show { screen.append(piece) }
+
+        override fun onStats(stats: GenerationStats) = if (stats.stopReason == null) figures(stats) else finish(stats)
+    }
+
+    /** Figures of a text that goes on, seldom enough to be read, or read aloud. */
+    private fun figures(stats: GenerationStats) {
+        val now = Clock.System.nanos()
+        if (now - figuresAt < FIGURES_NANOS) return
+        figuresAt = now
+        finish(stats)
+    }
+
+    private var figuresAt = 0L
 
     /** Labels a text. */
     fun classify(text: String) {
@@ -152,7 +183,7 @@ class Work(
             val ready = session.ready()
             val decoder = ready.decoder ?: return@start
             val result = SelfTest(ready.manifest, ready.tokenizer, decoder).run(stop)
-            show { screen.output("Self-test on ${ready.engineName} ${result.message}") }
+            show { screen.output(context.getString(R.string.self_test_on, ready.engineName, words.say(result.said))) }
         }
     }
 
@@ -218,7 +249,7 @@ class Work(
 
     /** What `helium-edge bench --adb` asks for; the host waits for the document, so that a failure is one too. */
     fun measure(folder: File, intent: Intent, id: String) {
-        session.start { stop ->
+        val started = session.start { stop ->
             val document = try {
                 val request = BenchmarkRequest.parse { intent.getStringExtra(it) }
                 val stored = settings.load()
@@ -238,7 +269,11 @@ class Work(
             RemoteBenchmark.publish(document, File(model.folder, "bench"), id)
             show { screen.output(document) }
         }
+        if (!started) RemoteBenchmark.publish(RemoteBenchmark.failure(busy()), File(model.folder, "bench"), id)
     }
+
+    /** What is said to who asks for work while there is some. */
+    fun busy() = InvalidRequestException(Phrase.BUSY.with(), Phrase.WAIT_OR_STOP.with())
 
     private fun stopped() = InvalidRequestException("the benchmark was stopped on the phone", "Leave the app in front, with the screen on.")
 

@@ -38,6 +38,7 @@ class SettingsStoreTest {
         assertEquals("the bundle's own", GenerationOverrides(), settings.generation)
         assertTrue(settings.threads >= 1)
         assertEquals(1024, settings.contextTokens)
+        assertTrue("other draws each time", List(9) { store.load().seed }.toSet().size > 7)
     }
 
     @Test
@@ -75,6 +76,15 @@ class SettingsStoreTest {
             assertTrue("$error", "top-p" in error.what)
         }
         assertEquals(emptyMap<String, String>(), kept)
+    }
+
+    @Test
+    fun `the notification of imports is asked for once`() {
+        assertEquals(false, store.askedForNotifications)
+        store.askedForNotifications = true
+        assertEquals(true, SettingsStore(preferences).askedForNotifications)
+        store.save(texts("seed" to "4"))
+        assertEquals(true, store.askedForNotifications)
     }
 
     private fun texts(vararg changes: Pair<String, String>): Map<String, String> = SettingsStore.KEYS.associateWith(store::text) + changes

@@ -39,7 +39,7 @@ public class BundleFolder internal constructor(
             val file = file(entry.path)
             if (log == null || !log.knows(file, entry)) {
                 val found = sha256(file) { progress(before + it, total) } ?: return false
-                if (found != entry.sha256) throw DamagedFileException("${entry.path} was changed: its sha256 is not the one listed")
+                if (found != entry.sha256) throw DamagedFileException(Phrase.FILE_CHANGED.with(entry.path))
                 log?.remember(file, entry)
             }
             before += entry.bytes
@@ -57,9 +57,9 @@ public class BundleFolder internal constructor(
          * @throws HeliumException What [ManifestReader.parse] throws.
          */
         public fun open(folder: File): BundleFolder {
-            if (!folder.isDirectory) throw NotABundleException("${folder.path} is no folder")
+            if (!folder.isDirectory) throw NotABundleException(Phrase.NO_FOLDER.with(folder.path))
             val file = File(folder, MANIFEST_NAME)
-            if (!file.isFile) throw NotABundleException("${folder.path} holds no $MANIFEST_NAME")
+            if (!file.isFile) throw NotABundleException(Phrase.NO_MANIFEST.with(folder.path))
             if (file.length() > MAX_MANIFEST_BYTES) throw ManifestException("${file.length()} bytes is no manifest")
             val text = readText(file)
             val manifest = ManifestReader.parse(text)
@@ -74,18 +74,18 @@ public class BundleFolder internal constructor(
 internal fun readText(file: File): String = try {
     file.readText(Charsets.UTF_8)
 } catch (error: IOException) {
-    throw StorageException("${file.name} cannot be read: ${error.message}", error)
+    throw StorageException(Phrase.CANNOT_READ.with(file.name, error.message.orEmpty()), error)
 }
 
 private fun checkSize(folder: File, entry: FileSpec) {
     val file = File(folder, entry.path)
-    if (!file.isFile) throw MissingFileException("${entry.path} is missing (${entry.bytes} bytes)")
+    if (!file.isFile) throw MissingFileException(Phrase.FILE_MISSING.with(entry.path, entry.bytes))
     if (!canonical(file).startsWith(canonical(folder) + File.separator)) {
         throw UnsafePathException("${entry.path} is a link that leaves the bundle")
     }
     val found = file.length()
-    if (found < entry.bytes) throw DamagedFileException("${entry.path} is truncated: $found bytes, listed ${entry.bytes}")
-    if (found > entry.bytes) throw DamagedFileException("${entry.path} has $found bytes, listed ${entry.bytes}")
+    if (found < entry.bytes) throw DamagedFileException(Phrase.FILE_TRUNCATED.with(entry.path, found, entry.bytes))
+    if (found > entry.bytes) throw DamagedFileException(Phrase.FILE_LONGER.with(entry.path, found, entry.bytes))
 }
 
 private fun canonical(file: File): String = try {
@@ -110,7 +110,7 @@ private fun sha256(file: File, goOn: (Long) -> Boolean): String? {
             }
         }
     } catch (error: IOException) {
-        throw StorageException("${file.name} cannot be read: ${error.message}", error)
+        throw StorageException(Phrase.CANNOT_READ.with(file.name, error.message.orEmpty()), error)
     }
     return hexadecimal(digest.digest())
 }
@@ -121,7 +121,12 @@ private fun sha256(file: File, goOn: (Long) -> Boolean): String? {
  * A file that was written since is not known any more, so it is read again.
  */
 public class VerificationLog(private val file: File) {
-    private val lines: MutableSet<String> = if (file.isFile) readText(file).lines().toMutableSet() else mutableSetOf()
+    private val lines: MutableSet<String> = try {
+        if (file.isFile) readText(file).lines().toMutableSet() else mutableSetOf()
+    } catch (_: StorageException) {
+        // Nothing is known then, so that everything is verified again: no reason not to start.
+        mutableSetOf()
+    }
 
     internal fun knows(bundled: File, entry: FileSpec): Boolean = line(bundled, entry) in lines
 
@@ -131,7 +136,7 @@ public class VerificationLog(private val file: File) {
         try {
             file.appendText(line + "\n")
         } catch (error: IOException) {
-            throw StorageException("${file.path} cannot be written: ${error.message}", error)
+            throw StorageException(Phrase.CANNOT_WRITE.with(file.path, error.message.orEmpty()), error)
         }
     }
 

@@ -30,8 +30,8 @@ public class BundleImporter(private val store: BundleStore) {
     /**
      * Copies all files, and checks their sizes and contents.
      *
-     * @param freeBytes Space on the storage, asked for when the size of the bundle is known; on Android what the system
-     *   would make free for the app (`StorageManager.getAllocatableBytes`).
+     * @param freeBytes Space on the storage, asked for with the bytes that are still to come; on Android what the system
+     *   would make free for the app (`StorageManager.getAllocatableBytes`), and has then made free (`allocateBytes`).
      * @param progress Called with the bytes so far and in all; return false to stop.
      * @return The folder, or null when [progress] stopped it.
      * @throws NotABundleException The source has no manifest.
@@ -39,16 +39,16 @@ public class BundleImporter(private val store: BundleStore) {
      * @throws MissingFileException The source lacks a file.
      * @throws DamagedFileException A file of the source is not the one that the manifest lists.
      */
-    public fun import(source: BundleSource, freeBytes: () -> Long, progress: (Long, Long) -> Boolean): File? {
+    public fun import(source: BundleSource, freeBytes: (needed: Long) -> Long, progress: (Long, Long) -> Boolean): File? {
         store.recover()
-        val text = read(source) ?: throw NotABundleException("the folder holds no $MANIFEST_NAME")
+        val text = read(source) ?: throw NotABundleException(Phrase.SOURCE_NO_MANIFEST.with())
         val manifest = ManifestReader.parse(text)
         ManifestSeal.problem(text, manifest.schemaVersion)?.let { throw DamagedFileException("$MANIFEST_NAME $it") }
         val partial = store.partial(manifest.name)
         val missing = manifest.files.sumOf { it.bytes - minOf(it.bytes, File(partial, it.path).length()) }
-        val free = freeBytes()
+        val free = freeBytes(missing)
         if (missing > free) {
-            throw StorageException("$missing bytes of the bundle are still to be copied (${manifest.totalBytes} in all), $free are free")
+            throw StorageException(Phrase.NO_SPACE.with(missing, manifest.totalBytes, free))
         }
         var done = 0L
         for (entry in manifest.files) {
@@ -72,7 +72,7 @@ public class BundleImporter(private val store: BundleStore) {
         target.delete()
         if (resumed && append(source, entry, target, goOn).also { if (it == null) return false } == entry.sha256) return true
         target.delete()
-        throw DamagedFileException("${entry.path} in the chosen folder is not the file that its $MANIFEST_NAME lists")
+        throw DamagedFileException(Phrase.SOURCE_DAMAGED.with(entry.path))
     }
 
     /** Copies what is missing at the end of a file; sha256 of the whole, or null when [goOn] said no. */
@@ -81,13 +81,13 @@ public class BundleImporter(private val store: BundleStore) {
         val digest = MessageDigest.getInstance("SHA-256")
         val there = if (target.isFile) FileInputStream(target).use { pump(it, Long.MAX_VALUE, goOn, digest, null) } ?: return null else 0L
         if (there < entry.bytes) {
-            val stream = source.open(entry.path) ?: throw MissingFileException("${entry.path} is missing in the chosen folder")
+            val stream = source.open(entry.path) ?: throw MissingFileException(Phrase.SOURCE_MISSING.with(entry.path))
             stream.use { input ->
                 skip(input, there)
                 FileOutputStream(target, true).use { output ->
                     // One byte more than listed is enough to see that it is too long.
                     pump(input, entry.bytes - there, { goOn(there + it) }, digest, output) ?: return null
-                    if (input.read() >= 0) throw DamagedFileException("${entry.path} in the chosen folder has more than the listed ${entry.bytes} bytes")
+                    if (input.read() >= 0) throw DamagedFileException(Phrase.SOURCE_LONGER.with(entry.path, entry.bytes))
                     output.fd.sync()
                 }
             }
@@ -128,9 +128,9 @@ public class BundleImporter(private val store: BundleStore) {
     } catch (error: HeliumException) {
         throw error
     } catch (error: IOException) {
-        throw StorageException("$what cannot be copied: ${error.message}", error)
+        throw StorageException(Phrase.CANNOT_COPY.with(what, error.message.orEmpty()), error)
     } catch (error: RuntimeException) {
         // Whatever the app behind the system's picker throws comes through to here.
-        throw StorageException("$what cannot be copied: the app that has the folder failed (${error.javaClass.simpleName}: ${error.message})", error)
+        throw StorageException(Phrase.PROVIDER_FAILED.with(what, "${error.javaClass.simpleName}: ${error.message}"), error)
     }
 }

@@ -58,7 +58,7 @@ public class LoadedBundle internal constructor(
         val decoder = textDecoder()
         val ids = tokenizer.encode(prompt)
         val context = settings.contextOf(manifest)
-        if (ids.size > context) throw CacheFullException("the prompt has ${ids.size} tokens, the context $context")
+        if (ids.size > context) throw CacheFullException(Phrase.PROMPT_TOO_LONG.with(ids.size, context))
         val wanted = settings.generation.applyTo(manifest.generation)
         // One more than fits may be chosen: it is shown and not fed back.
         val most = minOf(wanted.newTokensBehind(ids.size), context - ids.size + 1)
@@ -103,7 +103,7 @@ public class LoadedBundle internal constructor(
     public fun loadCache(file: File): Int = PromptCache.load(file, textDecoder(), bundle.manifestSha256())
 
     private fun textDecoder(): Decoder =
-        decoder ?: throw InvalidRequestException("${manifest.name} classifies text", "Choose a bundle of a text model.")
+        decoder ?: throw InvalidRequestException(Phrase.CLASSIFIES.with(manifest.name), Phrase.CHOOSE_TEXT_MODEL.with())
 
     /**
      * Refuses a bundle that cannot chat, by name.
@@ -147,7 +147,7 @@ public class BundleLoader(
         val bundle = BundleFolder.open(folder)
         factoryOf(bundle.manifest, settings)
         val kind = bundle.manifest.tokenizerKind
-        if (kind !in TOKENIZERS) throw TokenizerException("tokenizers of the kind $kind are not implemented; this app has ${TOKENIZERS.joinToString()}")
+        if (kind !in TOKENIZERS) throw TokenizerException(Phrase.TOKENIZER_KIND.with(kind, TOKENIZERS.joinToString()), Phrase.OTHER_TOKENIZER.with())
         return bundle to MemoryEstimate.of(bundle.manifest, settings.contextOf(bundle.manifest))
     }
 
@@ -173,14 +173,16 @@ public class BundleLoader(
     private fun open(bundle: BundleFolder, tokenizer: Tokenizer, settings: Settings): LoadedBundle {
         val start = Clock.System.nanos()
         val engine = factoryOf(bundle.manifest, settings).open(bundle, settings.threads, allocator)
+        var decoder: Decoder? = null
         try {
             val classifier = if (bundle.manifest.task != Task.LANGUAGE_MODEL) Classifier(bundle.manifest, engine) else null
-            val decoder = if (classifier == null) Decoder(bundle.manifest, engine, allocator) else null
+            decoder = if (classifier == null) Decoder(bundle.manifest, engine, allocator) else null
             // Everything now, under the guard: what is too much ends the process here and not in the first text.
             decoder?.warmUp()
             return LoadedBundle(bundle, tokenizer, engine.name, decoder, classifier, Clock.System.nanos() - start)
         } catch (error: Throwable) {
-            engine.close()
+            // A cache of gigabytes is not left to the garbage collector.
+            decoder?.close() ?: engine.close()
             throw error
         }
     }
@@ -189,13 +191,11 @@ public class BundleLoader(
         val runtime = Runtime.values().firstOrNull { it.id == manifest.runtime }
         if (settings.runtime != null && settings.runtime != runtime) {
             throw WrongRuntimeException(
-                "${manifest.name} is made for ${manifest.runtime}, and the settings ask for ${settings.runtime.id}",
-                "Choose the runtime \"as the bundle says\" in the settings, or another bundle.",
+                Phrase.OTHER_RUNTIME_WANTED.with(manifest.name, manifest.runtime, settings.runtime.id), Phrase.CHOOSE_RUNTIME.with(),
             )
         }
         return factories[runtime] ?: throw WrongRuntimeException(
-            "${manifest.name} is made for ${manifest.runtime}; this app has ${factories.keys.joinToString { it.id }}",
-            "Install the flavour \"full\" of the app, or export for a runtime that it has.",
+            Phrase.NO_SUCH_RUNTIME.with(manifest.name, manifest.runtime, factories.keys.joinToString { it.id }), Phrase.INSTALL_FULL.with(),
         )
     }
 }

@@ -17,7 +17,7 @@ public class BundleStore(private val folder: File) {
     public fun bundles(): List<File> {
         recover()
         val found = folder.listFiles()
-        if (found == null && folder.exists()) throw StorageException("${folder.path} is there, and this app may not read it")
+        if (found == null && folder.exists()) throw StorageException(Phrase.NOT_ALLOWED.with(folder.path))
         return found.orEmpty().filter { !isInternal(it) && File(it, MANIFEST_NAME).isFile }.sortedBy { it.name }
     }
 

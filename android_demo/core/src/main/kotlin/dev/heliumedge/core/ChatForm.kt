@@ -79,7 +79,7 @@ public data class ChatForm(
             )
         }
         if (turns.size < messages.size && system == null) {
-            throw InvalidRequestException("the chat template of this model takes no system message", "Leave it out.")
+            throw InvalidRequestException(Phrase.NO_SYSTEM_MESSAGE.with(), Phrase.LEAVE_OUT.with())
         }
     }
 

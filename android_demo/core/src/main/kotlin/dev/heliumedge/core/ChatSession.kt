@@ -41,7 +41,10 @@ public data class ChatTurn(val remembered: Boolean, val forgotten: Int)
  * @throws InvalidRequestException The bundle has no chat template, or one that only Jinja can render; it says which.
  */
 public class ChatSession(private val bundle: LoadedBundle, private val labels: ChatLabels, before: ChatSession? = null) {
-    private class State(val system: String, val turns: List<ChatMessage>, val forgotten: Int)
+    private class State(val system: String, val turns: List<ChatMessage>, val forgotten: Int, val editing: Int? = null) {
+        /** Turns that the next message follows. */
+        val kept: List<ChatMessage> get() = turns.take(editing ?: turns.size)
+    }
 
     @Volatile
     private var state: State = before?.state ?: State("", emptyList(), 0)
@@ -63,7 +66,13 @@ public class ChatSession(private val bundle: LoadedBundle, private val labels: C
     public val forgotten: Int get() = state.forgotten
 
     /** Whether there is an answer that could be given again. */
-    public val canRegenerate: Boolean get() = state.turns.isNotEmpty()
+    public val canRegenerate: Boolean get() = state.turns.isNotEmpty() && state.editing == null
+
+    /** Places in [turns] of the messages that [startEdit] takes. */
+    public val editable: List<Int> get() = state.turns.indices.filter { state.turns[it].role == ChatRole.USER }
+
+    /** The place in [turns] of the message that is being changed; null where none is. */
+    public val editing: Int? get() = state.editing
 
     /** Starts anew, with this system message or, where it is empty, with none. */
     public fun reset(system: String = "") {
@@ -71,15 +80,15 @@ public class ChatSession(private val bundle: LoadedBundle, private val labels: C
     }
 
     /**
-     * Adds a turn of the user and answers it.
+     * Adds a turn of the user and answers it; in place of the message that is being changed, where one is.
      *
      * @throws InvalidRequestException There is no text, it is no valid Unicode, or the template takes no system message.
      * @throws CacheFullException Not even this turn fits.
      * @throws HeliumException What [Generation.run] throws; what came of the answer until then is remembered.
      */
     public fun say(text: String, settings: Settings, stop: StopSignal, stats: GenerationStats, listener: ChatListener): ChatTurn {
-        if (text.isBlank()) throw InvalidRequestException("there is no text to answer", "Write a message first.")
-        return answer(state.turns + ChatMessage(ChatRole.USER, text), settings, stop, stats, listener)
+        if (text.isBlank()) throw InvalidRequestException(Phrase.NO_TEXT.with(), Phrase.WRITE_FIRST.with())
+        return answer(state.kept + ChatMessage(ChatRole.USER, text), settings, stop, stats, listener)
     }
 
     /**
@@ -90,39 +99,49 @@ public class ChatSession(private val bundle: LoadedBundle, private val labels: C
      * @throws HeliumException What [say] throws.
      */
     public fun regenerate(settings: Settings, stop: StopSignal, stats: GenerationStats, listener: ChatListener): ChatTurn {
-        if (!canRegenerate) throw InvalidRequestException("there is no answer yet that could be given again", "Write a message first.")
+        if (!canRegenerate) throw InvalidRequestException(Phrase.NO_ANSWER.with(), Phrase.WRITE_FIRST.with())
         return answer(state.turns.dropLast(1), settings, stop, stats, listener)
     }
 
     /**
-     * Takes the last turn of the user and its answer back, and says [text] in their place; the cache goes back to where
-     * they began. Should it be stopped before it begins, they stay.
+     * Takes the conversation back to a message of the user, which the next [say] takes the place of: the cache goes back
+     * to where the message began. What stood there and behind it goes when the changed message has an answer; until then
+     * [cancelEdit] brings it back.
      *
-     * @throws InvalidRequestException There is no turn yet, or the text is none that [say] takes.
-     * @throws HeliumException What [say] throws.
+     * @param turn One of [editable].
+     * @return What the message says, to be changed.
+     * @throws InvalidRequestException There is no message of the user at that place.
      */
-    public fun edit(text: String, settings: Settings, stop: StopSignal, stats: GenerationStats, listener: ChatListener): ChatTurn {
-        if (!canRegenerate) throw InvalidRequestException("there is no message yet that could be changed", "Write a message first.")
-        if (text.isBlank()) throw InvalidRequestException("there is no text to answer", "Write a message first.")
-        return answer(state.turns.dropLast(2) + ChatMessage(ChatRole.USER, text), settings, stop, stats, listener)
+    public fun startEdit(turn: Int): String {
+        val before = state
+        if (turn !in editable) throw InvalidRequestException(Phrase.NO_MESSAGE.with(), Phrase.WRITE_FIRST.with())
+        state = State(before.system, before.turns, before.forgotten, turn)
+        return before.turns[turn].content
     }
 
-    /** The conversation as text. */
-    public fun transcript(): String = text(state.turns, state.forgotten)
+    /** Leaves the message that is being changed as it was, and all that follows. */
+    public fun cancelEdit() {
+        state = State(state.system, state.turns, state.forgotten)
+    }
+
+    /** The conversation as text, up to a message that is being changed. */
+    public fun transcript(): String = text(state.kept, state.forgotten)
 
     private fun answer(asked: List<ChatMessage>, settings: Settings, stop: StopSignal, stats: GenerationStats, listener: ChatListener): ChatTurn {
         val before = state
         val system = if (before.system.isEmpty()) emptyList() else listOf(ChatMessage(ChatRole.SYSTEM, before.system))
+        // Back at a message that the model no longer sees there is room again for those before it.
+        val unseen = if (asked.lastIndex < before.forgotten) 0 else before.forgotten
         val answer = StringBuilder()
         var told = false
         val chosen = settings.copy(seed = settings.seed + answers++)
-        listener.onTranscript(text(asked, before.forgotten) + opening())
+        listener.onTranscript(text(asked, unseen) + opening())
         try {
-            bundle.answer(system + asked.drop(before.forgotten), chosen, stop, stats) { _, piece ->
+            bundle.answer(system + asked.drop(unseen), chosen, stop, stats) { _, piece ->
                 // Known only now; the screen says it before the answer that does without them.
                 if (!told && stats.droppedMessages > 0) {
                     told = true
-                    listener.onTranscript(text(asked, before.forgotten + stats.droppedMessages) + opening())
+                    listener.onTranscript(text(asked, unseen + stats.droppedMessages) + opening())
                 }
                 answer.append(piece)
                 if (piece.isNotEmpty()) listener.onPiece(piece)
@@ -131,7 +150,7 @@ public class ChatSession(private val bundle: LoadedBundle, private val labels: C
             // Without a token and without an end of its own there is nothing to remember.
             val ended = stats.stopReason != null && stats.stopReason != StopReason.STOPPED
             if (stats.newTokens > 0 || ended) {
-                val forgotten = before.forgotten + stats.droppedMessages
+                val forgotten = unseen + stats.droppedMessages
                 state = State(before.system, asked + ChatMessage(ChatRole.ASSISTANT, answer.toString()), forgotten)
             }
             listener.onTranscript(transcript())

@@ -55,7 +55,7 @@ public class Classifier(private val manifest: Manifest, private val engine: Grap
 
     private fun check(ids: IntArray) {
         if (ids.isEmpty() || ids.size > width) {
-            throw InvalidRequestException("${ids.size} tokens do not fit a classifier of $width", "Allowed: 1 to $width; shorten the text.")
+            throw InvalidRequestException(Phrase.CLASSIFIER_WIDTH.with(ids.size, width), Phrase.SHORTEN_TO.with(width))
         }
         ids.firstOrNull { it !in 0 until manifest.vocabSize }?.let {
             throw InvalidRequestException("token id $it is outside the vocabulary of ${manifest.vocabSize}", "Use the bundle's own tokenizer.")

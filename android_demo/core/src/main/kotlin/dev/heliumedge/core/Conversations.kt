@@ -33,13 +33,9 @@ public class Conversations(
     public val stop: Set<Int>
 
     init {
-        val chat = manifest.chat ?: throw InvalidRequestException(
-            "${manifest.name} has no chat template: its checkpoint is no fine-tune for conversations",
-            "Let it continue a text instead.",
-        )
+        val chat = manifest.chat ?: throw InvalidRequestException(Phrase.NO_TEMPLATE.with(manifest.name), Phrase.CONTINUE_INSTEAD.with())
         form = chat.form ?: throw InvalidRequestException(
-            "${manifest.name} has a chat template that only Jinja can render: ${chat.reason}",
-            "Use a bundle whose template can be said as data.",
+            Phrase.JINJA_ONLY.with(manifest.name, chat.reason.orEmpty()), Phrase.OTHER_TEMPLATE.with(),
         )
         stop = chat.stop + manifest.tokens.eos
         encoder = SpanEncoder(tokenizer, form.fixedTexts(), stop + listOfNotNull(manifest.tokens.bos, manifest.tokens.pad))
@@ -107,5 +103,5 @@ internal fun fitConversation(
         val fits = ids.size <= room / 2 || (dropped == last && ids.size <= room)
         if (best == null && fits) best = FittedConversation(ids, dropped)
     }
-    return best ?: throw CacheFullException("the last turn has ${ids.size} tokens, the KV cache has room for $room and an answer")
+    return best ?: throw CacheFullException(Phrase.TURN_TOO_LONG.with(ids.size, room))
 }

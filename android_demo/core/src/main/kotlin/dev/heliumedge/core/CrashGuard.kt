@@ -22,7 +22,7 @@ public class CrashGuard(private val note: File) {
         try {
             note.writeText(bundle)
         } catch (error: IOException) {
-            throw StorageException("${note.path} cannot be written: ${error.message}", error)
+            throw StorageException(Phrase.CANNOT_WRITE.with(note.path, error.message.orEmpty()), error)
         }
         return try {
             load()

@@ -5,85 +5,98 @@ package dev.heliumedge.core
  *
  * The core throws nothing else: what the JDK or a runtime throws is caught where it is called and named here.
  *
- * @property what What is wrong, where, and what was expected: one line.
- * @property fix What to do about it: one line.
+ * @property said What is wrong, where, and what was expected, for an app to say in its user's language.
+ * @property remedy What to do about it, likewise.
  */
 public sealed class HeliumException(
-    public val what: String,
-    public val fix: String,
+    public val said: Said,
+    public val remedy: Said,
     cause: Throwable? = null,
-) : Exception("$what. $fix", cause)
+) : Exception("${said.text}. ${remedy.text}", cause) {
+    /** What is wrong in English: one line. */
+    public val what: String get() = said.text
+
+    /** What to do about it in English: one line. */
+    public val fix: String get() = remedy.text
+}
 
 /** A folder without a manifest, or something that is no folder. */
-public class NotABundleException(what: String) :
-    HeliumException(what, "Choose a folder that `helium-edge export` wrote; it holds a $MANIFEST_NAME.")
+public class NotABundleException(said: Said) : HeliumException(said, Phrase.CHOOSE_EXPORT.with())
 
 /** A manifest that is not readable, or contradicts itself. */
 public class ManifestException(what: String, cause: Throwable? = null) :
-    HeliumException("$MANIFEST_NAME: $what", "Export the checkpoint again, or push the bundle again.", cause)
+    HeliumException(Said("$MANIFEST_NAME: $what"), Phrase.EXPORT_OR_PUSH.with(), cause)
 
 /** A manifest of a later major version. */
-public class NewerBundleException(what: String) :
-    HeliumException(what, "Update this app, or export with an older helium-edge.")
+public class NewerBundleException(what: String) : HeliumException(Said(what), Phrase.UPDATE_APP.with())
 
 /** A manifest of an earlier major version. */
-public class OlderBundleException(what: String) :
-    HeliumException(what, "Export the checkpoint again with a current helium-edge.")
+public class OlderBundleException(what: String) : HeliumException(Said(what), Phrase.EXPORT_CURRENT.with())
 
 /** A path in the manifest that would leave the bundle's folder. */
-public class UnsafePathException(what: String) :
-    HeliumException(what, "Do not use this bundle: no export writes such a path. Take it from a source you trust.")
+public class UnsafePathException(what: String) : HeliumException(Said(what), Phrase.DO_NOT_USE.with())
 
 /** A listed file is not there. */
-public class MissingFileException(what: String) :
-    HeliumException(what, "Push the bundle again: helium-edge push BUNDLE sends what is missing.")
+public class MissingFileException(said: Said) : HeliumException(said, Phrase.PUSH_MISSING.with()) {
+    public constructor(what: String) : this(Said(what))
+}
 
 /** A listed file has another size or another sha256. */
-public class DamagedFileException(what: String) :
-    HeliumException(what, "Push the bundle again: helium-edge push BUNDLE replaces what is damaged.")
+public class DamagedFileException(said: Said) : HeliumException(said, Phrase.PUSH_DAMAGED.with()) {
+    public constructor(what: String) : this(Said(what))
+}
 
 /** The bundle is for a runtime that this build has not got, or for another kind of device. */
-public class WrongRuntimeException(what: String, fix: String) : HeliumException(what, fix)
+public class WrongRuntimeException(said: Said, remedy: Said) : HeliumException(said, remedy) {
+    public constructor(what: String, fix: String) : this(Said(what), Said(fix))
+}
 
 /** The device has too little free memory for the bundle. */
-public class NotEnoughMemoryException(what: String) :
-    HeliumException(what, "Close other apps, or export with a smaller cache: helium-edge export --cache-len N.")
+public class NotEnoughMemoryException(said: Said) : HeliumException(said, Phrase.FREE_MEMORY.with()) {
+    public constructor(what: String) : this(Said(what))
+}
 
 /** The tokenizer file is damaged, or of a kind that is not implemented. */
-public class TokenizerException(what: String, cause: Throwable? = null) :
-    HeliumException(what, "Export the checkpoint again; if it persists, the tokenizer needs support in this app.", cause)
+public class TokenizerException(said: Said, remedy: Said, cause: Throwable? = null) : HeliumException(said, remedy, cause) {
+    public constructor(what: String, cause: Throwable? = null) : this(Said(what), Phrase.TOKENIZER_SUPPORT.with(), cause)
+}
 
 /** A saved prompt cache is missing, damaged, of another kind, or of another bundle. */
-public class PromptCacheException(what: String, cause: Throwable? = null) :
-    HeliumException(what, "Save the cache again, with this bundle.", cause)
+public class PromptCacheException(said: Said, cause: Throwable? = null) : HeliumException(said, Phrase.SAVE_CACHE_AGAIN.with(), cause) {
+    public constructor(what: String, cause: Throwable? = null) : this(Said(what), cause)
+}
 
 /** A call asks for what cannot be done: no tokens, an id outside the vocabulary, an option out of range. */
-public class InvalidRequestException(what: String, fix: String) : HeliumException(what, fix)
+public class InvalidRequestException(said: Said, remedy: Said) : HeliumException(said, remedy) {
+    public constructor(what: String, fix: String) : this(Said(what), Said(fix))
+}
 
 /** The conversation is longer than the KV cache. */
-public class CacheFullException(what: String) :
-    HeliumException(what, "Shorten the prompt, start a new text, or export with a larger --cache-len.")
+public class CacheFullException(said: Said) : HeliumException(said, Phrase.SHORTEN.with()) {
+    public constructor(what: String) : this(Said(what))
+}
 
 /** The graph's inputs or outputs are not those of the manifest. */
-public class GraphMismatchException(what: String) :
-    HeliumException(what, "The bundle's files do not belong together: export and push it again.")
+public class GraphMismatchException(what: String) : HeliumException(Said(what), Phrase.FILES_APART.with())
 
 /** The runtime cannot load a graph, or stopped while running it. */
-public class EngineException(what: String, fix: String, cause: Throwable? = null) : HeliumException(what, fix, cause)
+public class EngineException(what: String, remedy: Said, cause: Throwable? = null) : HeliumException(Said(what), remedy, cause) {
+    public constructor(what: String, fix: String, cause: Throwable? = null) : this(what, Said(fix), cause)
+}
 
 /** The logits hold NaN or infinity, so that no token can be chosen. */
-public class BadLogitsException(what: String) :
-    HeliumException(what, "Run the self-test; `helium-edge parity BUNDLE` tells whether the export is at fault.")
+public class BadLogitsException(what: String) : HeliumException(Said(what), Phrase.RUN_SELF_TEST.with())
 
 /** The storage cannot be read or written. */
-public class StorageException(what: String, cause: Throwable? = null) :
-    HeliumException(what, "Check the free space and that the folder still exists, then try again.", cause)
+public class StorageException(said: Said, cause: Throwable? = null) : HeliumException(said, Phrase.CHECK_STORAGE.with(), cause) {
+    public constructor(what: String, cause: Throwable? = null) : this(Said(what), cause)
+}
 
 /** What nobody foresaw: a fault of the app or of a runtime. [report] is worth sending to who maintains it. */
 public class UnexpectedException(cause: Throwable) :
     HeliumException(
-        "unexpected: ${cause.javaClass.simpleName}${cause.message?.lineSequence()?.firstOrNull()?.let { ", $it" }.orEmpty()}",
-        "Copy the report and send it to who gave you the app; loading the bundle again may help.",
+        Phrase.UNEXPECTED.with("${cause.javaClass.simpleName}${cause.message?.lineSequence()?.firstOrNull()?.let { ", $it" }.orEmpty()}"),
+        Phrase.COPY_REPORT.with(),
         cause,
     ) {
     /** The whole of it, for a bug report: where it was thrown, and what it was caused by. */

@@ -32,10 +32,10 @@ public data class GenerationOverrides(
     init {
         // Says what is wrong with each of the values that it has; the others are neutral.
         SamplingOptions.of(applyTo(NEUTRAL))
-        suppressTokens?.firstOrNull { it < 0 }?.let { bad("suppressed token $it", "ids from 0 on") }
+        suppressTokens?.firstOrNull { it < 0 }?.let { bad("suppressed token $it", Phrase.ALLOWED_WHOLE.with()) }
         stopStrings?.let(::StopStrings)
-        if (maxNewTokens != null && maxNewTokens < 1) bad("$maxNewTokens new tokens", "1 and above")
-        if (maxLength != null && maxLength < 1) bad("$maxLength tokens of prompt and answer", "1 and above")
+        if (maxNewTokens != null && maxNewTokens < 1) bad("$maxNewTokens new tokens", Phrase.ALLOWED_FROM.with(1))
+        if (maxLength != null && maxLength < 1) bad("$maxLength tokens of prompt and answer", Phrase.ALLOWED_FROM.with(1))
     }
 
     /** The defaults of a bundle with these values in them. */
@@ -53,8 +53,7 @@ public data class GenerationOverrides(
         maxLength = maxLength ?: if (maxNewTokens == null) defaults.maxLength else null,
     )
 
-    private fun bad(what: String, allowed: String): Nothing =
-        throw InvalidRequestException("$what is out of range", "Allowed: $allowed.")
+    private fun bad(what: String, allowed: Said): Nothing = throw InvalidRequestException(Phrase.OUT_OF_RANGE.with(what), allowed)
 
     private companion object {
         val NEUTRAL = GenerationDefaults(doSample = false, temperature = 1.0, topK = 0, topP = 1.0, maxNewTokens = 1)

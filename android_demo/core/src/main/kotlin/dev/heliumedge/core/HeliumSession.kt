@@ -6,6 +6,7 @@ import java.util.concurrent.Executors
 import java.util.concurrent.LinkedBlockingQueue
 import java.util.concurrent.ThreadFactory
 import java.util.concurrent.atomic.AtomicInteger
+import java.util.concurrent.atomic.AtomicReference
 
 /** Gets what happens in a [HeliumSession]; in the thread that its `deliver` chooses, a screen's for instance. */
 public interface SessionObserver {
@@ -44,9 +45,19 @@ public class HeliumSession(
     /** Of the work that runs or waits. */
     private val stops = ConcurrentLinkedQueue<StopSignal>()
 
-    /** Who is told; a screen takes its place when it appears, and leaves it when it goes. */
+    /** The last error that nobody was there to be told of. */
+    private val missed = AtomicReference<HeliumException>()
+
+    /**
+     * Who is told; a screen takes its place when it appears, and leaves it when it goes. An error that came while there
+     * was nobody, as of an import in the background, is told to the next one.
+     */
     @Volatile
     public var observer: SessionObserver? = null
+        set(value) {
+            field = value
+            if (value != null) tellMissed()
+        }
 
     /** The bundle that is ready, or null; changed by the session's own thread alone. */
     @Volatile
@@ -133,12 +144,12 @@ public class HeliumSession(
                 stream.end(named(error))
             }
         }
-        if (!started) throw InvalidRequestException("the model is busy", "Wait for it, or stop it.")
+        if (!started) throw InvalidRequestException(Phrase.BUSY.with(), Phrase.WAIT_OR_STOP.with())
         return stream
     }
 
     /** The bundle that is ready. */
-    public fun ready(): LoadedBundle = loaded ?: throw InvalidRequestException("no bundle is loaded", "Open one first.")
+    public fun ready(): LoadedBundle = loaded ?: throw InvalidRequestException(Phrase.NOT_LOADED.with(), Phrase.OPEN_FIRST.with())
 
     /** Stops what runs, frees the model and ends the thread. */
     override fun close() {
@@ -160,10 +171,9 @@ public class HeliumSession(
             }
             stops.remove(stop)
             val busy = pending.decrementAndGet() > 0
-            tell {
-                onBusy(busy)
-                error?.let(::onError)
-            }
+            if (error != null) missed.set(error)
+            tell { onBusy(busy) }
+            tellMissed()
         }
     }
 
@@ -172,6 +182,10 @@ public class HeliumSession(
         val before = loaded
         loaded = null
         before?.close()
+    }
+
+    private fun tellMissed() = deliver {
+        observer?.let { told -> missed.getAndSet(null)?.let(told::onError) }
     }
 
     private fun tell(what: SessionObserver.() -> Unit) = deliver { observer?.what() }

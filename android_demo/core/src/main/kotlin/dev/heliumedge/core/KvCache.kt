@@ -12,7 +12,7 @@ import java.util.Random
  * @property buffers Key and value of each layer in turn, each (1, Hkv, S, D) or (Hkv, S, D).
  */
 public class KvBuffers internal constructor(private val spec: CacheSpec, public val slots: Int, private val allocator: BufferAllocator) {
-    public val buffers: List<ByteBuffer> = List(2 * spec.layers) { allocator.allocate(spec.kvHeads * slots * spec.rowBytes) }
+    public val buffers: List<ByteBuffer> = allocated()
 
     /** The shape that a runtime is told. */
     public val shape: LongArray
@@ -21,6 +21,18 @@ public class KvBuffers internal constructor(private val spec: CacheSpec, public 
     // Views with limits of their own, so that the runtime's view of a buffer stays whole; made once.
     private val writers = buffers.map { it.duplicate() }
     private val readers = buffers.map { it.duplicate() }
+
+    /** All of them, or none: what was got before one is refused is given back. */
+    private fun allocated(): List<ByteBuffer> {
+        val got = ArrayList<ByteBuffer>()
+        try {
+            repeat(2 * spec.layers) { got.add(allocator.allocate(spec.kvHeads * slots * spec.rowBytes)) }
+        } catch (error: Throwable) {
+            got.forEach(allocator::release)
+            throw error
+        }
+        return got
+    }
 
     /** Gives the memory back; steps that are bound to it are not run again. */
     internal fun release(): Unit = buffers.forEach(allocator::release)

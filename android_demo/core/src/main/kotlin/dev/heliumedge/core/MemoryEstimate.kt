@@ -16,12 +16,9 @@ public data class MemoryEstimate(val contextTokens: Int, val resident: Long, val
      */
     public fun check(available: Long) {
         if (resident > available) {
-            throw NotEnoughMemoryException("the bundle needs ${megabytes(resident)} of memory, ${megabytes(available)} are free")
+            throw NotEnoughMemoryException(Phrase.MEMORY_NEEDED.with(megabytes(resident), megabytes(available)))
         }
     }
-
-    /** One line for the screen. */
-    public fun describe(): String = "${megabytes(resident)} of memory at $contextTokens tokens, and ${megabytes(mapped)} mapped from storage"
 
     public companion object {
         /** The estimate for a conversation of [contextTokens], at most the cache's own length. */

@@ -27,9 +27,9 @@ public class PrefillPlanner(widths: Collection<Int>, private val slots: Int, pri
      * @throws InvalidRequestException No tokens.
      */
     public fun plan(position: Int, count: Int): List<Chunk> {
-        if (count < 1) throw InvalidRequestException("no tokens to run", "Write at least one character.")
+        if (count < 1) throw InvalidRequestException(Phrase.NO_TOKENS.with(), Phrase.WRITE_SOMETHING.with())
         if (position + count > slots) {
-            throw CacheFullException("$count tokens do not fit: the KV cache has $slots slots, $position are taken")
+            throw CacheFullException(Phrase.TOKENS_DO_NOT_FIT.with(count, slots, position))
         }
         val chunks = ArrayList<Chunk>()
         var done = 0

@@ -28,7 +28,7 @@ public object PromptCache {
     public fun save(file: File, decoder: Decoder, bundle: String, tokens: Int = Int.MAX_VALUE): Int {
         val ids = decoder.cachedTokens()
         val count = minOf(tokens, ids.size)
-        if (count < 1) throw InvalidRequestException("${file.name}: there is nothing to save, the cache is empty", "Run a prompt first.")
+        if (count < 1) throw InvalidRequestException(Phrase.CACHE_EMPTY.with(), Phrase.RUN_FIRST.with())
         val header = SafetensorsHeader.of(mapOf("format" to FORMAT, "version" to VERSION, "bundle" to bundle), specs(decoder.cacheSpec, count))
         try {
             replacing(file) { channel ->
@@ -38,7 +38,7 @@ public object PromptCache {
                 }
             }
         } catch (error: IOException) {
-            throw StorageException("${file.name} cannot be written: ${error.message}", error)
+            throw StorageException(Phrase.CANNOT_WRITE.with(file.name, error.message.orEmpty()), error)
         }
         return count
     }
@@ -53,7 +53,7 @@ public object PromptCache {
      * @throws StorageException It cannot be read.
      */
     public fun load(file: File, decoder: Decoder, bundle: String): Int {
-        if (!file.isFile) throw PromptCacheException("${file.name} is missing")
+        if (!file.isFile) throw PromptCacheException(Phrase.NO_KEPT_CACHE.with(file.name))
         try {
             RandomAccessFile(file, "r").use { opened ->
                 val channel = opened.channel
@@ -66,7 +66,7 @@ public object PromptCache {
         } catch (error: SafetensorsException) {
             throw PromptCacheException("${file.name}: ${error.message}", error)
         } catch (error: IOException) {
-            throw StorageException("${file.name} cannot be read: ${error.message}", error)
+            throw StorageException(Phrase.CANNOT_READ.with(file.name, error.message.orEmpty()), error)
         }
     }
 

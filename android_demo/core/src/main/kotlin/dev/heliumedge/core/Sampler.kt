@@ -28,20 +28,19 @@ public data class SamplingOptions(
     val suppressTokens: List<Int> = emptyList(),
 ) {
     init {
-        if (!temperature.isFinite() || temperature < 0) bad("temperature $temperature", "0 (greedy) and above")
-        if (topK < 0) bad("top-k $topK", "0 (all tokens) and above")
-        if (!(topP > 0 && topP <= 1)) bad("top-p $topP", "above 0, up to 1 (all tokens)")
-        if (!(minP >= 0 && minP <= 1)) bad("min-p $minP", "0 (all tokens) to 1")
-        if (!repetitionPenalty.isFinite() || repetitionPenalty <= 0) bad("repetition penalty $repetitionPenalty", "above 0")
-        if (noRepeatNgramSize < 0) bad("no-repeat n-gram size $noRepeatNgramSize", "0 (all runs) and above")
+        if (!temperature.isFinite() || temperature < 0) bad("temperature $temperature", Phrase.ALLOWED_FROM.with(0))
+        if (topK < 0) bad("top-k $topK", Phrase.ALLOWED_FROM.with(0))
+        if (!(topP > 0 && topP <= 1)) bad("top-p $topP", Phrase.ALLOWED_ABOVE_TO.with(0, 1))
+        if (!(minP >= 0 && minP <= 1)) bad("min-p $minP", Phrase.ALLOWED_BETWEEN.with(0, 1))
+        if (!repetitionPenalty.isFinite() || repetitionPenalty <= 0) bad("repetition penalty $repetitionPenalty", Phrase.ALLOWED_ABOVE.with(0))
+        if (noRepeatNgramSize < 0) bad("no-repeat n-gram size $noRepeatNgramSize", Phrase.ALLOWED_FROM.with(0))
     }
 
     /** Whether the tokens so far change the logits. */
     internal val looksAtContext: Boolean
         get() = repetitionPenalty != 1.0 || noRepeatNgramSize > 0 || suppressTokens.isNotEmpty()
 
-    private fun bad(what: String, allowed: String): Nothing =
-        throw InvalidRequestException("$what is out of range", "Allowed: $allowed.")
+    private fun bad(what: String, allowed: Said): Nothing = throw InvalidRequestException(Phrase.OUT_OF_RANGE.with(what), allowed)
 
     public companion object {
         /** The defaults of a bundle; greedy unless its checkpoint says otherwise. */
@@ -108,10 +107,7 @@ public class Sampler(
         val scores = processors.apply(logits, offset, context)
         val bestOfScores = largest(scores, 0)
         if (scores.get(bestOfScores).isInfinite()) {
-            throw InvalidRequestException(
-                "repetition penalty, n-gram size and suppressed tokens leave no token to choose",
-                "Use milder values.",
-            )
+            throw InvalidRequestException(Phrase.NO_TOKEN_LEFT.with(), Phrase.MILDER.with())
         }
         return choose(scores, 0, bestOfScores)
     }

@@ -12,15 +12,18 @@ private const val ROUNDING = 1e-5
  * @property steps Greedy choices that were compared.
  * @property nearTies Steps whose other choice lies within the tolerance: a tie, not a fault.
  * @property worstLogit Largest difference of the first logits.
- * @property message One line for the user.
+ * @property said One line for the user.
  */
 public data class SelfTestResult(
     val passed: Boolean,
     val steps: Int,
     val nearTies: List<Int>,
     val worstLogit: Double,
-    val message: String,
-)
+    val said: Said,
+) {
+    /** The same in English. */
+    val message: String get() = said.text
+}
 
 /**
  * Replays the golden trace: first the tokenizer, then one prefill, then the loop, feeding the recorded tokens back, so
@@ -42,10 +45,7 @@ public class SelfTest(
      * @throws HeliumException What the decoder throws.
      */
     public fun run(stop: StopSignal = StopSignal()): SelfTestResult {
-        val trace = manifest.golden ?: throw InvalidRequestException(
-            "${manifest.name} has no golden trace",
-            "Export it again with a current helium-edge, which records one.",
-        )
+        val trace = manifest.golden ?: throw InvalidRequestException(Phrase.NO_GOLDEN.with(manifest.name), Phrase.EXPORT_CURRENT.with())
         val ids = tokenizer.encode(trace.prompt)
         if (!ids.contentEquals(trace.promptIds)) {
             return failed(0, "the tokenizer gives ${ids.toList()} for the prompt, recorded ${trace.promptIds.toList()}")
@@ -76,8 +76,8 @@ public class SelfTest(
             }
             nearTies.add(step)
         }
-        val ties = if (nearTies.isEmpty()) "" else ", ${nearTies.size} of them near ties"
-        return SelfTestResult(true, trace.greedyIds.size, nearTies, worst, "passed: ${trace.greedyIds.size} choices as recorded$ties")
+        val said = Phrase.TEST_PASSED.with(trace.greedyIds.size, nearTies.size)
+        return SelfTestResult(true, trace.greedyIds.size, nearTies, worst, said)
     }
 
     private fun Logits.logit(id: Int): Double = buffer.get(offset + id).toDouble()
@@ -89,9 +89,9 @@ public class SelfTest(
     }
 
     private fun failed(step: Int, why: String, worst: Double = 0.0) =
-        SelfTestResult(false, step, emptyList(), worst, "failed: $why. Do not ship this pair of bundle and device")
+        SelfTestResult(false, step, emptyList(), worst, Phrase.TEST_FAILED.with(why))
 
-    private fun stopped(step: Int) = SelfTestResult(false, step, emptyList(), 0.0, "stopped after $step choices")
+    private fun stopped(step: Int) = SelfTestResult(false, step, emptyList(), 0.0, Phrase.TEST_STOPPED.with(step))
 
     public companion object {
         /** For bundles that say nothing: int4 on a processor of another kind than the exporter's. */

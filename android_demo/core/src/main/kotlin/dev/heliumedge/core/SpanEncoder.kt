@@ -64,10 +64,7 @@ public class SpanEncoder(private val tokenizer: Tokenizer, texts: List<String>, 
         tokenizer.encodeWithout(text, plain.hidden, plain.others, ids)
         for (index in from until ids.size) {
             if (ids[index] in forbidden) {
-                throw InvalidRequestException(
-                    "the text spells a special token for which the vocabulary has no other pieces",
-                    "Take it out of the text.",
-                )
+                throw InvalidRequestException(Phrase.SPELLS_SPECIAL.with(), Phrase.TAKE_OUT.with())
             }
         }
     }

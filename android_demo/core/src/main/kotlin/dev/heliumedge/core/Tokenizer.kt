@@ -195,7 +195,7 @@ private fun checkUnicode(text: String) {
     while (at < text.length) {
         val point = text.codePointAt(at)
         if (point in 0xD800..0xDFFF) {
-            throw InvalidRequestException("the text is not valid Unicode at character $at", "Delete that character and try again.")
+            throw InvalidRequestException(Phrase.BAD_UNICODE.with(at), Phrase.DELETE_CHARACTER.with())
         }
         at += Character.charCount(point)
     }

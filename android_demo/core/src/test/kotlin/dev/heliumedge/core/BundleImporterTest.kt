@@ -96,7 +96,9 @@ class BundleImporterTest {
         cut = Long.MAX_VALUE
         val left = total - folder.walk().filter { it.isFile }.sumOf { it.length() }
         assertFails<StorageException> { import(free = left - 1) }
-        import(free = left)
+        var needed = 0L
+        BundleImporter(store).import(source(), { needed = it; left }) { _, _ -> true }
+        assertEquals("room is made for what is missing alone", left, needed)
     }
 
     @Test

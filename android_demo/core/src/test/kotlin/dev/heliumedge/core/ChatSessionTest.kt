@@ -2,6 +2,7 @@ package dev.heliumedge.core
 
 import org.junit.Assert.assertEquals
 import org.junit.Assert.assertFalse
+import org.junit.Assert.assertNull
 import org.junit.Assert.assertTrue
 import org.junit.Test
 import java.io.File
@@ -41,13 +42,14 @@ class ChatSessionTest {
     private val screen = Screen()
     private val labels = ChatLabels("System", "You", "Model") { "($it are forgotten)" }
 
-    private fun bundle(slots: Int = 200, chat: ChatSpec? = ChatSpec(form, null, setOf(imEnd)), generation: GenerationDefaults? = null): LoadedBundle {
+    private fun bundle(slots: Int = 200, chat: ChatSpec? = ChatSpec(form, null, setOf(imEnd)), generation: GenerationDefaults? = null, name: String = "fake"): LoadedBundle {
         val small = fakeManifest(dynamic = true)
         val cache = small.cache!!.copy(slots = slots)
         val graphs = small.graphs.map { graph ->
             graph.copy(cacheLen = slots, outputs = graph.outputs.map { if (it.role == Role.LOGITS) it.copy(shape = listOf(1, 1, 4100)) else it })
         }
         val manifest = small.copy(
+            name = name,
             vocabSize = 4100, cache = cache, cacheLen = slots, graphs = graphs, chat = chat, prefillLen = 64,
             generation = generation ?: small.generation.copy(maxNewTokens = 8),
         )
@@ -160,6 +162,94 @@ class ChatSessionTest {
     }
 
     @Test
+    fun `a changed message leaves the cache as a fresh prefill does, and runs only what is new`() {
+        val said = listOf("How warm?", "Really?", "And now?")
+        for (at in said.indices) {
+            val session = ChatSession(bundle(), labels)
+            session.reset("Be brief.")
+            for (text in said) {
+                answer("It is warm")
+                session.say(text)
+            }
+            assertEquals(listOf(0, 2, 4), session.editable)
+            assertEquals(said[at], session.startEdit(2 * at))
+            val before = session.turns.take(2 * at)
+            val calls = engine.calls.size
+            answer("Quite")
+            val stats = GenerationStats()
+            assertEquals(ChatTurn(remembered = true, forgotten = 0), session.say("Is it cold?", stats = stats))
+            assertEquals(before.map { it.content } + listOf("Is it cold?", "Quite"), session.turns.map { it.content })
+            assertNull(session.editing)
+            val fresh = bundle()
+            val messages = listOf(ChatMessage(ChatRole.SYSTEM, "Be brief.")) + before + ChatMessage(ChatRole.USER, "Is it cold?")
+            val whole = GenerationStats()
+            fresh.answer(messages, Settings(), StopSignal(), whole) { _, _ -> }
+            assertEquals("turn $at", whole.promptTokens, stats.reusedTokens + stats.promptTokens)
+            val prompt = fresh.decoder!!.cachedTokens().take(whole.promptTokens)
+            assertEquals("turn $at", prompt + tokenizer.encodeBare("Quite").toList(), bundleTokens(session))
+            assertEquals("back to where the message began", stats.reusedTokens, engine.calls[calls].position)
+            assertTrue("turn $at reuses ${stats.reusedTokens}", stats.reusedTokens >= reusable(fresh, messages))
+        }
+    }
+
+    /** Ids of a conversation up to where its last message begins. */
+    private fun reusable(bundle: LoadedBundle, messages: List<ChatMessage>): Int {
+        val conversations = Conversations(bundle.decoder!!, tokenizer, bundle.manifest)
+        val other = messages.dropLast(1) + ChatMessage(ChatRole.USER, "Zebra")
+        val ids = conversations.ids(messages).toList()
+        return conversations.ids(other).toList().zip(ids).takeWhile { (one, two) -> one == two }.size
+    }
+
+    @Test
+    fun `what is being changed stays until the change has an answer`() {
+        val session = ChatSession(bundle(), labels)
+        assertFails<InvalidRequestException> { session.startEdit(0) }
+        for (text in listOf("One?", "Two?")) {
+            answer("Yes")
+            session.say(text)
+        }
+        val all = session.transcript()
+        assertFails<InvalidRequestException> { session.startEdit(1) }
+        session.startEdit(0)
+        assertEquals("the screen is back there", "", session.transcript())
+        assertFalse(session.canRegenerate)
+        session.cancelEdit()
+        assertEquals(all, session.transcript())
+        session.startEdit(2)
+        val never = StopSignal().apply { request() }
+        assertFalse(session.say("Three?", Settings(), never, GenerationStats(), screen).remembered)
+        assertFails<InvalidRequestException> { session.say(" ") }
+        engine.beforeRun = { throw EngineException("broken", "Repair the engine.") }
+        assertFails<EngineException> { session.say("Three?") }
+        engine.beforeRun = {}
+        assertEquals("still changing it", 2, session.editing)
+        session.cancelEdit()
+        assertEquals(all, session.transcript())
+        session.startEdit(2)
+        val again = ChatSession(bundle(), labels, session)
+        assertEquals("loaded again, too", 2, again.editing)
+        again.reset()
+        assertNull(again.editing)
+    }
+
+    @Test
+    fun `a message that the model no longer sees can be changed`() {
+        val session = ChatSession(bundle(slots = 100), labels)
+        for (index in 0 until 8) {
+            answer("Answer $index")
+            session.say("This is the question number $index of eight?")
+        }
+        assertTrue("${session.forgotten}", session.forgotten >= 4)
+        session.startEdit(2)
+        answer("Fine")
+        assertEquals(ChatTurn(remembered = true, forgotten = 0), session.say("Short?"))
+        assertEquals("those before it are seen again", 0, session.forgotten)
+        val first = tokenizer.encodeBare("question number 0").toList()
+        assertTrue(bundleTokens(session).windowed(first.size).any { it == first })
+        assertEquals(4, session.turns.size)
+    }
+
+    @Test
     fun `a failure in an answer keeps what came, and one before it keeps the conversation`() {
         val session = ChatSession(bundle(), labels)
         answer("one two three")
@@ -228,6 +318,37 @@ class ChatSessionTest {
         again.say("And now?")
         assertEquals(6, again.turns.size)
         assertEquals("the one before is as it was", 4, session.turns.size)
+    }
+
+    @Test
+    fun `a conversation outlives its bundle, and another bundle ends it`() {
+        val state = ChatState()
+        assertNull(state.session)
+        val session = state.open(bundle(), labels, "Be brief.")
+        answer("Yes")
+        val figures = ArrayList<StopReason?>()
+        val listener = object : ChatState.Listener, ChatListener by screen {
+            override fun onStats(stats: GenerationStats) = figures.add(stats.stopReason).let { }
+        }
+        state.answer(session, "One?", Settings(), StopSignal(), listener)
+        state.answer(session, null, Settings(), StopSignal(), listener)
+        assertEquals("the last figures are those of the end", StopReason.EOS, figures.last())
+        assertEquals(2, session.turns.size)
+        val shown = session.transcript()
+        state.pause()
+        assertNull("its bundle is not loaded", state.session)
+        state.reloaded(bundle(), labels)
+        assertEquals(shown, state.session!!.transcript())
+        answer("No")
+        state.answer(state.session!!, "Two?", Settings(), StopSignal(), listener)
+        assertEquals(4, state.session!!.turns.size)
+        state.close()
+        assertNull(state.session)
+        assertEquals("it goes on", 4, state.open(bundle(), labels, "").turns.size)
+        state.pause()
+        state.reloaded(bundle(name = "other"), labels)
+        assertNull(state.session)
+        assertEquals(0, state.open(bundle(name = "other"), labels, "").turns.size)
     }
 
     @Test

@@ -142,6 +142,26 @@ class HeliumSessionTest {
     }
 
     @Test
+    fun `an error that nobody saw is told to the next screen, once`() {
+        session().use { session ->
+            val screen = session.observer
+            session.observer = null
+            val ended = CountDownLatch(1)
+            session.start { throw StorageException("the card is gone") }
+            session.startNext { ended.countDown() }
+            ended.await()
+            session.observer = screen
+            var shown = event()
+            while (shown !is HeliumException) shown = event()
+            assertTrue("$shown", shown is StorageException)
+            session.observer = screen
+            session.start { }
+            idle()
+            assertTrue("$events", events.none { it is HeliumException })
+        }
+    }
+
+    @Test
     fun `what there is no memory for is refused, and loaded anyway where that is wanted`() {
         session(available = 1000).use { session ->
             session.start { stop -> session.load(bundle, settings, stop) }

@@ -90,6 +90,24 @@ class LoaderTest {
     }
 
     @Test
+    fun `what a load that fails has taken is free again`() {
+        val counting = CountingAllocator()
+        val factories = mapOf(Runtime.ONNX to EngineFactory { _, _, _ -> engine })
+        fun load(allocator: BufferAllocator) = BundleLoader(factories, allocator, CrashGuard(note), null) { 1L shl 40 }.load(bundle, Settings())
+        engine.failsToBind = true
+        assertFails<EngineException> { load(counting) }
+        assertEquals(listOf(true, 0L), listOf(counting.count > 2, counting.bytes))
+        val small = object : BufferAllocator {
+            override fun allocate(bytes: Int) = if (counting.count < 9) counting.allocate(bytes) else throw NotEnoughMemoryException("no memory")
+
+            override fun release(buffer: java.nio.ByteBuffer) = counting.release(buffer)
+        }
+        counting.count = 6
+        assertFails<NotEnoughMemoryException> { load(small) }
+        assertEquals(listOf(9L, 0L), listOf(counting.count.toLong(), counting.bytes))
+    }
+
+    @Test
     fun `a runtime that fails is closed, and the bundle is not suspect`() {
         engine.failsToBind = true
         assertFails<EngineException> { loader().load(bundle, Settings()) }

@@ -8,6 +8,7 @@ import dev.heliumedge.core.GraphMismatchException
 import dev.heliumedge.core.GraphSpec
 import dev.heliumedge.core.KvBuffers
 import dev.heliumedge.core.Manifest
+import dev.heliumedge.core.Phrase
 import dev.heliumedge.core.Runtime
 import dev.heliumedge.core.WrongRuntimeException
 import org.pytorch.executorch.EValue
@@ -84,8 +85,7 @@ internal fun GraphSpec.methodName(): String = method ?: throw GraphMismatchExcep
 private fun checked(manifest: Manifest): Manifest {
     if (manifest.runtime != Runtime.EXECUTORCH.id) {
         throw WrongRuntimeException(
-            "${manifest.name} is made for ${manifest.runtime}, not for ${Runtime.EXECUTORCH.id}",
-            "Choose the other runtime in the settings, or export with a recipe of the target xnnpack.",
+            Phrase.NO_SUCH_RUNTIME.with(manifest.name, manifest.runtime, Runtime.EXECUTORCH.id), Phrase.USE_OTHER_RUNTIME.with("xnnpack"),
         )
     }
     if (manifest.target == "coreml") {

@@ -2,10 +2,12 @@ package dev.heliumedge.executorch
 
 import dev.heliumedge.core.EngineException
 import dev.heliumedge.core.HeliumException
+import dev.heliumedge.core.Phrase
+import dev.heliumedge.core.Said
+import java.io.File
 import org.pytorch.executorch.EValue
 import org.pytorch.executorch.ExecutorchRuntimeException
 import org.pytorch.executorch.Module
-import java.io.File
 
 /** A loaded `.pte`, as far as the engine needs it; tests put another one in its place. */
 public interface Program : AutoCloseable {
@@ -54,20 +56,20 @@ internal inline fun <T> named(what: String, call: () -> T): T = try {
 } catch (error: RuntimeException) {
     throw EngineException("ExecuTorch cannot $what: ${firstLine(error)}", fixFor(error), error)
 } catch (error: LinkageError) {
-    throw EngineException("ExecuTorch cannot $what: ${firstLine(error)}", "Install the app build for this processor: arm64-v8a or x86_64.", error)
+    throw EngineException("ExecuTorch cannot $what: ${firstLine(error)}", Phrase.OTHER_BUILD.with(), error)
 }
 
 internal fun firstLine(error: Throwable): String = error.message?.lineSequence()?.firstOrNull()?.trimEnd('.') ?: error.javaClass.simpleName
 
-internal fun fixFor(error: RuntimeException): String = when ((error as? ExecutorchRuntimeException)?.errorCode) {
+internal fun fixFor(error: RuntimeException): Said = when ((error as? ExecutorchRuntimeException)?.errorCode) {
     ExecutorchRuntimeException.OPERATOR_MISSING, ExecutorchRuntimeException.NOT_SUPPORTED, ExecutorchRuntimeException.NOT_IMPLEMENTED ->
-        "Update the app: its ExecuTorch lacks an operator of this bundle."
+        Phrase.UPDATE_FOR_OPERATOR.with()
     ExecutorchRuntimeException.DELEGATE_INVALID_COMPATIBILITY ->
-        "Update the app: its ExecuTorch is older than the exporter's, or lacks the backend of this bundle."
+        Phrase.UPDATE_FOR_BACKEND.with()
     ExecutorchRuntimeException.MEMORY_ALLOCATION_FAILED, ExecutorchRuntimeException.DELEGATE_MEMORY_ALLOCATION_FAILED, ExecutorchRuntimeException.OUT_OF_RESOURCES ->
-        "Close other apps, or export with a smaller cache: helium-edge export --cache-len N."
+        Phrase.FREE_MEMORY.with()
     ExecutorchRuntimeException.NOT_FOUND, ExecutorchRuntimeException.ACCESS_FAILED, ExecutorchRuntimeException.INVALID_PROGRAM,
     ExecutorchRuntimeException.INVALID_EXTERNAL_DATA,
-    -> "Push the bundle again: helium-edge push BUNDLE replaces what is damaged."
-    else -> "Load the bundle again; if it persists, verify it: helium-edge verify BUNDLE."
+    -> Phrase.PUSH_DAMAGED.with()
+    else -> Phrase.VERIFY.with()
 }

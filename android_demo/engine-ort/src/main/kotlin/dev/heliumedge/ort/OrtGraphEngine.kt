@@ -13,7 +13,9 @@ import dev.heliumedge.core.GraphEngine
 import dev.heliumedge.core.GraphSpec
 import dev.heliumedge.core.HeliumException
 import dev.heliumedge.core.KvBuffers
+import dev.heliumedge.core.Phrase
 import dev.heliumedge.core.Runtime
+import dev.heliumedge.core.Said
 import dev.heliumedge.core.WrongRuntimeException
 
 /**
@@ -50,8 +52,7 @@ public class OrtGraphEngine(
         val manifest = bundle.manifest
         if (manifest.runtime != Runtime.ONNX.id) {
             throw WrongRuntimeException(
-                "${manifest.name} is made for ${manifest.runtime}, not for ${Runtime.ONNX.id}",
-                "Choose the other runtime in the settings, or export with a recipe of the target onnx.",
+                Phrase.NO_SUCH_RUNTIME.with(manifest.name, manifest.runtime, Runtime.ONNX.id), Phrase.USE_OTHER_RUNTIME.with("onnx"),
             )
         }
         environment = named("start") {
@@ -64,8 +65,7 @@ public class OrtGraphEngine(
             if (isOlder(found, oldest)) {
                 val change = if (manifest.cache?.dtype == Dtype.INT8) "without kv_cache: int8" else "with an older min_runtime"
                 throw WrongRuntimeException(
-                    "${manifest.name} needs ONNX Runtime $oldest or newer, this app has $found",
-                    "Update the app, or export with a recipe $change.",
+                    Phrase.OLD_RUNTIME.with(manifest.name, oldest, found), Phrase.UPDATE_OR_EXPORT.with(change),
                 )
             }
         }
@@ -148,19 +148,19 @@ internal inline fun <T> named(what: String, call: () -> T): T = try {
     throw EngineException("ONNX Runtime cannot $what: ${error.firstLine()}", fixFor(error), error)
 } catch (error: RuntimeException) {
     // Of a closed session, or of arguments that the binding refuses.
-    throw EngineException("ONNX Runtime cannot $what: ${error.firstLine()}", "Load the bundle again; if it persists, report it with its copy.", error)
+    throw EngineException("ONNX Runtime cannot $what: ${error.firstLine()}", Phrase.LOAD_AGAIN.with(), error)
 } catch (error: LinkageError) {
     // After the first failure to load the library, its classes are gone as well.
-    throw EngineException("ONNX Runtime cannot $what: ${error.firstLine()}", "Install the app build for this processor: arm64-v8a or x86_64.", error)
+    throw EngineException("ONNX Runtime cannot $what: ${error.firstLine()}", Phrase.OTHER_BUILD.with(), error)
 }
 
 /** Without the code in front, which says nothing to a user. */
 internal fun Throwable.firstLine(): String = message?.lineSequence()?.firstOrNull()?.substringAfter(" - message: ")?.trimEnd('.') ?: javaClass.simpleName
 
-internal fun fixFor(error: OrtException): String = when (error.code) {
-    OrtException.OrtErrorCode.ORT_NO_SUCHFILE -> "Push the bundle again: helium-edge push BUNDLE sends what is missing."
+internal fun fixFor(error: OrtException): Said = when (error.code) {
+    OrtException.OrtErrorCode.ORT_NO_SUCHFILE -> Phrase.PUSH_MISSING.with()
     OrtException.OrtErrorCode.ORT_INVALID_PROTOBUF, OrtException.OrtErrorCode.ORT_INVALID_GRAPH ->
-        "Push the bundle again; if it persists, update the app: its ONNX Runtime may be older than the exporter's."
-    OrtException.OrtErrorCode.ORT_NOT_IMPLEMENTED -> "Update the app: its ONNX Runtime lacks an operator of this bundle."
-    else -> "Load the bundle again; if it persists, verify it: helium-edge verify BUNDLE."
+        Phrase.PUSH_OR_UPDATE.with()
+    OrtException.OrtErrorCode.ORT_NOT_IMPLEMENTED -> Phrase.UPDATE_FOR_OPERATOR.with()
+    else -> Phrase.VERIFY.with()
 }
