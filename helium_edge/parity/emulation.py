@@ -29,10 +29,10 @@ from helium_edge.model.parts import DenseParts, stacked_bias
 from helium_edge.quant import WeightStore
 from helium_edge.quant.activations import ActivationRule, Arithmetic
 
-TIE = 1e-3
-"""Distance in codes from the middle between two codes, up to which float32 noise may decide: three times the most
-that was measured. An activation that is wrong by this much is wrong by 8e-6 of the largest of its block, a tenth
-of what level L1 lets pass anyway."""
+TIE = 3e-3
+"""Distance in codes from the middle between two codes, up to which float32 noise may decide: twice the most that
+was measured, which depends on the processor (an AMD EPYC decided one beyond 1e-3). An activation that is wrong by
+this much is wrong by 2.4e-5 of the largest of its block, a quarter of what level L1 lets pass anyway."""
 
 HALF_NOISE = 2e-6
 """The same where numbers are rounded to float16, relative to the rms of their row: a number of the runtime is

@@ -37,9 +37,7 @@ def generated(strategy: st.SearchStrategy[Any]) -> Callable[[Callable[..., None]
         def run(pytestconfig: pytest.Config, tmp_path: Path) -> None:
             count = pytestconfig.getoption("--hostile-examples")
 
-            @settings(
-                max_examples=count, derandomize=True, database=None, suppress_health_check=SMALL
-            )
+            @settings(max_examples=count, derandomize=True, database=None, suppress_health_check=SMALL)
             @given(strategy)
             def each(value: Any) -> None:
                 check(value, tmp_path)

@@ -152,9 +152,7 @@ def test_a_tensor_given_twice_is_refused(single: Path) -> None:
     assert f"the key '{NORM}' stands twice" in refusal(single)
 
 
-@settings(
-    max_examples=150, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=150, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(position=st.integers(0, 2500), value=st.integers(0, 255))
 def test_a_flipped_byte_of_the_header_is_refused_or_harmless(
     tiny_checkpoint: Path, tmp_path: Path, position: int, value: int
