@@ -70,7 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if given.update:
             before = Table(**json.loads(COSTS.read_text(encoding="utf-8"))) if COSTS.is_file() else Table({}, {})
             found = Table({**before.runtimes, **found.runtimes}, {**before.costs, **found.costs})
-            COSTS.write_text(json.dumps(rounded(asdict(found)), indent=1) + "\n", encoding="utf-8")
+            found = Table(**rounded(asdict(found)))
+            COSTS.write_text(json.dumps(asdict(found), indent=1) + "\n", encoding="utf-8")
             print(f"written: {', '.join(str(path) for path in (COSTS, *write_results(found)))}")
             return 0
         known = Table(**json.loads(COSTS.read_text(encoding="utf-8")))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,11 +31,47 @@ VARIANTS: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
 )
 """Title, recipe, body, and options of its target."""
 
+CHARTED = (
+    ("onnx-int4", "onnx-int4", "int4-g32"),
+    ("onnx-int4-small", "onnx-int4", "int4-g128"),
+    ("onnx-int4-kv16", "onnx-int4-kv16", "int4-g32"),
+    ("onnx-int4-kv8", "onnx-int4-kv8", "int4-g32"),
+    ("xnnpack-int4", "xnnpack-int4", "int4-g32"),
+)
+"""Lines of the chart: name, recipe, body."""
+
 
 def write_results(table: Table) -> list[Path]:
-    """Write the page; the table lies in the package already."""
+    """Write the page and, where matplotlib is installed, its chart; the table lies in the package already."""
     PAGE.write_text("\n".join(_page(table)) + "\n", encoding="utf-8")
-    return [PAGE]
+    return [PAGE, *_chart(PAGE.with_suffix(".svg"))]
+
+
+def _chart(path: Path) -> list[Path]:
+    """Predicted decode speed against context, a panel a phone."""
+    try:
+        import matplotlib
+        from matplotlib.backends.backend_svg import FigureCanvasSVG
+        from matplotlib.figure import Figure
+    except ImportError:
+        print("matplotlib is not installed: no chart", file=sys.stderr)
+        return []
+    figure = Figure(figsize=(10, 3.6), layout="constrained")
+    panels = figure.subplots(1, len(PHONES))
+    for axes, phone in zip(panels, PHONES.values(), strict=True):
+        for title, recipe, body in CHARTED:
+            steps = _steps(recipe, body, {}, phone.cpu)[:-1]
+            axes.plot(CONTEXTS, [1 / step.seconds(phone) for step in steps], marker="o", label=title)
+        axes.set_title(phone.title, fontsize=9)
+        axes.set_xlabel("tokens in the cache")
+        axes.set_ylim(bottom=0)
+        axes.grid(alpha=0.3)
+    panels[0].set_ylabel("tokens a second, predicted")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
+    metadata: dict[str, Any] = {"Date": None}
+    with matplotlib.rc_context({"svg.hashsalt": "arm64"}):
+        FigureCanvasSVG(figure).print_svg(path, metadata=metadata)
+    return [path]
 
 
 def _page(table: Table) -> Iterator[str]:
@@ -80,6 +117,9 @@ def _page(table: Table) -> Iterator[str]:
     yield "Tokens a second, by `max(instructions / rate, bytes / bandwidth)`; m: memory, i: instructions."
     yield f"Decode at {', '.join(f'{context:,}' for context in CONTEXTS)}, then prefill."
     yield ""
+    if PAGE.with_suffix(".svg").is_file():
+        yield f"![Predicted tokens a second by context]({PAGE.stem}.svg)"
+        yield ""
     yield f"| | {' | '.join(phone.title for phone in PHONES.values())} |"
     yield f"|---|{'---|' * len(PHONES)}"
     for title, recipe, body, options in VARIANTS:
