@@ -69,8 +69,9 @@ def _chart(path: Path) -> list[Path]:
     panels[0].set_ylabel("tokens a second, predicted")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
     metadata: dict[str, Any] = {"Date": None}
+    canvas: Any = FigureCanvasSVG(figure)
     with matplotlib.rc_context({"svg.hashsalt": "arm64"}):
-        FigureCanvasSVG(figure).print_svg(path, metadata=metadata)
+        canvas.print_svg(path, metadata=metadata)
     return [path]
 
 
