@@ -101,6 +101,8 @@ def _facts(recipe: Recipe) -> list[tuple[str, object]]:
         recipe.quantization.rules, 1
     )]  # fmt: skip
     limits = recipe.gates.model_dump(exclude_none=True)
+    drops = limits.pop("task_drop", {})
+    limits |= {f"task_drop.{name}": value for name, value in drops.items()}
     return [
         ("name", recipe.name),
         ("targets", ", ".join(recipe.targets.names())),

@@ -17,6 +17,7 @@ Shapes: T tokens, L layers, Hkv key-value heads, S slots, D head_dim, V vocabula
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -53,6 +54,9 @@ _FEW_TIES = 200_000_000
 """Parameters up to which ties are rare: beyond, every token has several, and to trace it costs a forward pass."""
 
 Array = npt.NDArray[np.float64]
+
+_Ties = Sequence[tuple[int, int]]
+"""Product and place of each."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -224,16 +228,30 @@ class Yardstick:
                 tries = [each for each in tries if each not in turned]
                 if not 0 < len(tries) <= _MOST_TRIED:
                     return None
-                self._ledger.flips = _masks(turned, len(tries), self._widths, tries)
-                logits, new = self._rows(step, [row] * len(tries), cache)
-                errors = self._errors(step, [row] * len(tries), logits, new)
-                best = int(np.nanmax(errors, axis=1).argmin())
-                turned.append(tries[best])
-                if np.nanmax(errors[best]) <= NOISE:
-                    return logits[best], errors[best], len(turned)
+                singles = [(each,) for each in tries]
+                found, best = self._turned(step, row, cache, turned, singles)
+                pairs = list(itertools.combinations(tries, 2))
+                if found is None and len(turned) + 2 <= _MOST_TURNED and 0 < len(pairs) <= _MOST_TRIED:
+                    # One of two alone may look worse than none.
+                    found, _ = self._turned(step, row, cache, turned, pairs)
+                if found is not None:
+                    return found
+                turned.extend(best)
         finally:
             self._ledger.near, self._ledger.flips = None, {}
         return None
+
+    def _turned(
+        self, step: Step, row: int, cache: Sequence[Tensor], turned: _Ties, each: Sequence[_Ties]
+    ) -> tuple[tuple[npt.NDArray[np.float32], Array, int] | None, _Ties]:
+        """What `_searched` returns for the best of `each`, turned beside `turned`; and which that is."""
+        self._ledger.flips = _masks(turned, len(each), self._widths, each)
+        logits, new = self._rows(step, [row] * len(each), cache)
+        errors = self._errors(step, [row] * len(each), logits, new)
+        best = int(np.nanmax(errors, axis=1).argmin())
+        if np.nanmax(errors[best]) > NOISE:
+            return None, each[best]
+        return (logits[best], errors[best], len(turned) + len(each[best])), each[best]
 
     def _cache(self, step: Step) -> list[Tensor]:
         """Views of the slots that hold tokens; those after them may hold anything, NaN included."""
@@ -294,17 +312,16 @@ class Yardstick:
         return np.stack([*layers, last], axis=1)
 
 
-def _masks(
-    turned: Sequence[tuple[int, int]], rows: int, widths: Mapping[int, int], each: Sequence[tuple[int, int]] = ()
-) -> dict[int, Tensor]:
-    """(rows, K) by product: places that are turned in every row, and one more in each."""
+def _masks(turned: _Ties, rows: int, widths: Mapping[int, int], each: Sequence[_Ties] = ()) -> dict[int, Tensor]:
+    """(rows, K) by product: places that are turned in every row, and some more in each."""
     if not turned and not each:
         return {}
     masks = {product: torch.zeros(rows, width, dtype=torch.bool) for product, width in widths.items()}
     for product, place in turned:
         masks[product][:, place] = True
-    for row, (product, place) in enumerate(each):
-        masks[product][row, place] = True
+    for row, more in enumerate(each):
+        for product, place in more:
+            masks[product][row, place] = True
     return masks
 
 

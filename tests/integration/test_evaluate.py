@@ -68,7 +68,8 @@ def test_the_command_compares_with_the_original_and_goes_on(
         assert (row["difference"], row["lost"], row["gained"], row["changed"]) == (0, 0, 0, 0)
         assert abs(row["margin_change"]) < 1e-5
         assert row["mcnemar_p"] == 1
-    assert document["verdict"] == "not judged"
+    assert document["gates"] == {"mean": 0.5, "any": 2}  # those of the recipe
+    assert document["verdict"] == "undecided"
     work = document["work"]
     assert work["artifact"] == work["original"]
     assert work["artifact"]["requests"] == 2 * 4 * LIMIT
@@ -77,7 +78,7 @@ def test_the_command_compares_with_the_original_and_goes_on(
     assert "<script" not in page
     assert "http://" not in page.replace("http://www.w3.org", "")
     assert "https://" not in page
-    assert JUnitXml.fromstring(results.encode()).tests == 2
+    assert JUnitXml.fromstring(results.encode()).tests == 2 + 1  # and the mean
     assert f"| Continuation (de) | cloze | 0 | {LIMIT} |" in table
     # A second run knows all; a larger sample is more of the same.
     again = evaluate(capsys, *common, "--limit", LIMIT)["evaluation"]
@@ -130,7 +131,7 @@ def test_gates_come_from_the_recipe(bundle: Path, store: Path, tmp_path: Path, c
     assert document["gates"] == {"mean": 99, "any": 99}
     assert document["verdict"] == "passed"
     assert document["work"]["original"]["fed"] == 0  # one original serves all its artifacts
-    assert "task_drop" not in open_bundle(bundle).manifest.quantization.recipe["gates"]
+    assert open_bundle(bundle).manifest.quantization.recipe["gates"]["task_drop"] == {"mean": 0.5, "any": 2}
 
 
 def test_an_interrupted_run_goes_on_where_it_was(

@@ -181,7 +181,7 @@ def test_a_broken_host_is_seen(fault: str, bundle: Callable[[str], Path], tmp_pa
     with opened(bundle("web-int4"), tmp_path, "provider=wasm", web=broken(tmp_path, *FAULTS[fault])) as page:
         found = self_test(page)
         assert not found["passed"]
-        assert len(found["wrong"]) > 5
+        assert len(found["wrong"]) > 2
         assert text_of(page, "verdict").startswith("Failed")
 
 
