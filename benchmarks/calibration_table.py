@@ -1,7 +1,7 @@
 """What methods of quantization cost, in torch and without an artifact: the table of docs/accuracy.md.
 
     python benchmarks/calibration_table.py --outliers helium-tiny-outliers --write
-    python benchmarks/calibration_table.py --outliers helium-tiny-outliers --text mine.jsonl --write
+    python benchmarks/calibration_table.py --text mine.jsonl --only 'g128$' --write
 
 Mean KLD of the next token over every position of the built-in evaluation text, language by language, or of a text
 of one's own that nothing was chosen on; weights dequantized, activations in float32, and of the checkpoint with
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -150,7 +151,9 @@ def store_of(row: Row, checkpoint: Checkpoint, tokenizer: Tokenizer, folder: Pat
     return kind(checkpoint, wanted, folder, [window.tokens for window in windows])
 
 
-def table(checkpoint: Checkpoint, outliers: Checkpoint | None, text: Path | None) -> Iterator[str]:
+def table(
+    checkpoint: Checkpoint, outliers: Checkpoint | None, text: Path | None, rows: Sequence[Row]
+) -> Iterator[str]:
     tokenizer = Tokenizer(checkpoint.tokenizer_files()[0])
     windows = evaluation_windows(tokenizer) if text is None else read_windows(text, tokenizer, window_len=256)
     languages = list(dict.fromkeys(window.language for window in windows))
@@ -160,7 +163,7 @@ def table(checkpoint: Checkpoint, outliers: Checkpoint | None, text: Path | None
     yield f"|---|{'---:|' * (len(languages) + 2)}"
     original = TextModel(checkpoint.config, Original(checkpoint))
     references = [rows_of(original, window.tokens) for window in windows]
-    for row in ROWS:
+    for row in rows:
         source = outliers if row.outliers else checkpoint
         if source is None:
             continue
@@ -180,12 +183,14 @@ def main() -> None:
     parser.add_argument("--checkpoint", default="helium-tiny")
     parser.add_argument("--outliers", help="folder that make_outliers.py wrote")
     parser.add_argument("--text", type=Path, help="instead of the built-in text")
+    parser.add_argument("--only", default="", help="rows whose title matches this regular expression")
     parser.add_argument("--write", action="store_true", help="put the table into docs/accuracy.md")
     arguments = parser.parse_args()
     outliers = None if arguments.outliers is None else open_checkpoint(arguments.outliers)
     lines = []
     with torch.inference_mode():
-        for line in table(open_checkpoint(arguments.checkpoint), outliers, arguments.text):
+        rows = [row for row in ROWS if re.search(arguments.only, row.title)]
+        for line in table(open_checkpoint(arguments.checkpoint), outliers, arguments.text, rows):
             print(line, flush=True)
             lines.append(line)
     if arguments.write:
