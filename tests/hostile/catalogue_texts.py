@@ -273,6 +273,7 @@ _tokenizer(
     code=OK,
     note="padding is switched off",
 )
+_tokenizer("added tokens that are no list", lambda data: data.update(added_tokens=-1), "expected a sequence")
 _tokenizer("no special tokens at all", lambda data: data.update(added_tokens=[]), code=OK)
 _tokenizer("bos_token undeclared yet prepended", lambda data: None, code=OK, note="as the released model has it")
 
