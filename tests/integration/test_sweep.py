@@ -167,8 +167,9 @@ def test_a_sweep_survives_a_killed_worker_and_a_killed_driver(engine: str, tmp_p
         driver.kill()
         driver.wait()
     time.sleep(1)  # workers end with it
-    done = {each["cell"] for each in store.log() if each["event"] == "published"}
-    before = len(store.log())
+    log = store.log()
+    done = {each["cell"] for each in log if each["event"] == "published"}
+    before = len(log)
     again = subprocess.run(
         command(tmp_path, *words, "--json", "--html", str(tmp_path / "sweep.html")),
         capture_output=True,
@@ -179,7 +180,8 @@ def test_a_sweep_survives_a_killed_worker_and_a_killed_driver(engine: str, tmp_p
     jsonschema.validate(sweep, json.loads(document_schema()))
     started = {each["cell"] for each in store.log()[before:] if each["event"] == "started"}
     assert not started & done, "a cell that was done was computed again"
-    assert len(done | started) == len(RECIPES) * 4 + 3
+    # A worker may have been killed between its result and its line of the log, so that the results are counted.
+    assert len(list((store.folder / "cells").glob("*.json"))) == len(RECIPES) * 4 + 3
     assert {row["recipe"] for row in sweep["recipes"]} == set(RECIPES)
     for row in sweep["recipes"]:
         assert [task["n"] for task in row["evaluation"]["tasks"]] == [LIMIT] * 3
