@@ -172,8 +172,9 @@ class OrtBundleTest {
                 val scale = Math.sqrt(fresh.sumOf { it.toDouble() * it } / fresh.size)
                 val worst = fresh.indices.maxOf { Math.abs(fresh[it] - kept[it]).toDouble() } / scale
                 println("$name: 8 turns, $reused tokens from the cache, $dropped messages dropped; worst logit off by $worst")
-                // Kernels for int4 quantize activations: the portable ones by the rows of a call together, the others, on
-                // some processors, for one row in another way than for several. A slot that is off costs 0.07: in_place and half find it.
+                // Kernels for int4 quantize activations: the portable ones by the rows of a call together, the others,
+                // on some processors, for one row in another way than for several. A slot that is off costs 0.07:
+                // in_place and half find it.
                 assertTrue("$name: $worst", worst < if (name == "append" || name == "int8") 0.1 else 0.06)
             }
         }
