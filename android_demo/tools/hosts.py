@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 
 from helium_edge.errors import CacheFullError, UsageError
+from helium_edge.runtime.chunked_runner import ChunkedRunner
+from helium_edge.runtime.chunks import DECODE
 from helium_edge.runtime.executorch_runner import ExecutorchRunner, _Buffers
 from helium_edge.runtime.onnx_runner import OnnxRunner
 from helium_edge.signature import CacheSpec, DecoderSpec
@@ -40,19 +42,15 @@ def planned(widths: list[int], cache_len: int, position: int, count: int, dynami
     """Phase, real tokens and width of each call, or the name of the refusal."""
     calls: list[list[Any]] = []
 
-    def record(phase: str, tokens: int, width: int) -> Any:
-        calls.append([phase, tokens, width])
-        runner._position += tokens
+    def record(width: int, tokens: Sequence[int]) -> Any:
+        phase = "any" if dynamic else "decode" if width == DECODE else "prefill"
+        calls.append([phase, len(tokens), width])
         return np.zeros((1, VOCAB), np.float32)
 
     runner = (
         static_runner(widths[0], cache_len, dynamic) if len(widths) == 1 else several_widths(widths, cache_len)
     )
-    if len(widths) == 1:
-        runner._run = lambda phase, width, tokens: record(phase, len(tokens), width)
-    else:
-        runner._run = lambda method, tokens, _: record("prefill", len(tokens), method)
-        runner._step = lambda _: record("decode", 1, 1)
+    runner._run = record
     runner._position = position
     try:
         runner.prefill([5] * count)
@@ -66,17 +64,16 @@ def planned(widths: list[int], cache_len: int, position: int, count: int, dynami
 def static_runner(prefill_len: int, cache_len: int, dynamic: bool) -> Any:
     """An ONNX host of one width."""
     runner = object.__new__(OnnxRunner)
-    runner.vocab_size, runner.cache_len, runner._prefill_len = VOCAB, cache_len, prefill_len
-    runner._dynamic, runner._logits = dynamic, "last"
+    ChunkedRunner.__init__(runner, VOCAB, cache_len, "last")
+    runner._prefill_len, runner._dynamic = prefill_len, dynamic
     return runner
 
 
 def several_widths(widths: list[int], cache_len: int) -> Any:
     """An ExecuTorch host whose methods are their widths."""
-    cache = CacheSpec(1, 1, cache_len, 1, "append", batched=False)
     runner = object.__new__(ExecutorchRunner)
-    runner.vocab_size, runner.cache_len, runner._spec = VOCAB, cache_len, DecoderSpec(VOCAB, cache, widths[-1])
-    runner._prefill, runner._full = {width: width for width in widths}, None  # type: ignore[assignment,misc]
+    ChunkedRunner.__init__(runner, VOCAB, cache_len, "last")
+    runner._prefill = {width: width for width in widths}  # type: ignore[misc]
     return runner
 
 
@@ -149,8 +146,8 @@ def onnx_run(batched: bool, operations: list[int]) -> dict[str, Any]:
     spec = CacheSpec(layers=2, num_key_value_heads=2, cache_len=16, head_dim=3, update="append", batched=batched)
     log: list[Any] = []
     runner = object.__new__(OnnxRunner)
-    runner.vocab_size, runner.cache_len, runner._prefill_len, runner._position = VOCAB, 16, 4, 0
-    runner._cache, runner._logits, runner._dynamic, runner._sessions = spec, "last", False, {}
+    ChunkedRunner.__init__(runner, VOCAB, 16, "last")
+    runner._cache, runner._prefill_len, runner._dynamic, runner._sessions = spec, 4, False, {}
     runner._buffers = [np.zeros(spec.shape, np.float32) for _ in range(4)]
     steps = {
         ("prefill", 4, 1): OnnxStep(log, spec, "prefill_4", 4),
@@ -167,8 +164,8 @@ def executorch_run(buckets: list[int], widths: list[int], operations: list[int])
     spec = CacheSpec(layers=2, num_key_value_heads=2, cache_len=16, head_dim=3, update="append", batched=False)
     log: list[Any] = []
     runner = object.__new__(ExecutorchRunner)
-    runner.vocab_size, runner.cache_len, runner._spec = VOCAB, 16, DecoderSpec(VOCAB, spec, widths[-1])
-    runner._position, runner._synced, runner._bucket = 0, 0, None
+    ChunkedRunner.__init__(runner, VOCAB, 16, "last")
+    runner._spec, runner._synced, runner._bucket = DecoderSpec(VOCAB, spec, widths[-1]), 0, None
     runner._full = _Buffers(runner._spec, 16)
     runner._prefill = {width: Method(log, spec, f"prefill_{width}", width) for width in widths}  # type: ignore[misc]
     runner._decode = {slots: Method(log, spec, f"decode_{slots}", 1) for slots in [*buckets, 16]}  # type: ignore[misc]

@@ -11,14 +11,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from typing_extensions import override
 
 from helium_edge.errors import BundleError
 from helium_edge.runtime.cache_memory import cache_buffers
+from helium_edge.runtime.chunked_runner import ChunkedRunner
 from helium_edge.runtime.chunks import DECODE, next_width
 from helium_edge.runtime.coreml_program import CoremlMethod, TensorType, read_coreml
 from helium_edge.runtime.mil_interpreter import MilFunction
 from helium_edge.runtime.mil_ops import Array
-from helium_edge.runtime.runner import Logits, check_seek, check_tokens
+from helium_edge.runtime.runner import Logits
 from helium_edge.signature import (
     INPUT_IDS,
     LAST_INDEX,
@@ -33,7 +35,7 @@ from helium_edge.signature import (
 _PHASES: tuple[Phase, ...] = ("prefill", "decode")
 
 
-class CoremlRunner:
+class CoremlRunner(ChunkedRunner):
     """Runs the methods `prefill` and `decode` of one `.pte`.
 
     Args:
@@ -54,64 +56,32 @@ class CoremlRunner:
     caveat = "the CoreML program was evaluated by our MIL interpreter in float16; Apple's kernels were not run"
 
     def __init__(self, path: Path, spec: DecoderSpec) -> None:
-        cache = spec.cache
-        self.vocab_size = spec.vocab_size
-        self.cache_len = cache.cache_len
+        super().__init__(spec.vocab_size, spec.cache.cache_len, spec.logits)
         self._spec = spec
-        self._position = 0
         methods = read_coreml(path)
         pool: dict[str, Array] = {}
         self._methods = {
             phase: InterpretedMethod(find_method(methods, phase, path), _signature(spec, phase), pool)
             for phase in _PHASES
         }
-        self._buffers = cache_buffers(cache)
-
-    @property
-    def position(self) -> int:
-        """Tokens in the cache."""
-        return self._position
+        self._buffers = cache_buffers(spec.cache)
 
     @property
     def cache_buffers(self) -> list[Array]:
         """Key and value of each layer in turn, (Hkv, S, D); owned by the runner."""
         return self._buffers
 
-    def reset(self) -> None:
-        """Start a new conversation; stale slots are never read, so nothing is cleared."""
-        self._position = 0
+    @override
+    def _width(self, remaining: int, room: int) -> int:
+        return next_width([self._spec.prefill_len], remaining, room)
 
-    def seek(self, position: int) -> None:
-        """Take what the first slots hold for tokens; see `SeekableRunner.seek`."""
-        check_seek(position, self.cache_len)
-        self._position = position
-
-    def prefill(self, tokens: Sequence[int]) -> Logits:
-        """Append tokens in chunks of at most `prefill_len`; see `Runner.prefill` and `next_width`."""
-        check_tokens(tokens, position=self._position, cache_len=self.cache_len, vocab_size=self.vocab_size)
-        rows: list[Logits] = []
-        done = 0
-        while done < len(tokens):
-            left, room = len(tokens) - done, self.cache_len - self._position
-            width = next_width([self._spec.prefill_len], left, room)
-            chunk = tokens[done : done + width]
-            rows.append(self._run("decode" if width == DECODE else "prefill", chunk))
-            done += len(chunk)
-        return np.concatenate(rows) if self._spec.logits == "all" else rows[-1]
-
-    def decode(self, token: int) -> Logits:
-        """Append one token; see `Runner.decode`."""
-        check_tokens([token], position=self._position, cache_len=self.cache_len, vocab_size=self.vocab_size)
-        row: Logits = self._run("decode", [token])[0]
-        return row
-
-    def _run(self, phase: Phase, tokens: Sequence[int]) -> Logits:
-        """Run one call, of whose token slots the first `len(tokens)` are real."""
+    @override
+    def _run(self, width: int, tokens: Sequence[int]) -> Logits:
+        phase: Phase = "decode" if width == DECODE else "prefill"
         outputs = self._methods[phase](self._inputs(phase, tokens))
         for buffer, rows in zip(self._buffers, outputs[1:], strict=True):
             buffer[:, self._position : self._position + len(tokens)] = rows[:, : len(tokens)]
-        self._position += len(tokens)
-        valid = len(tokens) if self._spec.logits == "all" else 1
+        valid = len(tokens) if self._logits == "all" else 1
         logits: Logits = outputs[0][0, :valid]
         return logits
 

@@ -15,18 +15,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import torch
+from typing_extensions import override
 
 from helium_edge.documents import first_line
 from helium_edge.errors import BundleError, UsageError
 from helium_edge.runtime.cache_memory import cache_buffers
+from helium_edge.runtime.chunked_runner import ChunkedRunner
 from helium_edge.runtime.chunks import DECODE, next_width
 from helium_edge.runtime.executorch_library import load_runtime, open_program
 from helium_edge.runtime.executorch_options import set_weight_cache
 from helium_edge.runtime.quiet import quiet
-from helium_edge.runtime.runner import Logits, check_seek, check_tokens
+from helium_edge.runtime.runner import Logits
 from helium_edge.signature import DecoderSpec, GraphSignature, Phase, TextSignature
 
 Array = npt.NDArray[Any]
@@ -38,7 +39,7 @@ _live: weakref.WeakSet[object] = weakref.WeakSet()
 _loading = threading.Lock()
 
 
-class ExecutorchRunner:
+class ExecutorchRunner(ChunkedRunner):
     """Runs the decoder methods of one program.
 
     Args:
@@ -65,10 +66,8 @@ class ExecutorchRunner:
         threads: int = 0,
     ) -> None:
         cache = spec.cache
-        self.vocab_size = spec.vocab_size
-        self.cache_len = cache.cache_len
+        super().__init__(spec.vocab_size, cache.cache_len, spec.logits)
         self._spec = spec
-        self._position = 0
         self._synced = 0
         self._bucket: _Buffers | None = None
         if cache.cache_len not in decode:
@@ -86,51 +85,31 @@ class ExecutorchRunner:
         }
 
     @property
-    def position(self) -> int:
-        """Tokens in the cache."""
-        return self._position
-
-    @property
     def cache_buffers(self) -> list[Array]:
         """Key and value of each layer in turn, (Hkv, S, D); owned by the runner."""
         return self._full.arrays
 
-    def reset(self) -> None:
-        """Start a new conversation; stale slots are never read, so nothing is cleared."""
-        self._position = 0
-        self._synced = 0
-
+    @override
     def seek(self, position: int) -> None:
-        """Take what the first slots hold for tokens; see `SeekableRunner.seek`."""
-        check_seek(position, self.cache_len)
-        self._position = position
+        super().seek(position)
         self._synced = min(self._synced, position)
 
-    def prefill(self, tokens: Sequence[int]) -> Logits:
-        """Append tokens in chunks; see `Runner.prefill` and `next_width`."""
-        check_tokens(tokens, position=self._position, cache_len=self.cache_len, vocab_size=self.vocab_size)
-        widths = list(self._prefill)
-        rows: list[Logits] = []
-        done = 0
-        while done < len(tokens):
-            width = next_width(widths, len(tokens) - done, self.cache_len - self._position)
-            chunk = tokens[done : done + width]
-            if width == DECODE:
-                rows.append(self._step(chunk[0]))
-            else:
-                rows.append(self._run(self._prefill[width], chunk, self._full))
-            done += len(chunk)
-        return np.concatenate(rows) if self._spec.logits == "all" else rows[-1]
+    @override
+    def _width(self, remaining: int, room: int) -> int:
+        return next_width(list(self._prefill), remaining, room)
 
-    def decode(self, token: int) -> Logits:
-        """Append one token; see `Runner.decode`."""
-        check_tokens([token], position=self._position, cache_len=self.cache_len, vocab_size=self.vocab_size)
-        row: Logits = self._step(token)[0]
-        return row
-
-    def _step(self, token: int) -> Logits:
-        slots = next(slots for slots in self._decode if slots > self._position)
-        return self._run(self._decode[slots], [token], self._cache_of(slots))
+    @override
+    def _run(self, width: int, tokens: Sequence[int]) -> Logits:
+        if width == DECODE:
+            slots = next(slots for slots in self._decode if slots > self._position)
+            method, cache = self._decode[slots], self._cache_of(slots)
+        else:
+            method, cache = self._prefill[width], self._full
+        logits, new = method(tokens, self._position, cache)
+        for buffer, rows in zip(self._full.arrays, new, strict=True):
+            buffer[:, self._position : self._position + len(tokens)] = rows[:, : len(tokens)]
+        valid = len(tokens) if self._logits == "all" else 1
+        return logits[0, :valid]
 
     def _cache_of(self, slots: int) -> _Buffers:
         """Buffers of the decode methods with that cache, holding all tokens so far."""
@@ -145,16 +124,6 @@ class ExecutorchRunner:
             to[:, missing] = source[:, missing]
         self._synced = self._position
         return self._bucket
-
-    def _run(self, method: _Method, tokens: Sequence[int], cache: _Buffers) -> Logits:
-        """Run one call, of whose token slots the first `len(tokens)` are real."""
-        logits, new = method(tokens, self._position, cache)
-        slots = slice(self._position, self._position + len(tokens))
-        for buffer, rows in zip(self._full.arrays, new, strict=True):
-            buffer[:, slots] = rows[:, : len(tokens)]
-        self._position += len(tokens)
-        valid = len(tokens) if self._spec.logits == "all" else 1
-        return logits[0, :valid]
 
 
 class _Buffers:

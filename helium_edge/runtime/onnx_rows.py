@@ -16,7 +16,7 @@ import onnx
 from helium_edge.documents import first_line
 from helium_edge.errors import BundleError
 from helium_edge.runtime.onnx_runner import OnnxRunner
-from helium_edge.runtime.runner import Logits, check_tokens
+from helium_edge.runtime.runner import Logits
 from helium_edge.signature import LAST_INDEX, LOGITS, DecoderSpec
 
 _FOLDER_OPTION = "session.model_external_initializers_file_folder_path"
@@ -52,13 +52,13 @@ class OnnxRowsRunner(OnnxRunner):
 
     def prefill_rows(self, tokens: Sequence[int]) -> Logits:
         """Append tokens and return the logits of each; see `RowsRunner.prefill_rows`."""
-        check_tokens(tokens, position=self.position, cache_len=self.cache_len, vocab_size=self.vocab_size)
+        self._check(tokens)
         rows = []
         for start in range(0, len(tokens), self._prefill_len):
             chunk = tokens[start : start + self._prefill_len]
             step = self._step("any", len(chunk), len(chunk))
-            step.set_inputs(chunk, self.position)
-            self._finish(step, len(chunk))
+            self._call(step, chunk)
+            self._position += len(chunk)
             rows.append(step.logits[0].copy())
         return np.concatenate(rows)
 

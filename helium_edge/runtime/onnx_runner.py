@@ -14,13 +14,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
+from typing_extensions import override
 
 from helium_edge.documents import first_line
 from helium_edge.errors import BundleError
 from helium_edge.runtime.cache_memory import cache_buffers
+from helium_edge.runtime.chunked_runner import ChunkedRunner
 from helium_edge.runtime.chunks import DECODE, next_width
 from helium_edge.runtime.mapped_pages import release_clean_pages
-from helium_edge.runtime.runner import Logits, check_seek, check_tokens
+from helium_edge.runtime.runner import Logits
 from helium_edge.signature import (
     DecoderSpec,
     GraphSignature,
@@ -31,7 +33,7 @@ from helium_edge.signature import (
 Array = npt.NDArray[Any]
 
 
-class OnnxRunner:
+class OnnxRunner(ChunkedRunner):
     """Runs the decoder graphs of one folder.
 
     Args:
@@ -64,12 +66,9 @@ class OnnxRunner:
         models: Mapping[Phase, bytes] | None = None,
     ) -> None:
         cache = spec.cache
-        self.vocab_size = spec.vocab_size
-        self.cache_len = cache.cache_len
+        super().__init__(spec.vocab_size, cache.cache_len, spec.logits)
         self._cache = cache
-        self._logits = spec.logits
         self._prefill_len = spec.prefill_len
-        self._position = 0
         self._buffers = cache_buffers(cache)
         self._values = [ort.OrtValue.ortvalue_from_numpy(buffer) for buffer in self._buffers]
         options = _session_options(threads, session_config or {})
@@ -82,55 +81,27 @@ class OnnxRunner:
         self._steps: dict[tuple[Phase, int, int], _Step] = {}
 
     @property
-    def position(self) -> int:
-        """Tokens in the cache."""
-        return self._position
-
-    @property
     def cache_buffers(self) -> list[Array]:
         """Key and value of each layer in turn, shaped as the graphs take them; owned by the runner."""
         return self._buffers
 
-    def reset(self) -> None:
-        """Start a new conversation; stale slots are never read, so nothing is cleared."""
-        self._position = 0
+    @override
+    def _width(self, remaining: int, room: int) -> int:
+        if self._dynamic:
+            return min(remaining, self._prefill_len)
+        return next_width([self._prefill_len], remaining, room)
 
-    def seek(self, position: int) -> None:
-        """Take what the first slots hold for tokens; see `SeekableRunner.seek`."""
-        check_seek(position, self.cache_len)
-        self._position = position
-
-    def prefill(self, tokens: Sequence[int]) -> Logits:
-        """Append tokens in chunks of at most `prefill_len`; see `Runner.prefill` and `next_width`."""
-        check_tokens(tokens, position=self._position, cache_len=self.cache_len, vocab_size=self.vocab_size)
-        rows: list[Logits] = []
-        done = 0
-        while done < len(tokens):
-            left = len(tokens) - done
-            if self._dynamic:
-                phase: Phase = "any"
-                width = min(left, self._prefill_len)
-            else:
-                width = next_width([self._prefill_len], left, self.cache_len - self._position)
-                phase = "decode" if width == DECODE else "prefill"
-            chunk = tokens[done : done + width]
-            rows.append(self._run(phase, width, chunk))
-            done += len(chunk)
-        return np.concatenate(rows) if self._logits == "all" else rows[-1]
-
-    def decode(self, token: int) -> Logits:
-        """Append one token; see `Runner.decode`."""
-        check_tokens([token], position=self._position, cache_len=self.cache_len, vocab_size=self.vocab_size)
-        row: Logits = self._run("any" if self._dynamic else "decode", 1, [token])[0]
-        return row
-
-    def _run(self, phase: Phase, width: int, tokens: Sequence[int]) -> Logits:
-        """Run one call of `width` token slots, of which the first `len(tokens)` are real."""
-        step = self._step(phase, width)
-        step.set_inputs(tokens, self._position)
-        self._finish(step, len(tokens))
+    @override
+    def _run(self, width: int, tokens: Sequence[int]) -> Logits:
+        step = self._step(self._phase(width), width)
+        self._call(step, tokens)
         valid = len(tokens) if self._logits == "all" else 1
         return step.logits[0, :valid].copy()
+
+    def _phase(self, width: int) -> Phase:
+        if self._dynamic:
+            return "any"
+        return "decode" if width == DECODE else "prefill"
 
     def _step(self, phase: Phase, width: int, rows: int = 1) -> _Step:
         """The arrays of calls of one width that ask for so many rows, where the graph does not return all."""
@@ -142,13 +113,13 @@ class OnnxRunner:
                 self._steps[phase, width, rows] = step
         return step
 
-    def _finish(self, step: _Step, tokens: int) -> None:
-        """Run a call and take the rows of its real tokens into the cache."""
+    def _call(self, step: _Step, tokens: Sequence[int]) -> None:
+        """Run a call and take the rows of its tokens into the cache."""
+        step.set_inputs(tokens, self._position)
         step.run()
         for buffer, rows in zip(self._buffers, step.new_rows, strict=False):
-            slots = slice(self._position, self._position + tokens)
-            buffer.reshape(self._cache.shape[-3:])[:, slots] = rows[:, :tokens]
-        self._position += tokens
+            slots = slice(self._position, self._position + len(tokens))
+            buffer.reshape(self._cache.shape[-3:])[:, slots] = rows[:, : len(tokens)]
 
     def _signature(self, phase: Phase, width: int) -> GraphSignature:
         return GraphSignature(phase, width, self.vocab_size, self._cache, self._logits)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from typing_extensions import override
 
 from helium_edge.model.decoder import HeliumDecoder
-from helium_edge.runtime.runner import Logits, check_seek, check_tokens
+from helium_edge.runtime.chunked_runner import ChunkedRunner
+from helium_edge.runtime.runner import Logits
 
 
-class TorchRunner:
+class TorchRunner(ChunkedRunner):
     """Runs a `HeliumDecoder`; `prefill` returns the logits of every token.
 
     Args:
@@ -20,47 +22,22 @@ class TorchRunner:
 
     def __init__(self, decoder: HeliumDecoder, prefill_len: int = 128) -> None:
         config = decoder.config
-        self.vocab_size = config.vocab_size
-        self.cache_len = decoder.cache_len
+        super().__init__(config.vocab_size, decoder.cache_len, "all")
         self._decoder = decoder
         self._prefill_len = prefill_len
-        self._position = 0
         shape = (config.num_key_value_heads, decoder.cache_len, config.head_dim)
         self._past = [torch.zeros(shape) for _ in range(2 * config.num_hidden_layers)]
 
-    @property
-    def position(self) -> int:
-        """Tokens in the cache."""
-        return self._position
+    @override
+    def _width(self, remaining: int, room: int) -> int:
+        return min(remaining, self._prefill_len)
 
-    def reset(self) -> None:
-        """Start a new conversation."""
-        self._position = 0
-
-    def seek(self, position: int) -> None:
-        """Keep the first tokens of the cache; see `RewindableRunner.seek`. Stale slots are never read."""
-        check_seek(position, self.cache_len)
-        self._position = position
-
-    def prefill(self, tokens: Sequence[int]) -> Logits:
-        """Append tokens; returns (len(tokens), V)."""
-        check_tokens(tokens, position=self._position, cache_len=self.cache_len, vocab_size=self.vocab_size)
-        chunks = [tokens[i : i + self._prefill_len] for i in range(0, len(tokens), self._prefill_len)]
-        logits: Logits = torch.cat([self._step(chunk) for chunk in chunks]).numpy()
-        return logits
-
-    def decode(self, token: int) -> Logits:
-        """Append one token; returns (V,)."""
-        row: Logits = self.prefill([token])[0]
-        return row
-
+    @override
     @torch.inference_mode()
-    def _step(self, tokens: Sequence[int]) -> torch.Tensor:
+    def _run(self, width: int, tokens: Sequence[int]) -> Logits:
         ids = torch.tensor([list(tokens)], dtype=torch.int64)
-        logits, new = self._decoder(ids, torch.tensor([self._position]), self._past)
-        end = self._position + len(tokens)
+        found, new = self._decoder(ids, torch.tensor([self._position]), self._past)
         for buffer, rows in zip(self._past, new, strict=True):
-            buffer[:, self._position : end] = rows
-        self._position = end
-        result: torch.Tensor = logits[0]
-        return result
+            buffer[:, self._position : self._position + len(tokens)] = rows
+        logits: Logits = found[0].numpy()
+        return logits
