@@ -8,8 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from arm64.compare import (
     Arm64Report,
     CallResult,
@@ -34,6 +32,7 @@ from arm64.toolchain import (
 )
 from arm64.wheels import Library, fetch_library
 from helium_edge.bundle import Bundle, open_bundle
+from helium_edge.bundle.kv_scales import read_kv_scales
 from helium_edge.config import ModelConfig
 from helium_edge.errors import ParityError, UsageError
 from helium_edge.generation import language_model
@@ -103,7 +102,7 @@ def check_arm64(
     progress.stage("compare with torch")
     store, recipe = _weights(bundle)
     arithmetic = load_target(bundle.manifest.target.name).arithmetic(recipe, store.plan, CPUS[cpu].kind)
-    yardstick = Yardstick(store, arithmetic, bundle.manifest.cache_len)
+    yardstick = Yardstick(store, arithmetic, bundle.manifest.cache_len, read_kv_scales(bundle))
     cache = [buffer.reshape(buffer.shape[-3:]) for buffer in model.runner.cache_buffers]
     of_rule = list(against_rule(yardstick, calls, found, cache))  # before the runner goes on
     differences = (
@@ -118,7 +117,7 @@ def check_arm64(
         median_limit=median_limit,
         calls=tuple(differences),
         rule=arithmetic.name,
-        rule_limit=rule_limit(bundle.manifest, store, CPUS[cpu]),
+        rule_limit=rule_limit(bundle.manifest, store, CPUS[cpu], exact=arithmetic.exact),
         **_golden(bundle, model.runner, there),
     )
 
@@ -152,11 +151,6 @@ def _package(bundle: Bundle) -> str:
         raise UsageError(
             f"{bundle.folder.name}: the ARM64 run takes language models; {manifest.model.architecture} is none"
         )
-    if manifest.cache.dtype != "float32":
-        raise UsageError(
-            f"{bundle.folder.name}: its {manifest.cache.dtype} KV cache is not run on ARM64 here",
-            hint="export one with kv_cache: float32",
-        )
     return package
 
 
@@ -187,10 +181,10 @@ def _run_there(
         with rows.open("wb") as file:
             for result in expected:
                 for values in result.rows:
-                    file.write(values.astype("<f4").tobytes())
+                    file.write(values.astype(values.dtype.newbyteorder("<")).tobytes())
         arguments = [str(script), str(rows), str(out), str(bundle.folder), *library.program_arguments()]
         emulate(tools, cpu, program, arguments, system)
-        return list(read_results(np.fromfile(out, "<f4"), bundle.manifest.decoder_spec(), calls))
+        return list(read_results(out.read_bytes(), bundle.manifest.decoder_spec(), calls))
 
 
 __all__ = [

@@ -1,14 +1,14 @@
 // The part of the ARM64 runners that knows no runtime: reads a script, owns the KV cache, writes what calls give.
 //
-// Beside the script stands a file of float32 values: for each call the rows of the cache that the other processor
-// wrote, key and value of each layer in turn, (HEADS, COUNT, HEAD_DIM). Every call starts from them, so that the
-// difference of one call does not carry over to the next. The output is float32 too: of each call the logits of
-// its last token, or of all its tokens, then its own rows in the same order.
+// Beside the script stands a file with the rows of the cache, in its own type, that the other processor wrote in each
+// call: key and value of each layer in turn, (HEADS, COUNT, HEAD_DIM). Every call starts from them, so that the
+// difference of one call does not carry over to the next. The output has, of each call, the logits of its last token,
+// or of all its tokens, in float32, then its own rows in the same order and type.
 //
 // A script is text, strings in double quotes, everything else a number or a word, in this order:
 //
-//   helium-edge-script 1
-//   VOCAB  last|all  INDEX_BITS  BATCHED  LAYERS  HEADS  SLOTS  HEAD_DIM
+//   helium-edge-script 2
+//   VOCAB  last|all  INDEX_BITS  BATCHED  float32|float16|int8  LAYERS  HEADS  SLOTS  HEAD_DIM
 //   GRAPHS, then of each:  "FILE" "METHOD"  TOKENS (0: free)  SLOTS
 //                          INPUTS, then of each "NAME" "ROLE";  OUTPUTS, then of each "NAME" "ROLE"
 //   CALLS, then of each:   GRAPH  COUNT  ID ID ...
@@ -21,6 +21,7 @@
 #include <fstream>
 #include <iomanip>
 #include <iostream>
+#include <map>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -30,6 +31,7 @@
 namespace helium_edge {
 
 using Floats = std::vector<float>;
+using Bytes = std::vector<char>;
 
 struct Call {
   size_t graph = 0;
@@ -39,6 +41,7 @@ struct Call {
 struct Script {
   int64_t vocab = 0, index_bits = 0, batched = 0, layers = 0, heads = 0, slots = 0, head_dim = 0;
   bool all_logits = false;
+  Type cache_type = Type::kFloat32;
   std::vector<Graph> graphs;
   std::vector<Call> calls;
 };
@@ -57,12 +60,15 @@ inline std::vector<Entry> read_entries(std::istream& in) {
 
 inline Script read_script(const std::string& path) {
   std::ifstream in(path);
-  std::string word, logits;
+  static const std::map<std::string, Type> types{
+      {"float32", Type::kFloat32}, {"float16", Type::kFloat16}, {"int8", Type::kInt8}};
+  std::string word, logits, type;
   int version = 0;
   Script script;
-  in >> word >> version >> script.vocab >> logits >> script.index_bits >> script.batched >> script.layers >>
+  in >> word >> version >> script.vocab >> logits >> script.index_bits >> script.batched >> type >> script.layers >>
       script.heads >> script.slots >> script.head_dim;
   script.all_logits = logits == "all";
+  if (types.count(type)) script.cache_type = types.at(type);
   size_t count = 0;
   in >> count;
   for (size_t i = 0; in && i < count; ++i) {
@@ -80,7 +86,7 @@ inline Script read_script(const std::string& path) {
     for (int64_t id = 0; ids > 0 && in >> id; --ids) call.ids.push_back(id);
     script.calls.push_back(call);
   }
-  if (!in || word != "helium-edge-script" || version != 1) throw std::runtime_error("the script is not readable");
+  if (!in || word != "helium-edge-script" || version != 2 || !types.count(type)) throw std::runtime_error("the script is not readable");
   return script;
 }
 
@@ -88,7 +94,9 @@ inline Script read_script(const std::string& path) {
 class Host {
  public:
   explicit Host(const Script& script)
-      : script_(script), cache_(2 * script.layers, Floats(script.heads * script.slots * script.head_dim)) {}
+      : script_(script),
+        row_(script.head_dim * static_cast<int64_t>(size_of(script.cache_type))),
+        cache_(2 * script.layers, Bytes(script.heads * script.slots * row_)) {}
 
   // Run one call and write what it gives; then put the rows that are read from `rows` in the place of its own.
   void run(Backend& backend, const Call& call, std::istream& rows, std::ostream& out) {
@@ -102,8 +110,8 @@ class Host {
     ids.resize(width, ids.back());  // any valid id; what it gives is unused
     Index past(position_), last(count - 1);
     const bool whole = graph.slots == script_.slots;
-    std::vector<Floats> shorter = whole ? std::vector<Floats>() : first_slots(graph.slots);
-    std::vector<Floats>& cache = whole ? cache_ : shorter;
+    std::vector<Bytes> shorter = whole ? std::vector<Bytes>() : first_slots(graph.slots);
+    std::vector<Bytes>& cache = whole ? cache_ : shorter;
 
     std::vector<Buffer> inputs, outputs;
     size_t pasts = 0, presents = 0;
@@ -115,29 +123,30 @@ class Host {
       } else if (entry.role == "last_index") {
         inputs.push_back(last.buffer(script_.index_bits));
       } else if (entry.role == "past_key" || entry.role == "past_value") {
-        inputs.push_back({Type::kFloat32, cache_shape(graph.slots), cache.at(pasts++).data()});
+        inputs.push_back({script_.cache_type, cache_shape(graph.slots), cache.at(pasts++).data()});
       } else {
         throw std::runtime_error("input " + entry.name + ": the role " + entry.role + " is not known");
       }
     }
     Floats logits((script_.all_logits ? width : 1) * script_.vocab);
-    std::vector<Floats> fresh;
+    std::vector<Bytes> fresh;
     fresh.reserve(graph.outputs.size());
     for (const Entry& entry : graph.outputs) {
       if (entry.role == "logits") {
         outputs.push_back({Type::kFloat32, {1, script_.all_logits ? width : 1, script_.vocab}, logits.data()});
       } else if (whole && (entry.role == "present_key" || entry.role == "present_value")) {
-        outputs.push_back({Type::kFloat32, cache_shape(graph.slots), cache.at(presents++).data()});
+        outputs.push_back({script_.cache_type, cache_shape(graph.slots), cache.at(presents++).data()});
       } else if (entry.role == "new_key" || entry.role == "new_value") {
-        fresh.emplace_back(script_.heads * width * script_.head_dim);
-        outputs.push_back({Type::kFloat32, {script_.heads, width, script_.head_dim}, fresh.back().data()});
+        fresh.emplace_back(script_.heads * width * row_);
+        outputs.push_back({script_.cache_type, {script_.heads, width, script_.head_dim}, fresh.back().data()});
       } else {
         throw std::runtime_error("output " + entry.name + ": the role " + entry.role + " is not known");
       }
     }
     backend.run(graph, inputs, outputs);
     for (size_t i = 0; i < fresh.size(); ++i) append(cache_.at(i), fresh[i], width, count);
-    write(out, logits.data(), (script_.all_logits ? count : 1) * script_.vocab);
+    const int64_t values = (script_.all_logits ? count : 1) * script_.vocab;
+    out.write(reinterpret_cast<const char*>(logits.data()), values * static_cast<int64_t>(sizeof(float)));
     exchange_rows(count, rows, out);
     position_ += count;
   }
@@ -160,43 +169,40 @@ class Host {
   }
 
   // The tokens so far in a cache of fewer slots.
-  std::vector<Floats> first_slots(int64_t slots) const {
-    std::vector<Floats> result(cache_.size(), Floats(script_.heads * slots * script_.head_dim));
+  std::vector<Bytes> first_slots(int64_t slots) const {
+    std::vector<Bytes> result(cache_.size(), Bytes(script_.heads * slots * row_));
     for (size_t i = 0; i < cache_.size(); ++i) {
       for (int64_t head = 0; head < script_.heads; ++head) {
-        const float* from = cache_[i].data() + head * script_.slots * script_.head_dim;
-        std::copy_n(from, position_ * script_.head_dim, result[i].data() + head * slots * script_.head_dim);
+        const char* from = cache_[i].data() + head * script_.slots * row_;
+        std::copy_n(from, position_ * row_, result[i].data() + head * slots * row_);
       }
     }
     return result;
   }
 
   // Copy the real ones of the new rows to their slots.
-  void append(Floats& cache, const Floats& rows, int64_t width, int64_t count) const {
+  void append(Bytes& cache, const Bytes& rows, int64_t width, int64_t count) const {
     for (int64_t head = 0; head < script_.heads; ++head) {
-      float* to = cache.data() + (head * script_.slots + position_) * script_.head_dim;
-      std::copy_n(rows.data() + head * width * script_.head_dim, count * script_.head_dim, to);
+      char* to = cache.data() + (head * script_.slots + position_) * row_;
+      std::copy_n(rows.data() + head * width * row_, count * row_, to);
     }
   }
 
   // Write the rows of the last call, wherever the graph put them, and read those that take their place.
   void exchange_rows(int64_t count, std::istream& in, std::ostream& out) {
-    for (Floats& cache : cache_) {
+    for (Bytes& cache : cache_) {
       for (int64_t head = 0; head < script_.heads; ++head) {
-        float* row = cache.data() + (head * script_.slots + position_) * script_.head_dim;
-        write(out, row, count * script_.head_dim);
-        in.read(reinterpret_cast<char*>(row), count * script_.head_dim * static_cast<int64_t>(sizeof(float)));
+        char* rows = cache.data() + (head * script_.slots + position_) * row_;
+        out.write(rows, count * row_);
+        in.read(rows, count * row_);
       }
     }
     if (!in) throw std::runtime_error("the file of rows is too short");
   }
 
-  static void write(std::ostream& out, const float* values, int64_t count) {
-    out.write(reinterpret_cast<const char*>(values), count * static_cast<int64_t>(sizeof(float)));
-  }
-
   const Script& script_;
-  std::vector<Floats> cache_;
+  const int64_t row_;  // bytes of a head and token
+  std::vector<Bytes> cache_;
   int64_t position_ = 0;
 };
 

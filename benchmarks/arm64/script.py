@@ -82,9 +82,10 @@ def write_script(manifest: Manifest, calls: Sequence[Call]) -> str:
     cache = spec.cache
     lengths = {entry.dtype for graph in manifest.graphs for entry in graph.inputs if entry.role == "past_length"}
     sizes = (cache.layers, cache.num_key_value_heads, cache.cache_len, cache.head_dim)
-    facts = (spec.vocab_size, spec.logits, 64 if lengths == {"int64"} else 32, int(cache.batched), *sizes)
+    index_bits = 64 if lengths == {"int64"} else 32
+    facts = (spec.vocab_size, spec.logits, index_bits, int(cache.batched), cache.dtype, *sizes)
     lines = [
-        "helium-edge-script 1",
+        "helium-edge-script 2",
         " ".join(str(fact) for fact in facts),
         str(len(manifest.graphs)),
         *(line for graph in manifest.graphs for line in _graph_lines(graph)),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -49,8 +50,8 @@ class FakeRunner:
         return self.prefill((token,))[0]
 
 
-def flat(results: list[CallResult]) -> np.ndarray:
-    return np.concatenate([part.ravel() for result in results for part in (result.logits, *result.rows)])
+def written(results: list[CallResult]) -> bytes:
+    return b"".join(part.tobytes() for result in results for part in (result.logits, *result.rows))
 
 
 def test_rows_of_every_call_are_taken_from_the_cache() -> None:
@@ -62,10 +63,16 @@ def test_rows_of_every_call_are_taken_from_the_cache() -> None:
     assert second.logits.tolist() == [[3.0] * 7]
 
 
-def test_results_are_read_back_as_they_were_written() -> None:
-    expected = run_here(FakeRunner(), CALLS)
-    found = list(read_results(flat(expected), SPEC, CALLS))
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
+def test_results_are_read_back_as_they_were_written(dtype: str) -> None:
+    expected = [
+        CallResult(result.logits, [rows.astype(dtype) for rows in result.rows])
+        for result in run_here(FakeRunner(), CALLS)
+    ]
+    spec = replace(SPEC, cache=replace(SPEC.cache, dtype=dtype))
+    found = list(read_results(written(expected), spec, CALLS))
     for one, other in zip(found, expected, strict=True):
+        assert [rows.dtype for rows in one.rows] == [dtype] * 4
         assert np.array_equal(one.logits, other.logits)
         assert all(np.array_equal(a, b) for a, b in zip(one.rows, other.rows, strict=True))
 
@@ -73,16 +80,16 @@ def test_results_are_read_back_as_they_were_written() -> None:
 def test_all_logits_are_read_where_the_graph_gives_all() -> None:
     spec = DecoderSpec(7, SPEC.cache, 4, "all")
     values = np.arange(2 * 7 + 4 * 24 + 7 + 4 * 12, dtype=np.float32)
-    first, second = read_results(values, spec, CALLS)
+    first, second = read_results(values.tobytes(), spec, CALLS)
     assert (first.logits.shape, second.logits.shape) == ((2, 7), (1, 7))
     assert second.logits[0, 0] == 14 + 96
 
 
 @pytest.mark.parametrize(("change", "word"), [(-1, "less"), (1, "more")])
 def test_output_of_another_size_is_refused(change: int, word: str) -> None:
-    values = np.zeros(len(flat(run_here(FakeRunner(), CALLS))) + change, np.float32)
+    size = len(written(run_here(FakeRunner(), CALLS))) + change
     with pytest.raises(BundleError, match=f"wrote {word} than"):
-        list(read_results(values, SPEC, CALLS))
+        list(read_results(bytes(size), SPEC, CALLS))
 
 
 def random_result(seed: int = 0) -> CallResult:

@@ -87,7 +87,7 @@ def test_the_script_says_everything_that_a_runner_needs() -> None:
     manifest = executorch_manifest()
     calls = plan_calls(manifest, list(range(5, 15)))
     lines = write_script(manifest, calls).splitlines()
-    assert lines[:2] == ["helium-edge-script 1", "160 last 64 0 1 2 32 16"]
+    assert lines[:2] == ["helium-edge-script 2", "160 last 64 0 float32 1 2 32 16"]
     assert lines[2:4] == ["4", '"decoder.pte" "prefill" 8 32']
     assert lines[4:10] == [
         "5", '"input_ids" "tokens"', '"past_length" "past_length"', '"last_index" "last_index"',
@@ -104,7 +104,7 @@ def test_the_script_says_everything_that_a_runner_needs() -> None:
 def test_onnx_scripts_have_narrow_lengths_and_a_free_width() -> None:
     manifest = make_manifest()
     lines = write_script(manifest, plan_calls(manifest, [5] * 10)).splitlines()
-    assert lines[1] == "160 last 32 1 1 2 32 16"
+    assert lines[1] == "160 last 32 1 float32 1 2 32 16"
     assert '"decoder.onnx" "" 0 32' in lines
     assert '"present.0.value" "present_value"' in lines
 
