@@ -2,12 +2,15 @@
 
     python benchmarks/arm64_instructions.py --update
     python benchmarks/arm64_instructions.py --cpu cortex-a76 --runtime onnx
+    python benchmarks/arm64_instructions.py --whole
 
 Runs the aarch64 wheels of the installed runtimes over single operators as our targets emit them, at the width of
 Helium 2B, and fits instructions and bytes a weight, a token of the cache and a call. Without --update the result
 is held against the committed table (helium_edge/bench/arm64_costs.json): a figure that is off by more than 3 %
 ends the command with exit code 4. With it the table is written, and benchmarks/results/arm64.md is made from it.
-docs/performance.md says what follows. Needs qemu-user, qemu-user-static and g++-aarch64-linux-gnu of Debian.
+--whole counts bundles of two layers as they are, a decode step and a prefill each, and ends with exit code 4
+where the sum of the operators misses one by more than 5 %. docs/performance.md says what follows. Needs qemu-user,
+qemu-user-static and g++-aarch64-linux-gnu of Debian.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ from arm64.fit import Table, differences, fit
 from arm64.jobs import RUNTIMES
 from arm64.tables import write_results
 from arm64.wheels import fetch_library
+from arm64.whole import Whole, count_whole
 from helium_edge.bench.phones import COSTS
 from helium_edge.errors import HeliumEdgeError, ParityError
 from helium_edge.schemas import significant
@@ -33,6 +37,7 @@ from helium_edge.schemas import significant
 CPUS = ("cortex-a76", "i8mm")
 """With the dot product alone, and with matrix products of int8."""
 TOLERANCE = 0.03
+WHOLE_TOLERANCE = 0.05
 
 
 def count(runtimes: Sequence[str], cpus: Sequence[str]) -> Table:
@@ -52,6 +57,29 @@ def count(runtimes: Sequence[str], cpus: Sequence[str]) -> Table:
     return found
 
 
+def whole(runtimes: Sequence[str], cpus: Sequence[str]) -> list[Whole]:
+    """Print what whole bundles execute beside the sum of their operators.
+
+    Returns:
+        Those of which the sum is off.
+    """
+    tools, off = find_counter(), []
+    print(f"{'':18} {'':10} {'':7} {'counted':>21}   {'the sum':>21}   {'off':>6}")
+    for runtime in runtimes:
+        library = fetch_library(RUNTIMES[runtime][0])
+        for cpu in cpus:
+            with tempfile.TemporaryDirectory(prefix="helium-edge-arm64-") as name:
+                for each in count_whole(tools, library, runtime, cpu, Path(name)):
+                    counted = f"{each.count.instructions / 1e6:,.1f} M, {each.count.bytes_read / 1e6:,.0f} MB"
+                    total = f"{each.instructions / 1e6:,.1f} M, {each.bytes / 1e6:,.0f} MB"
+                    line = (
+                        f"{each.recipe:18} {cpu:10} {each.phase:7} {counted:>21}   {total:>21}   {each.off:+6.1%}"
+                    )
+                    print(line, flush=True)
+                    off += [each] if abs(each.off) > WHOLE_TOLERANCE else []
+    return off
+
+
 def rounded(data: Any) -> Any:
     """The same with four significant digits: counts repeat to one or two in a hundred."""
     if isinstance(data, dict):
@@ -64,8 +92,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--runtime", choices=sorted(RUNTIMES), action="append", help="by default all")
     parser.add_argument("--cpu", choices=CPUS, action="append", help="by default both")
     parser.add_argument("--update", action="store_true", help="write the table instead of comparing with it")
+    parser.add_argument("--whole", action="store_true", help="count bundles of two layers instead")
     given = parser.parse_args(arguments)
     try:
+        if given.whole:
+            missed = whole(given.runtime or list(RUNTIMES), given.cpu or CPUS)
+            if missed:
+                raise ParityError(f"the sum of the operators misses {len(missed)} calls by more than 5 %")
+            return 0
         found = count(given.runtime or list(RUNTIMES), given.cpu or CPUS)
         if given.update:
             before = Table(**json.loads(COSTS.read_text(encoding="utf-8"))) if COSTS.is_file() else Table({}, {})

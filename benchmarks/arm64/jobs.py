@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+import torch
 
 from arm64.operators import Array, Job, Output
 from helium_edge.config import ModelConfig
@@ -33,8 +34,8 @@ COLUMNS = (64, 256)
 CONTEXTS = (64, 512)
 """Tokens in the cache."""
 HEADS, CHUNK = 2, 128
-_CACHES = {"float32": "onnx-int4", "int8": "onnx-int4-kv8", "float16": "onnx-int4-kv16"}
-"""A recipe for each type of cache."""
+_CACHES = {"float32": "", "int8": "-kv8", "float16": "-kv16"}
+"""By type of cache, how the recipes that have it end."""
 
 ONNX_BODIES = ("int4-g32", "int4-g64", "int4-g128", "int4-g32-asym", "int4-g64-asym", "int4-g128-asym")
 INT8_BLOCKS = (32, 128, 256)
@@ -60,7 +61,8 @@ class Counted:
     job: Job
 
 
-def _config(hidden: int, inner: int, vocab: int, heads: int) -> ModelConfig:
+def make_config(hidden: int, inner: int, vocab: int, heads: int) -> ModelConfig:
+    """A model of one layer."""
     return ModelConfig.from_dict(
         {
             "model_type": "helium", "architectures": ["HeliumForCausalLM"], "hidden_size": hidden,
@@ -87,7 +89,8 @@ def _recipe(name: str, body: str, cache_len: int, **options: Any) -> Recipe:
     return Recipe.model_validate_json(json.dumps(data))
 
 
-def _build(config: ModelConfig, recipe: Recipe, folder: Path) -> None:
+def build(config: ModelConfig, recipe: Recipe, folder: Path) -> None:
+    """Write the graphs of a recipe's one target into a new folder, over made-up weights."""
     (name,) = recipe.targets.names()
     folder.mkdir(parents=True)
     store: Any = MadeUpStore(config, recipe.quantization)
@@ -119,10 +122,10 @@ def onnx_jobs(folder: Path) -> Iterator[Counted]:
 def _onnx_products(
     folder: Path, body: str, columns: int, block: int, *, head: bool, gate: bool = True
 ) -> Iterator[Counted]:
-    config = _config(WIDTH, columns, columns, WIDTH // HEAD_DIM)
+    config = make_config(WIDTH, columns, columns, WIDTH // HEAD_DIM)
     recipe = _recipe("onnx-int4", body, 256, int8_block_size=block)
     source = folder / f"{body}-{columns}-{block}"
-    _build(config, recipe, source)
+    build(config, recipe, source)
     anatomy = onnx_anatomy.dissect(ir.load(source / "decoder.onnx"), config, "decoder.onnx")
     assert anatomy.head is not None
     wanted = {body: anatomy.layers[0].gate} if gate else {}
@@ -137,10 +140,10 @@ def _onnx_products(
 
 
 def _onnx_attention(folder: Path, cache: str) -> Iterator[Counted]:
-    config = _config(HEADS * HEAD_DIM, 64, 64, HEADS)
-    recipe = _recipe(_CACHES[cache], "int4-g32", 1024)
+    config = make_config(HEADS * HEAD_DIM, 64, 64, HEADS)
+    recipe = _recipe(f"onnx-int4{_CACHES[cache]}", "int4-g32", 1024)
     source = folder / f"attention-{cache}"
-    _build(config, recipe, source)
+    build(config, recipe, source)
     anatomy = onnx_anatomy.dissect(ir.load(source / "decoder.onnx"), config, "decoder.onnx")
     spec: CacheSpec = load_target("onnx").cache(config, recipe)
     inputs, outputs = layer_pieces(anatomy, 0, spec)[2]
@@ -181,11 +184,11 @@ def _attention_job(file: str, rows: int, context: int, spec: CacheSpec, model: i
 
 
 def _onnx_others(folder: Path) -> Iterator[Counted]:
-    wide, inner = _config(WIDTH, 64, 64, WIDTH // HEAD_DIM), _config(64, INNER, 64, 1)
+    wide, inner = make_config(WIDTH, 64, 64, WIDTH // HEAD_DIM), make_config(64, INNER, 64, 1)
     for kind, config, size in (("norm", wide, WIDTH), ("activation", inner, INNER)):
         source = folder / kind
         recipe = _recipe("onnx-int4", "int4-g32", 256)
-        _build(config, recipe, source)
+        build(config, recipe, source)
         anatomy = onnx_anatomy.dissect(ir.load(source / "decoder.onnx"), config, "decoder.onnx")
         pieces = layer_pieces(anatomy, 0, load_target("onnx").cache(config, recipe))
         inputs, outputs = pieces[4 if kind == "norm" else 6]
@@ -221,12 +224,13 @@ def pte_jobs(folder: Path) -> Iterator[Counted]:
     for columns in COLUMNS:
         for body in PTE_BODIES:
             yield from _pte_products(folder, body, columns)
-    for length in CONTEXTS:
-        yield from _pte_attention(folder, length)
+    for cache in _CACHES:
+        for length in CONTEXTS:
+            yield from _pte_attention(folder, cache, length)
 
 
 def _pte_products(folder: Path, body: str, columns: int) -> Iterator[Counted]:
-    config = _config(WIDTH, columns, 64, WIDTH // HEAD_DIM)
+    config = make_config(WIDTH, columns, 64, WIDTH // HEAD_DIM)
     pte = _build_pte(
         config,
         _recipe("xnnpack-int4", body, 256, cache_buckets=[], prefill_buckets=[]),
@@ -242,11 +246,11 @@ def _pte_products(folder: Path, body: str, columns: int) -> Iterator[Counted]:
         yield Counted("product", body, rows, WIDTH * product.rows, job)
 
 
-def _pte_attention(folder: Path, length: int) -> Iterator[Counted]:
+def _pte_attention(folder: Path, cache: str, length: int) -> Iterator[Counted]:
     """A method pays for every slot of its cache, whatever lies in it."""
-    config = _config(HEADS * HEAD_DIM, 64, 64, HEADS)
-    recipe = _recipe("xnnpack-int4", "int4-g32", length, cache_buckets=[], prefill_buckets=[])
-    pte = _build_pte(config, recipe, folder, f"attention-{length}")
+    config = make_config(HEADS * HEAD_DIM, 64, 64, HEADS)
+    recipe = _recipe(f"xnnpack-int4{_CACHES[cache]}", "int4-g32", length, cache_buckets=[], prefill_buckets=[])
+    pte = _build_pte(config, recipe, folder, f"attention-{cache}-{length}")
     for method, rows in (("decode", 1), ("prefill", CHUNK)):
         if rows >= length:
             continue
@@ -254,19 +258,22 @@ def _pte_attention(folder: Path, length: int) -> Iterator[Counted]:
         inputs, outputs = xnnpack_pieces(anatomy, 0)[2]
         work = Piecework(anatomy.delegate)
         work.piece(dict(inputs), {"attention": outputs["attention"]})
-        job = _pte_job(work, folder / f"attention-{length}-{method}.pte", {"attention": HEADS * HEAD_DIM})
-        yield Counted("attention", "float32", rows, HEADS * length, job)
+        job = _pte_job(work, folder / f"attention-{cache}-{length}-{method}.pte", {"attention": HEADS * HEAD_DIM})
+        yield Counted("attention", cache, rows, HEADS * length, job)
 
 
 def _build_pte(config: ModelConfig, recipe: Recipe, folder: Path, name: str) -> PteFile:
-    _build(config, recipe, folder / name)
+    build(config, recipe, folder / name)
     (path,) = (folder / name).glob("*.pte")
     return PteFile(path)
 
 
 def _pte_job(work: Piecework, path: Path, widths: Mapping[str, int]) -> Job:
     work.write(path)
-    inputs = {name: _values(tuple(work.dims(name))) for name in work.inputs}
+    inputs = {
+        name: _values(tuple(work.dims(name))).astype(torch.empty(0, dtype=work.input_dtype(name)).numpy().dtype)
+        for name in work.inputs
+    }
     shapes = {name: tuple(work.dims(name)) for name in work.outputs}
     assert {name: shape[-1] for name, shape in shapes.items()} == dict(widths)
     return Job(path.name, inputs, {name: Output(shape) for name, shape in shapes.items()}, METHOD)

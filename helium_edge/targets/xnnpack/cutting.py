@@ -30,6 +30,9 @@ from helium_edge.pte.xnnpack_schema import (
 )
 from helium_edge.targets.xnnpack.anatomy import INPUT_FIELDS, Delegate, inputs_of
 
+_DTYPES = {Datatype.QINT8: torch.int8, Datatype.FP16: torch.float16}
+"""All others are float32, as far as a method takes or returns them."""
+
 METHOD = "forward"
 """The one method of the programs that are made."""
 
@@ -129,17 +132,23 @@ class Piecework:
         value = self.inputs[name] if name in self.inputs else self.outputs[name]
         return self._values[value].tensor.dims
 
+    def input_dtype(self, name: str) -> torch.dtype:
+        """Element type of an input."""
+        return self._dtype(self.inputs[name])
+
+    def _dtype(self, value: int) -> torch.dtype:
+        return _DTYPES.get(Datatype(self._values[value].tensor.datatype), torch.float32)
+
     def write(self, path: Path) -> None:
         """Write a program of one method that is one delegate made of the pieces."""
         program = ProgramBuilder()
         method = program.method(METHOD)
-        types = {Datatype.QINT8: torch.int8, Datatype.FP16: torch.float16}
         args = []
         for external, value in enumerate([*self.inputs.values(), *self.outputs.values()]):
             tensor, is_input = self._values[value].tensor, external < len(self.inputs)
             tensor.external_id, tensor.flags = external, EXTERNAL_INPUT if is_input else EXTERNAL_OUTPUT
             add = method.input if is_input else method.output
-            args.append(add(types.get(Datatype(tensor.datatype), torch.float32), tensor.dims))
+            args.append(add(self._dtype(value), tensor.dims))
         held = [self._held(program, constant.named_key) for constant in self._constants[1:]]
 
         def graph() -> bytes:
