@@ -182,6 +182,15 @@ class Target(Protocol):
         ...
 
 
+def layer_width(config: ModelConfig) -> int:
+    """Numbers of a token that are in memory at once in a layer.
+
+    The input and output of a norm, beside q, k, v and the result of attention, or gate, up and their product.
+    """
+    attention, mlp = 2 * config.hidden_size + 2 * config.kv_size, 3 * config.intermediate_size
+    return 2 * config.hidden_size + max(attention, mlp)
+
+
 @runtime_checkable
 class RowsTarget(Protocol):
     """A target whose shipped graphs can be asked for every row of a prefill."""

@@ -29,7 +29,7 @@ from helium_edge.runtime.runner import CachedRunner
 from helium_edge.runtime.text_runner import TextRunner
 from helium_edge.signature import CacheSpec, GraphSignature, Phase, TextSignature, cache_spec, text_signature
 from helium_edge.targets.artifact import Artifact
-from helium_edge.targets.base import TEXT_STEM, BuiltGraph, Target
+from helium_edge.targets.base import TEXT_STEM, BuiltGraph, Target, layer_width
 from helium_edge.targets.coreml.options import CoremlOptions
 from helium_edge.targets.debug import DebugProgram
 from helium_edge.targets.loading import program_methods, text_method, with_requirements
@@ -103,9 +103,7 @@ class CoremlTarget(Target):
     def memory(self, config: ModelConfig, recipe: Recipe, weights: list[PlannedWeight]) -> dict[str, int]:
         """What Apple's engines keep of the weights is theirs, and not measured here."""
         rows = recipe.shapes.prefill_len
-        width = 2 * config.hidden_size + max(
-            2 * config.hidden_size + 2 * config.kv_size, 3 * config.intermediate_size
-        )
+        width = layer_width(config)
         stored = sum(_stored_bytes(weight) for weight in weights)
         if not config.task.has_cache:
             scores = config.num_attention_heads * rows

@@ -30,7 +30,7 @@ from helium_edge.runtime.runner import CachedRunner
 from helium_edge.runtime.text_runner import TextRunner
 from helium_edge.signature import CacheSpec, GraphSignature, Phase, TextSignature, cache_spec, text_signature
 from helium_edge.targets.artifact import Artifact
-from helium_edge.targets.base import TEXT_STEM, BuiltGraph, Target
+from helium_edge.targets.base import TEXT_STEM, BuiltGraph, Target, layer_width
 from helium_edge.targets.debug import DebugProgram
 from helium_edge.targets.onnx.decoder import build_decoder, build_text_graph
 from helium_edge.targets.onnx.options import OnnxOptions
@@ -117,10 +117,7 @@ class OnnxTarget(Target):
     @override
     def memory(self, config: ModelConfig, recipe: Recipe, weights: list[PlannedWeight]) -> dict[str, int]:
         rows = recipe.shapes.prefill_len
-        # The widest layer's values live at once: norm input and output, q, k and v, or gate, up and product.
-        width = 2 * config.hidden_size + max(
-            2 * config.hidden_size + 2 * config.kv_size, 3 * config.intermediate_size
-        )
+        width = layer_width(config)
         packed = sum(_packed_bytes(weight, _options(recipe)) for weight in weights)
         if not config.task.has_cache:
             scores = config.num_attention_heads * rows * rows

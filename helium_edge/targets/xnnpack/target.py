@@ -35,7 +35,7 @@ from helium_edge.runtime.runner import CachedRunner
 from helium_edge.runtime.text_runner import TextRunner
 from helium_edge.signature import CLASSIFY, CacheSpec, GraphSignature, cache_spec, text_signature
 from helium_edge.targets.artifact import Artifact
-from helium_edge.targets.base import TEXT_STEM, BuiltGraph, Target
+from helium_edge.targets.base import TEXT_STEM, BuiltGraph, Target, layer_width
 from helium_edge.targets.debug import DebugProgram
 from helium_edge.targets.loading import program_methods, text_method, with_requirements
 from helium_edge.targets.metadata import metadata_methods, text_metadata
@@ -108,9 +108,7 @@ class XnnpackTarget(Target):
     def memory(self, config: ModelConfig, recipe: Recipe, weights: list[PlannedWeight]) -> dict[str, int]:
         """Weights count once, as with the backend's weight cache switched on."""
         rows, slots = recipe.shapes.prefill_len, recipe.shapes.cache_len
-        width = 2 * config.hidden_size + max(
-            2 * config.hidden_size + 2 * config.kv_size, 3 * config.intermediate_size
-        )
+        width = layer_width(config)
         # The embedding is read from the mapped file.
         stored = sum(sum(stored_bytes(weight)) for weight in weights if weight.name != EMBEDDING)
         if not config.task.has_cache:
