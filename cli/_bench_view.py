@@ -112,7 +112,7 @@ def _memory(result: BundleResult) -> list[tuple[str, object]]:
         if anonymous is not None and mapped is not None:
             shown.append((names.get(point, point), f"{size(anonymous)} anonymous, {size(mapped)} mapped"))
     parts = result.estimate
-    shown.append(("foretold", f"{size(parts['packed'])} packed weights, {size(parts['cache'])} cache"))
+    shown.append(("estimated", f"{size(parts['packed'])} packed weights, {size(parts['cache'])} cache"))
     return shown
 
 

@@ -6,10 +6,12 @@ import ast
 import importlib
 import inspect
 import re
+import signal
 import subprocess
 from pathlib import Path
 
 import pytest
+from helium_edge.cli.main import EXIT_BROKEN_PIPE
 
 from helium_edge import errors
 from helium_edge.config import ModelConfig
@@ -173,7 +175,8 @@ def test_exit_codes_are_those_of_the_readme() -> None:
         for _, found in inspect.getmembers(errors, inspect.isclass)
         if issubclass(found, errors.HeliumEdgeError)
     }
-    assert listed == codes | {errors.EXIT_OK, errors.EXIT_INTERRUPTED, errors.EXIT_TERMINATED}
+    signals = {128 + signal.SIGHUP, errors.EXIT_INTERRUPTED, errors.EXIT_TERMINATED}
+    assert listed == codes | {errors.EXIT_OK, EXIT_BROKEN_PIPE} | signals
 
 
 # -- what is under version control
