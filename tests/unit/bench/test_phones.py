@@ -72,12 +72,12 @@ def test_what_was_not_counted_is_not_predicted() -> None:
 
 
 def test_the_table_has_what_shipped_recipes_are_made_of() -> None:
-    """For every phone; float32, and ExecuTorch's attention over a rounded cache, were not counted."""
+    """For every phone; float32 was not counted."""
     for name in recipe_names():
         recipe = load_recipe(name)
         (target,) = recipe.targets.names()
         found = predictions(model(), recipe, target)
-        counted = target != "coreml" and "fp32" not in name and not name.startswith("xnnpack-int4-kv")
+        counted = target != "coreml" and "fp32" not in name
         assert len(found) == (len(PHONES) if counted else 0), name
         for each in found:
             assert all(0 < 1 / step.seconds(each.phone) < 1000 for step in each.steps)
