@@ -1,8 +1,8 @@
 """Debug programs: a bundle's own graphs, cut between operators, so that every intermediate value can be looked at.
 
 A target that can be localised returns `DebugProgram`s. Each runs one stage of one graph at a time (embedding, a
-layer, the end), so that memory is bounded by a layer, in two ways: *whole*, fed with what the stage before gave,
-or *cut*, where every operation is fed with inputs of the caller's choice and errors do not travel.
+layer, the end), so that of a large model a layer is in memory, in two ways: *whole*, fed with what the stage
+before gave, or *cut*, where every operation is fed with inputs of the caller's choice and errors do not travel.
 
 Values by name, T tokens of the call, all without a batch dimension:
 
@@ -27,18 +27,45 @@ rows included, is given and returned as float32: of int8 the real values of its 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from helium_edge.config import ModelConfig
 from helium_edge.model.kv_cache import HIGHEST, LOWEST, KvScales, Side
 from helium_edge.signature import Phase
 
 Array = npt.NDArray[Any]
 Values = Mapping[str, Array]
+
+SMALL_MODEL = 200_000_000
+"""Parameters up to which all stages stay loaded: ties of a token are traced through all of them, many times."""
+
+_Stage = TypeVar("_Stage")
+
+
+class LoadedStages(Generic[_Stage]):
+    """Stages that are ready to run: all of them for a small model, the last one for a large one.
+
+    Args:
+        config: The model.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        # Each layer and the end, whole and cut.
+        self._most = 2 * (config.num_hidden_layers + 2) if config.num_parameters <= SMALL_MODEL else 1
+        self._loaded: dict[Hashable, _Stage] = {}
+
+    def get(self, key: Hashable, load: Callable[[], _Stage]) -> _Stage:
+        """A stage by its name, loaded where it is not yet, after room has been made for it."""
+        if key not in self._loaded:
+            while len(self._loaded) >= self._most:
+                del self._loaded[next(iter(self._loaded))]
+            self._loaded[key] = load()
+        return self._loaded[key]
 
 
 @dataclass(frozen=True, eq=False)

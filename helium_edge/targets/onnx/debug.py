@@ -28,6 +28,7 @@ from helium_edge.targets.debug import (
     Array,
     DebugCall,
     DebugProgram,
+    LoadedStages,
     Values,
     codes_of_rows,
     join_parts,
@@ -163,7 +164,7 @@ class OnnxDebug(DebugProgram):
         self._cache = cache
         self._scales = scales
         self._anatomy = dissect(ir.load(folder / file), config, file)
-        self._held: tuple[tuple[object, ...], ort.InferenceSession] | None = None
+        self._stages: LoadedStages[ort.InferenceSession] = LoadedStages(config)
 
     @override
     def embedding(self, call: DebugCall) -> Array:
@@ -220,7 +221,7 @@ class OnnxDebug(DebugProgram):
         values: Values,
         past: tuple[int, tuple[Array, Array]] | None = None,
     ) -> dict[str, Array]:
-        session = self._session(key, build)
+        session = self._stages.get(key, lambda: self._session(key, build))
         width = self.width or len(call.tokens)
         ids = np.full((1, width), call.tokens[-1], np.int64)
         ids[0, : len(call.tokens)] = call.tokens
@@ -248,10 +249,6 @@ class OnnxDebug(DebugProgram):
         }
 
     def _session(self, key: tuple[object, ...], build: Callable[[Cutter], None]) -> ort.InferenceSession:
-        """The session of a stage; the last one is kept, since calls of one stage follow each other."""
-        if self._held is not None and self._held[0] == key:
-            return self._held[1]
-        self._held = None
         cutter = Cutter(self._anatomy.model)
         build(cutter)
         options = ort.SessionOptions()
@@ -259,11 +256,9 @@ class OnnxDebug(DebugProgram):
         options.add_session_config_entry(_FOLDER_OPTION, str(self._folder))
         try:
             data = ir.to_proto(cutter.model()).SerializeToString()
-            session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+            return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # the binding layer raises several unrelated types
             raise BundleError(f"{self.graph}: ONNX Runtime cannot load {key[0]}: {first_line(error)}") from error
-        self._held = key, session
-        return session
 
 
 Piece = tuple[dict[str, ir.Value], dict[str, ir.Value]]

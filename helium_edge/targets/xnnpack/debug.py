@@ -25,6 +25,7 @@ from helium_edge.targets.debug import (
     Array,
     DebugCall,
     DebugProgram,
+    LoadedStages,
     Values,
     codes_of_rows,
     join_parts,
@@ -83,7 +84,7 @@ class XnnpackDebug(DebugProgram):
         self._pasts = self._delegate.plan.inputs[-2 * config.num_hidden_layers :]
         self._prologues: dict[tuple[tuple[int, ...], int], dict[int, Tensor]] = {}
         self._prologue: _Loaded | None = None
-        self._held: tuple[tuple[object, ...], _Loaded] | None = None
+        self._stages: LoadedStages[_Loaded] = LoadedStages(config)
 
     @override
     def embedding(self, call: DebugCall) -> Array:
@@ -139,10 +140,7 @@ class XnnpackDebug(DebugProgram):
         feeds: Values,
         given: Mapping[int, Tensor],
     ) -> dict[str, Array]:
-        if self._held is None or self._held[0] != key:
-            self._held = None
-            self._held = key, self._load(pieces, cut=bool(key[-1]))
-        loaded = self._held[1]
+        loaded = self._stages.get(key, lambda: self._load(pieces, cut=bool(key[-1])))
         known = {**self._before(call), **given}
         tensors = []
         for name in loaded.inputs:
