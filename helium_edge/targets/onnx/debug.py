@@ -254,6 +254,8 @@ class OnnxDebug(DebugProgram):
         options = ort.SessionOptions()
         options.log_severity_level = 3
         options.add_session_config_entry(_FOLDER_OPTION, str(self._folder))
+        # Sessions take turns: threads of one that wait spinning would take the processor from the next.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             data = ir.to_proto(cutter.model()).SerializeToString()
             return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
