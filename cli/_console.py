@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ._format import command_line, duration, plain, printable, size
+from ._remaining import Remaining
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -227,19 +228,22 @@ class StageProgress:
         self._done = 0
         self._steps = 0
         self._started = self._reported = time.monotonic()
+        self._left = Remaining(None, self._started)
 
     def stage(self, name: str, total: int | None = None, unit: str = "") -> None:
         """End the stage before and begin another."""
         self.finish()
         self._name, self._total, self._unit, self._done, self._steps = name, total, unit, 0, 0
         self._started = self._reported = time.monotonic()
+        self._left = Remaining(total, self._started)
         if self._live is not None:
-            self._live.add_task(plain(name), total=total, amount="", note="")
+            self._live.add_task(plain(name), total=total, amount="", note="", left=self._left)
 
     def advance(self, amount: int = 1, note: str = "") -> None:
         """Count work that was done; `note` tells what is being worked on."""
         self._done += amount
         self._steps += 1
+        self._left.advance(amount, time.monotonic())
         if self._live is not None:
             for task in self._live.task_ids:
                 self._live.update(
@@ -255,7 +259,9 @@ class StageProgress:
             return
         self._reported = now
         so_far = f"{duration(now - self._started)} so far"
-        amount = [self._amount(), *self._remaining()] if self._done else [so_far]
+        left = self._left.seconds(now)
+        remaining = [] if left is None else [f"{duration(left)} left"]
+        amount = [self._amount(), *remaining] if self._done else [so_far]
         line(f"{name}: {', '.join([*amount, _memory()])}", stderr=True)
 
     def tell(self, text: str) -> None:
@@ -289,12 +295,6 @@ class StageProgress:
         number = f"{self._done:,}" if whole else f"{self._done:,} of {self._total:,}"
         return f"{number} {self._unit}".rstrip()
 
-    def _remaining(self) -> list[str]:
-        if not self._total or not self._done:
-            return []
-        elapsed = time.monotonic() - self._started
-        return [f"{duration(elapsed * (self._total - self._done) / self._done)} left"]
-
 
 def _live_progress(target: Console) -> Progress:
     from rich.progress import (
@@ -304,7 +304,6 @@ def _live_progress(target: Console) -> Progress:
         SpinnerColumn,
         Task,
         TextColumn,
-        TimeRemainingColumn,
     )
     from rich.table import Column
     from rich.text import Text
@@ -315,12 +314,19 @@ def _live_progress(target: Console) -> Progress:
         def render(self, task: Task) -> Text:  # noqa: ARG002
             return Text(size(resident_bytes()))
 
+    class RemainingColumn(ProgressColumn):
+        """What is left, between two steps as well."""
+
+        def render(self, task: Task) -> Text:
+            left = task.fields["left"].seconds(time.monotonic())
+            return Text("" if left is None else f"{duration(left)} left", style="cyan")
+
     return Progress(
         SpinnerColumn(),
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=10),
         TextColumn("{task.fields[amount]}", markup=False),
-        TimeRemainingColumn(compact=True),
+        RemainingColumn(),
         MemoryColumn(),
         TextColumn(
             "{task.fields[note]}",

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from arm64.counting import Count
-from arm64.jobs import CHUNK, HEADS, Counted
+from arm64.jobs import CHUNK, Counted
 
 Costs = dict[str, dict[str, float]]
 """By operator (`product int4-g32`): its figures by name."""
@@ -33,22 +33,22 @@ def fit(jobs: Sequence[Counted], counts: Sequence[Count]) -> Costs:
     `chunk at N` instructions a head of 128 tokens after N others. Of norms and activations: `decode` and `prefill`
     instructions a token.
     """
-    groups: dict[tuple[str, str, int], list[tuple[int, Count]]] = {}
+    groups: dict[tuple[str, str, int, int], list[tuple[int, Count]]] = {}
     for job, found in zip(jobs, counts, strict=True):
-        groups.setdefault((job.kind, job.scheme, job.rows), []).append((job.size, found))
+        groups.setdefault((job.kind, job.scheme, job.rows, job.heads), []).append((job.size, found))
     costs: Costs = {}
-    for (kind, scheme, rows), group in groups.items():
+    for (kind, scheme, rows, heads), group in groups.items():
         figures = costs.setdefault(f"{kind} {scheme}".strip(), {})
-        figures |= _figures(kind, rows, sorted(group, key=lambda each: each[0]))
+        figures |= _figures(kind, rows, heads, sorted(group, key=lambda each: each[0]))
     return costs
 
 
-def _figures(kind: str, rows: int, found: list[tuple[int, Count]]) -> dict[str, float]:
+def _figures(kind: str, rows: int, heads: int, found: list[tuple[int, Count]]) -> dict[str, float]:
     (small, low), (large, high) = found[0], found[-1]
     if kind in ("norm", "activation"):
         return {"decode" if rows == 1 else "prefill": low.instructions / rows}
     if rows == CHUNK and kind == "attention":
-        return {f"chunk at {size // HEADS}": count.instructions / HEADS for size, count in found}
+        return {f"chunk at {size // heads}": count.instructions / heads for size, count in found}
     if rows == CHUNK:
         return {"prefill": (high.instructions - low.instructions) / (large - small) / rows}
     slope = (high.instructions - low.instructions) / (large - small)

@@ -27,7 +27,7 @@ CONTEXT = 512
 """Tokens in the cache at the decode step that is counted."""
 RECIPES = {
     "onnx": ("onnx-int4", "onnx-int4-small", "onnx-int4-kv16", "onnx-int4-kv8"),
-    "pte": ("xnnpack-int4", "xnnpack-int4-kv16"),
+    "pte": ("xnnpack-int4", "xnnpack-int4-kv16", "xnnpack-int4-kv8"),
 }
 
 
