@@ -3,7 +3,7 @@
 Targets, runners, the manifest, parity and the Android demo all derive from `GraphSignature`.
 
 Shape legend (docs/shapes.md): B batch (always 1), T tokens of this call, S cache slots (`cache_len`),
-Hkv key-value heads, D head_dim, V vocabulary, C hidden_size, L labels.
+Hkv key-value heads, D head_dim, V vocabulary, C hidden_size, L labels, R rows of logits.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ ATTENTION_MASK = "attention_mask"
 LOGITS = "logits"
 SYMBOLIC_TOKENS = "T"
 """Name of the symbolic token dimension in graphs of phase `any`."""
+SYMBOLIC_ROWS = "R"
+"""Name of the symbolic number of rows of logits in the same graphs, one for each entry of `last_index`."""
 SYMBOLIC_TOTAL = "total"
 """Name of the symbolic mask length in the onnxruntime-genai graph."""
 
@@ -113,7 +115,8 @@ class GraphSignature:
         tokens: T, or None when symbolic.
         vocab_size: V.
         cache: The external cache.
-        logits: `last` returns (1, 1, V) of the position `last_index`; `all` returns (1, T, V).
+        logits: `last` returns (1, 1, V) of the position `last_index`, and where T is symbolic (1, R, V) of as many
+            positions as `last_index` has; `all` returns (1, T, V).
         index_dtype: Element type of `past_length` and `last_index`: int32 for ONNX, int64 for ExecuTorch.
         genai: Whether the graph takes onnxruntime-genai's `attention_mask` instead of our two lengths.
     """
@@ -136,6 +139,13 @@ class GraphSignature:
         """Whether the caller says which position's logits it wants."""
         return not self.genai and self.phase != "decode" and self.logits == "last"
 
+    @property
+    def rows_dim(self) -> Dim:
+        """Rows of logits as a dimension: all tokens, those of `last_index`, or one."""
+        if self.logits == "all":
+            return self.token_dim
+        return SYMBOLIC_ROWS if self.tokens is None and self.has_last_index else 1
+
     def inputs(self) -> tuple[TensorSpec, ...]:
         """All inputs, in order."""
         specs = [TensorSpec(INPUT_IDS, "tokens", "int64", (1, self.token_dim))]
@@ -144,7 +154,7 @@ class GraphSignature:
         else:
             specs.append(TensorSpec(PAST_LENGTH, "past_length", self.index_dtype, (1,)))
         if self.has_last_index:
-            specs.append(TensorSpec(LAST_INDEX, "last_index", self.index_dtype, (1,)))
+            specs.append(TensorSpec(LAST_INDEX, "last_index", self.index_dtype, (self.rows_dim,)))
         for layer in range(self.cache.layers):
             specs.append(TensorSpec(past_name(layer, "key"), "past_key", self.cache.dtype, self.cache.shape))
             specs.append(TensorSpec(past_name(layer, "value"), "past_value", self.cache.dtype, self.cache.shape))
@@ -152,8 +162,8 @@ class GraphSignature:
 
     def outputs(self) -> tuple[TensorSpec, ...]:
         """All outputs, in order; logits come first."""
-        rows: Dim = self.token_dim if self.logits == "all" else 1
-        return (TensorSpec(LOGITS, "logits", "float32", (1, rows, self.vocab_size)), *self._cache_outputs())
+        logits = TensorSpec(LOGITS, "logits", "float32", (1, self.rows_dim, self.vocab_size))
+        return (logits, *self._cache_outputs())
 
     def _cache_outputs(self) -> Iterator[TensorSpec]:
         for layer in range(self.cache.layers):

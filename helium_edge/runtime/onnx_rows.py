@@ -1,8 +1,9 @@
-"""A shipped ONNX graph that returns the logits of its last token, asked for those of several.
+"""A shipped ONNX graph, asked for the logits of several tokens of a call.
 
-Such a graph gathers one row of the last hidden states, by `last_index`, before the head. The same Gather takes
-several indices: in memory, and nowhere else, the two shapes that say "one" are made free. Nodes, kernels and
-weights are those of the shipped file, so what is scored is what is shipped.
+Such a graph gathers rows of the last hidden states, by `last_index`, before the head: in any number where its number
+of tokens is free. Graphs of manifests before version 1.6 say that it is one. The same Gather takes several indices: in
+memory, and nowhere else, the two shapes that say "one" are made free. Nodes, kernels and weights are those of the
+shipped file, so what is scored is what is shipped.
 """
 
 from __future__ import annotations
@@ -17,10 +18,9 @@ from helium_edge.documents import first_line
 from helium_edge.errors import BundleError
 from helium_edge.runtime.onnx_runner import OnnxRunner
 from helium_edge.runtime.runner import Logits
-from helium_edge.signature import LAST_INDEX, LOGITS, DecoderSpec
+from helium_edge.signature import LAST_INDEX, LOGITS, SYMBOLIC_ROWS, DecoderSpec
 
 _FOLDER_OPTION = "session.model_external_initializers_file_folder_path"
-_ROWS = "rows"
 _KEPT_WIDTH = 16
 
 
@@ -41,13 +41,14 @@ class OnnxRowsRunner(OnnxRunner):
     _kept_width = _KEPT_WIDTH
 
     def __init__(self, folder: Path, graphs: Mapping[str, str], spec: DecoderSpec, *, threads: int = 0) -> None:
+        freed = with_free_rows(folder / graphs["any"])
         super().__init__(
             folder,
             graphs,
             spec,
             threads=threads,
-            models={"any": with_free_rows(folder / graphs["any"])},
-            session_config={_FOLDER_OPTION: str(folder)},
+            models={} if freed is None else {"any": freed},
+            session_config={} if freed is None else {_FOLDER_OPTION: str(folder)},
         )
 
     def prefill_rows(self, tokens: Sequence[int]) -> Logits:
@@ -63,8 +64,11 @@ class OnnxRowsRunner(OnnxRunner):
         return np.concatenate(rows)
 
 
-def with_free_rows(path: Path) -> bytes:
+def with_free_rows(path: Path) -> bytes | None:
     """The graph of a file, with any number of entries in `last_index` and as many rows of logits.
+
+    Returns:
+        None where that is what the file has.
 
     Raises:
         BundleError: It cannot be read, or `last_index` does not choose among tokens in exactly one Gather.
@@ -83,8 +87,10 @@ def with_free_rows(path: Path) -> bytes:
         )
     (index,) = [value for value in graph.input if value.name == LAST_INDEX]
     (logits,) = [value for value in graph.output if value.name == LOGITS]
-    index.type.tensor_type.shape.dim[0].dim_param = _ROWS
-    logits.type.tensor_type.shape.dim[1].dim_param = _ROWS
+    if index.type.tensor_type.shape.dim[0].HasField("dim_param"):
+        return None
+    index.type.tensor_type.shape.dim[0].dim_param = SYMBOLIC_ROWS
+    logits.type.tensor_type.shape.dim[1].dim_param = SYMBOLIC_ROWS
     del graph.value_info[:]  # shapes between, which say 1
     data: bytes = model.SerializeToString()
     return data

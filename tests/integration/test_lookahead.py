@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
+import onnxruntime as ort
 import pytest
 
 from helium_edge import LanguageModel, export, load
+from helium_edge.bundle import open_bundle
 from helium_edge.errors import UsageError
 from helium_edge.recipe import load_recipe
+from helium_edge.runtime.onnx_rows import OnnxRowsRunner
 from helium_edge.texts import LANGUAGES, evaluation_text
 from tests.helpers.checkpoints import make_checkpoint
 from tests.helpers.exports import random_tokens
@@ -51,6 +58,49 @@ def test_graphs_that_return_one_row_are_refused_by_name(bundle: Path) -> None:
     with pytest.raises(UsageError, match="return the logits of the last token of a call alone") as caught:
         list(opened(bundle, static=True).stream([1, 2, 3] * 4, lookahead=7, **GREEDY))
     assert "rows=True" in str(caught.value.hint)
+
+
+def test_a_host_of_its_own_gets_the_rows_that_it_names(bundle: Path) -> None:
+    """ONNX Runtime and the manifest alone, as docs/bundle.md says."""
+    manifest = json.loads((bundle / "helium-edge.json").read_text(encoding="utf-8"))
+    (graph,) = [each for each in manifest["graphs"] if each["phase"] == "any"]
+    shapes = {each["name"]: each["shape"] for each in graph["inputs"] + graph["outputs"]}
+    assert (shapes["last_index"], shapes["logits"]) == (["R"], [1, "R", 320])
+    session = ort.InferenceSession(bundle / graph["file"])
+    assert {each.name: each.shape for each in session.get_inputs()}["last_index"] == ["R"]
+    ids = random_tokens(6, 320, 5)
+
+    def run(rows: list[int]) -> Any:
+        given: dict[str, Any] = {
+            "input_ids": np.array([ids], np.int64),
+            "past_length": np.array([0], np.int32),
+            "last_index": np.array(rows, np.int32),
+        }
+        for each in graph["inputs"]:
+            if each["role"].startswith("past_") and each["role"] != "past_length":
+                given[each["name"]] = np.zeros(each["shape"], each["dtype"])
+        return session.run(["logits"], given)[0][0]
+
+    every = run([0, 1, 2, 3, 4, 5])
+    assert every.shape == (6, 320)
+    assert np.allclose(run([5, 2]), every[[5, 2]], atol=1e-5)
+    plain = opened(bundle)
+    expected = plain.logits(ids)
+    assert np.allclose(every, expected[-6:], atol=1e-4)
+
+
+def test_graphs_of_earlier_versions_give_their_rows_too(bundle: Path, tmp_path: Path) -> None:
+    old = tmp_path / "old"
+    shutil.copytree(bundle, old)
+    model = onnx.load(old / "decoder.onnx", load_external_data=False)
+    for value, at in ((model.graph.input, 0), (model.graph.output, 1)):
+        (found,) = [each for each in value if each.name in ("last_index", "logits")]
+        found.type.tensor_type.shape.dim[at].dim_value = 1
+    onnx.save(model, old / "decoder.onnx")
+    spec = open_bundle(bundle).manifest.decoder_spec()
+    ids = random_tokens(6, 320, 5)
+    rows = [OnnxRowsRunner(folder, {"any": "decoder.onnx"}, spec).prefill_rows(ids) for folder in (bundle, old)]
+    assert np.array_equal(*rows)
 
 
 @pytest.mark.long

@@ -68,11 +68,11 @@ def activation(b: GraphBuilder, x: ir.Value, hidden_act: str, width: int) -> ir.
 
 
 def select_last(b: GraphBuilder, signature: GraphSignature, x: ir.Value, width: int) -> ir.Value:
-    """The rows whose logits are returned: (1, T, C) to (1, 1, C), or x itself when all are."""
+    """The rows whose logits are returned: (1, T, C) to (1, R, C), or x itself when all are."""
     if signature.logits == "all" or signature.tokens == 1:
         return x
     index = b.inputs[LAST_INDEX] if signature.has_last_index else b.ints(-1)
-    return b.op("Gather", [x, index], (1, 1, width), attributes={"axis": 1})
+    return b.op("Gather", [x, index], (1, signature.rows_dim, width), attributes={"axis": 1})
 
 
 def last_token(b: GraphBuilder, signature: TextSignature) -> ir.Value:
