@@ -1,9 +1,9 @@
 """A shipped ONNX graph, asked for the logits of several tokens of a call.
 
-Such a graph gathers rows of the last hidden states, by `last_index`, before the head: in any number where its number
-of tokens is free. Graphs of manifests before version 1.6 say that it is one. The same Gather takes several indices: in
-memory, and nowhere else, the two shapes that say "one" are made free. Nodes, kernels and weights are those of the
-shipped file, so what is scored is what is shipped.
+Such a graph gathers rows of the last hidden states, by `last_index`, before the head: in any number where its
+number of tokens is free. Graphs of manifests before version 1.6 say that it is one. The same Gather takes several
+indices: in memory, and nowhere else, the two shapes that say "one" are made free. Nodes, kernels and weights are
+those of the shipped file, so what is scored is what is shipped.
 """
 
 from __future__ import annotations
