@@ -8,7 +8,7 @@ Hkv key-value heads, D head_dim, V vocabulary, C hidden_size, L labels, R rows o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -38,6 +38,12 @@ SYMBOLIC_TOTAL = "total"
 """Name of the symbolic mask length in the onnxruntime-genai graph."""
 
 Dim = int | str
+
+
+def free_shape(role: str, shape: Sequence[Dim]) -> list[Dim]:
+    """The shape of a `last_index` (1,) or of its `logits` (1, 1, V) with R in place of the one row."""
+    rows = 0 if role == "last_index" else 1
+    return [SYMBOLIC_ROWS if axis == rows else dim for axis, dim in enumerate(shape)]
 
 
 def past_name(layer: int, kind: Literal["key", "value"]) -> str:
@@ -115,8 +121,7 @@ class GraphSignature:
         tokens: T, or None when symbolic.
         vocab_size: V.
         cache: The external cache.
-        logits: `last` returns (1, 1, V) of the position `last_index`, and where T is symbolic (1, R, V) of as many
-            positions as `last_index` has; `all` returns (1, T, V).
+        logits: `last` returns (1, 1, V) of the position `last_index`; `all` returns (1, T, V).
         index_dtype: Element type of `past_length` and `last_index`: int32 for ONNX, int64 for ExecuTorch.
         genai: Whether the graph takes onnxruntime-genai's `attention_mask` instead of our two lengths.
     """
@@ -140,11 +145,15 @@ class GraphSignature:
         return not self.genai and self.phase != "decode" and self.logits == "last"
 
     @property
-    def rows_dim(self) -> Dim:
-        """Rows of logits as a dimension: all tokens, those of `last_index`, or one."""
-        if self.logits == "all":
-            return self.token_dim
-        return SYMBOLIC_ROWS if self.tokens is None and self.has_last_index else 1
+    def free_rows(self) -> bool:
+        """Whether `last_index` may have any number R of entries, each of which gives a row of logits."""
+        return self.tokens is None and self.has_last_index
+
+    def file_shape(self, spec: TensorSpec) -> tuple[Dim, ...]:
+        """Shape in the graph's own file; that of `spec` is for one entry of `last_index`."""
+        if not self.free_rows or spec.role not in ("last_index", "logits"):
+            return spec.shape
+        return tuple(free_shape(spec.role, spec.shape))
 
     def inputs(self) -> tuple[TensorSpec, ...]:
         """All inputs, in order."""
@@ -154,7 +163,7 @@ class GraphSignature:
         else:
             specs.append(TensorSpec(PAST_LENGTH, "past_length", self.index_dtype, (1,)))
         if self.has_last_index:
-            specs.append(TensorSpec(LAST_INDEX, "last_index", self.index_dtype, (self.rows_dim,)))
+            specs.append(TensorSpec(LAST_INDEX, "last_index", self.index_dtype, (1,)))
         for layer in range(self.cache.layers):
             specs.append(TensorSpec(past_name(layer, "key"), "past_key", self.cache.dtype, self.cache.shape))
             specs.append(TensorSpec(past_name(layer, "value"), "past_value", self.cache.dtype, self.cache.shape))
@@ -162,8 +171,8 @@ class GraphSignature:
 
     def outputs(self) -> tuple[TensorSpec, ...]:
         """All outputs, in order; logits come first."""
-        logits = TensorSpec(LOGITS, "logits", "float32", (1, self.rows_dim, self.vocab_size))
-        return (logits, *self._cache_outputs())
+        rows: Dim = self.token_dim if self.logits == "all" else 1
+        return (TensorSpec(LOGITS, "logits", "float32", (1, rows, self.vocab_size)), *self._cache_outputs())
 
     def _cache_outputs(self) -> Iterator[TensorSpec]:
         for layer in range(self.cache.layers):
@@ -199,11 +208,16 @@ class TextSignature:
     phase = CLASSIFY
     logits: LogitsMode = "all"
     genai = False
+    free_rows = False
 
     @property
     def token_dim(self) -> int:
         """T."""
         return self.tokens
+
+    def file_shape(self, spec: TensorSpec) -> tuple[Dim, ...]:
+        """Shape in the graph's own file."""
+        return spec.shape
 
     def inputs(self) -> tuple[TensorSpec, ...]:
         """The token ids."""

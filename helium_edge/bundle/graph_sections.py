@@ -58,6 +58,9 @@ class GraphEntry(Section):
     """In the order in which the runtime takes them."""
     outputs: Items[TensorEntry]
     """In the order in which the runtime returns them."""
+    free_rows: bool = False
+    """Whether `last_index` may have any number of entries, each of which gives a row of `logits`; their shapes here
+    are those of one."""
     required_operators: Items[str] = ()
     """Kernels that it calls, as the runtime spells them: `com.microsoft::MatMulNBits`, `aten::add.out`."""
     required_libraries: Items[str] = ()
@@ -82,6 +85,7 @@ class GraphEntry(Section):
             cache_len=None if isinstance(signature, TextSignature) else signature.cache.cache_len,
             inputs=tuple(TensorEntry.from_spec(spec) for spec in signature.inputs()),
             outputs=tuple(TensorEntry.from_spec(spec) for spec in signature.outputs()),
+            free_rows=signature.free_rows,
             required_operators=operators,
             required_libraries=libraries,
         )

@@ -16,6 +16,7 @@ import onnx_ir as ir
 from helium_edge.bundle.graph_sections import GraphEntry, TensorEntry
 from helium_edge.documents import first_line, shorten
 from helium_edge.errors import BundleError
+from helium_edge.signature import free_shape
 
 MAX_GRAPH_BYTES = 32 << 20
 """Graphs have about 13 kB a layer; their weights are in another file."""
@@ -72,8 +73,8 @@ def check_onnx_file(folder: Path, path: str, sizes: Mapping[str, int], entry: Gr
             if problem:
                 raise BundleError(f"{path}: tensor {shorten(tensor.name)}: {problem}")
     if entry is not None:
-        _check_values(path, "input", model.graph.input, entry.inputs)
-        _check_values(path, "output", model.graph.output, entry.outputs)
+        _check_values(path, "input", model.graph.input, entry.inputs, free_rows=entry.free_rows)
+        _check_values(path, "output", model.graph.output, entry.outputs, free_rows=entry.free_rows)
     return count
 
 
@@ -118,16 +119,22 @@ def _external_problem(tensor: onnx.TensorProto, path: str, sizes: Mapping[str, i
 
 
 def _check_values(
-    path: str, kind: str, found: Iterable[onnx.ValueInfoProto], listed: Iterable[TensorEntry]
+    path: str, kind: str, found: Iterable[onnx.ValueInfoProto], listed: Iterable[TensorEntry], *, free_rows: bool
 ) -> None:
     in_graph = [_describe(value) for value in found]
-    in_manifest = [(entry.name, entry.dtype, entry.shape) for entry in listed]
+    in_manifest = [(entry.name, entry.dtype, _shape_in_file(entry, free_rows)) for entry in listed]
     if in_graph == in_manifest:
         return
     for position, (graph, manifest) in enumerate(zip(in_graph, in_manifest, strict=False)):
         if graph != manifest:
             raise BundleError(f"{path}: {kind} {position} is {_show(graph)}, the manifest says {_show(manifest)}")
     raise BundleError(f"{path}: has {len(in_graph)} {kind}s, the manifest says {len(in_manifest)}")
+
+
+def _shape_in_file(entry: TensorEntry, free_rows: bool) -> tuple[int | str, ...]:
+    if free_rows and entry.role in ("last_index", "logits"):
+        return tuple(free_shape(entry.role, entry.shape))
+    return entry.shape
 
 
 def _describe(value: onnx.ValueInfoProto) -> tuple[str, str, tuple[int | str, ...]]:

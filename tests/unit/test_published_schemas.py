@@ -14,7 +14,7 @@ import jsonschema
 import pytest
 
 PUBLISHED = {
-    "bundle": ("1.6", "e89366fde06b9d8c"),
+    "bundle": ("1.6", "72607b78c1553d77"),
     "parity": ("2.1", "87b58373d84184d3"),
     "bench": ("1.0", "aebd0f02e0558e44"),
     "evaluate": ("1.0", "e40930fa660eafd1"),

@@ -37,7 +37,7 @@ class GraphBuilder:
     def __init__(self, signature: GraphSignature | TextSignature, *, older: bool = False) -> None:
         self.signature = signature
         self.older = older
-        self.inputs = {spec.name: _value(spec) for spec in signature.inputs()}
+        self.inputs = {spec.name: _value(spec, signature) for spec in signature.inputs()}
         self._outputs: dict[str, ir.Value] = {}
         self._nodes: list[ir.Node] = []
         self._initializers: dict[str, ir.Value] = {}
@@ -113,7 +113,7 @@ class GraphBuilder:
         outputs = []
         for spec in self.signature.outputs():
             value = self._outputs.pop(spec.name)
-            declared = _value(spec)
+            declared = _value(spec, self.signature)
             if (value.dtype, value.shape) != (declared.dtype, declared.shape):
                 raise AssertionError(
                     f"{spec.name} is {value.dtype}{value.shape}, not {declared.dtype}{declared.shape}"
@@ -155,6 +155,6 @@ class GraphBuilder:
         return base if count == 0 else f"{base}_{count}"
 
 
-def _value(spec: TensorSpec) -> ir.Value:
+def _value(spec: TensorSpec, signature: GraphSignature | TextSignature) -> ir.Value:
     dtype = ir.DataType.from_numpy(np.dtype(spec.dtype))
-    return ir.Value(name=spec.name, type=ir.TensorType(dtype), shape=ir.Shape(spec.shape))
+    return ir.Value(name=spec.name, type=ir.TensorType(dtype), shape=ir.Shape(signature.file_shape(spec)))

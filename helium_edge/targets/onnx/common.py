@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from helium_edge.config import ModelConfig
-from helium_edge.signature import INPUT_IDS, LAST_INDEX, Dim, GraphSignature, TextSignature
+from helium_edge.signature import INPUT_IDS, LAST_INDEX, SYMBOLIC_ROWS, Dim, GraphSignature, TextSignature
 from helium_edge.targets.onnx.builder import GraphBuilder
 from helium_edge.targets.onnx.packed import PackedMatrix
 
@@ -72,7 +72,8 @@ def select_last(b: GraphBuilder, signature: GraphSignature, x: ir.Value, width: 
     if signature.logits == "all" or signature.tokens == 1:
         return x
     index = b.inputs[LAST_INDEX] if signature.has_last_index else b.ints(-1)
-    return b.op("Gather", [x, index], (1, signature.rows_dim, width), attributes={"axis": 1})
+    rows = SYMBOLIC_ROWS if signature.free_rows else 1
+    return b.op("Gather", [x, index], (1, rows, width), attributes={"axis": 1})
 
 
 def last_token(b: GraphBuilder, signature: TextSignature) -> ir.Value:

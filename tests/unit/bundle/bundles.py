@@ -5,6 +5,7 @@ Imports no torch, so that a subprocess which is to be killed starts fast.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,7 +103,7 @@ def model_proto(
     model.graph.name = "g"
     for specs, values in ((signature.inputs(), model.graph.input), (signature.outputs(), model.graph.output)):
         for spec in specs:
-            values.append(_value(spec))
+            values.append(_value(dataclasses.replace(spec, shape=signature.file_shape(spec))))
     tensor = model.graph.initializer.add(name="w", data_type=onnx.TensorProto.FLOAT, dims=TENSOR_DIMS)
     tensor.data_location = onnx.TensorProto.EXTERNAL
     fields = {"location": location, "offset": TENSOR_AT, "length": 4 * TENSOR_DIMS[0] * TENSOR_DIMS[1]} | external

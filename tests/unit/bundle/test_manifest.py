@@ -76,8 +76,8 @@ def test_the_fields_that_hosts_read() -> None:
     }  # fmt: skip
     graph = data["graphs"][0]
     assert set(graph) == {
-        "file", "method", "phase", "tokens", "cache_len", "inputs", "outputs", "required_operators",
-        "required_libraries",
+        "file", "method", "phase", "tokens", "cache_len", "inputs", "outputs", "free_rows",
+        "required_operators", "required_libraries",
     }  # fmt: skip
     assert (graph["file"], graph["method"], graph["phase"], graph["tokens"]) == (
         "prefill.onnx",
@@ -88,6 +88,8 @@ def test_the_fields_that_hosts_read() -> None:
     assert graph["inputs"][0] == {"name": "input_ids", "role": "tokens", "dtype": "int64", "shape": [1, 8]}
     assert data["graphs"][2]["inputs"][0]["shape"] == [1, "T"]
     assert data["graphs"][2]["tokens"] is None
+    assert [each["free_rows"] for each in data["graphs"]] == [False, False, True]
+    assert data["graphs"][2]["outputs"][0]["shape"] == [1, 1, 160]  # of one row, by which older hosts allocate
     assert graph["inputs"][3] == {
         "name": "past_key_values.0.key", "role": "past_key", "dtype": "float32", "shape": [1, 2, 32, 16],
     }  # fmt: skip

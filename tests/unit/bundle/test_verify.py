@@ -274,6 +274,20 @@ def test_a_graph_with_other_inputs_than_the_manifest_says(bundle: Path) -> None:
     )
 
 
+def test_rows_that_the_manifest_does_not_call_free(bundle: Path) -> None:
+    edit_manifest(bundle, lambda data: data["graphs"][2].update(free_rows=False))
+    assert refused(bundle).message == (
+        "decoder.onnx: input 2 is last_index int32['R'], the manifest says last_index int32[1]"
+    )
+
+
+def test_rows_that_are_not_free_whatever_the_manifest_says(bundle: Path) -> None:
+    edit_manifest(bundle, lambda data: data["graphs"][0].update(free_rows=True))
+    assert refused(bundle).message == (
+        "prefill.onnx: input 2 is last_index int32[1], the manifest says last_index int32['R']"
+    )
+
+
 def test_a_graph_with_fewer_outputs_than_the_manifest_says(bundle: Path) -> None:
     model = model_proto(SIGNATURES["decode.onnx"])
     del model.graph.output[-1]
