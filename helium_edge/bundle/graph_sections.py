@@ -59,8 +59,7 @@ class GraphEntry(Section):
     outputs: Items[TensorEntry]
     """In the order in which the runtime returns them."""
     free_rows: bool = False
-    """Whether `last_index` may have any number of entries, each of which gives a row of `logits`; their shapes here
-    are those of one."""
+    """Whether `last_index` may have any number of entries, a row of `logits` for each; shapes are for one."""
     required_operators: Items[str] = ()
     """Kernels that it calls, as the runtime spells them: `com.microsoft::MatMulNBits`, `aten::add.out`."""
     required_libraries: Items[str] = ()
