@@ -23,10 +23,12 @@ public interface GraphEngine : AutoCloseable {
      *
      * @param width Tokens of each call.
      * @param cache The cache that it reads, and writes where the bundle says `in_place`; null for classifiers.
+     * @param rows Entries of `last_index`, each of which gets a row of logits, where the graph leaves their number free
+     *   ([GraphSpec.freeRows]); 1 elsewhere.
      * @throws EngineException The graph cannot be loaded.
-     * @throws GraphMismatchException Its inputs or outputs are not those of the manifest.
+     * @throws GraphMismatchException Its inputs or outputs are not those of the manifest, or it has no such [rows].
      */
-    public fun bind(graph: GraphSpec, width: Int, cache: KvBuffers?): BoundStep
+    public fun bind(graph: GraphSpec, width: Int, cache: KvBuffers?, rows: Int = 1): BoundStep
 
     /** Asks the call that is running, if any, to end early; it then throws. Not every runtime can. */
     public fun interrupt()
@@ -43,7 +45,7 @@ public interface BoundStep : AutoCloseable {
     /** Tokens of each call. */
     public val width: Int
 
-    /** The logits of the last call: (rows, V), or (labels) and (T, labels) for classifiers. */
+    /** The logits of the last call: (rows, V), or (labels) and (T, labels) for classifiers; (T, V) with `logits: all`. */
     public val logits: FloatBuffer
 
     /** New rows of each layer's key and value in turn, (Hkv, width, D) each; empty where the kernel writes the cache. */
@@ -53,7 +55,8 @@ public interface BoundStep : AutoCloseable {
      * Runs the graph.
      *
      * @param position Tokens in the cache.
-     * @param lastIndex Index of the last real token of this call.
+     * @param lastIndex Index of the last real token of this call. A step of r rows returns the logits of the r tokens up
+     *   to it, in their order: the entries of `last_index` are [lastIndex] - r + 1 to [lastIndex].
      * @throws EngineException The runtime stopped, also after [GraphEngine.interrupt].
      */
     public fun run(position: Int, lastIndex: Int)

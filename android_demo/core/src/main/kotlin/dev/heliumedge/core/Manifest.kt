@@ -55,7 +55,7 @@ public enum class Role(public val id: String) {
 
 /** One graph input or output; a free dimension is -1 in [shape]. */
 public data class TensorSpec(val name: String, val role: Role, val dtype: Dtype, val shape: List<Long>) {
-    /** The shape with [width] for every free dimension. */
+    /** The shape with [width] for every free dimension, and one row of logits; [GraphSpec.shapeOf] knows of more. */
     public fun shapeFor(width: Int): LongArray = LongArray(shape.size) { if (shape[it] < 0) width.toLong() else shape[it] }
 }
 
@@ -70,6 +70,11 @@ public data class GraphSpec(
     val cacheLen: Int?,
     val inputs: List<TensorSpec>,
     val outputs: List<TensorSpec>,
+    /**
+     * Whether `last_index` may have any number of entries, each of which gets a row of logits; [inputs] and [outputs] have
+     * the shapes of one.
+     */
+    val freeRows: Boolean = false,
 ) {
     /** How messages name it. */
     val label: String get() = if (method == null) file else "$file, method $method"
@@ -79,6 +84,34 @@ public data class GraphSpec(
 
     /** The one output with a role, or null. */
     public fun output(role: Role): TensorSpec? = outputs.firstOrNull { it.role == role }
+
+    /** The shape of one of its inputs or outputs in a call of [width] tokens that returns [rows] rows of logits. */
+    public fun shapeOf(tensor: TensorSpec, width: Int, rows: Int): LongArray {
+        val shape = tensor.shapeFor(width)
+        rowsAxis(tensor)?.let { shape[it] = rows.toLong() }
+        return shape
+    }
+
+    /** The shape of one of its inputs or outputs in the graph's own file, where free rows are a free dimension. */
+    public fun fileShape(tensor: TensorSpec): List<Long> = tensor.shape.toMutableList().also { shape -> rowsAxis(tensor)?.let { shape[it] = -1L } }
+
+    /** Where a tensor has the rows of logits: `last_index` is (R), and logits are (1, R, V); null where they are not free. */
+    private fun rowsAxis(tensor: TensorSpec): Int? = when {
+        !freeRows -> null
+        tensor.role == Role.LAST_INDEX -> 0
+        tensor.role == Role.LOGITS -> 1
+        else -> null
+    }
+
+    /**
+     * Refuses [rows] that a call of [width] tokens cannot return.
+     *
+     * @throws GraphMismatchException There are more than tokens, or the graph has its own number of them.
+     */
+    public fun checkRows(width: Int, rows: Int) {
+        val most = if (freeRows) width else 1
+        if (rows !in 1..most) throw GraphMismatchException("$label cannot be asked for $rows rows of logits of $width tokens, only for 1 to $most")
+    }
 }
 
 /**

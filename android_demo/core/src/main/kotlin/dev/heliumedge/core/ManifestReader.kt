@@ -92,6 +92,7 @@ public object ManifestReader {
             cacheLen = entry.nullableInt("cache_len", atLeast = 1),
             inputs = entry.objects("inputs").map(::tensor),
             outputs = entry.objects("outputs").map(::tensor),
+            freeRows = entry.has("free_rows") && entry.flag("free_rows"),
         )
     }
 
@@ -258,8 +259,12 @@ private fun contradiction(manifest: Manifest): String? {
         return "prefill_len = ${manifest.prefillLen}, but the prefill graphs take up to $widest tokens"
     }
     if ((manifest.cache != null) != (manifest.task == Task.LANGUAGE_MODEL)) return "a bundle has either a cache or a head"
-    return cacheContradiction(manifest) ?: idOutsideVocabulary(manifest)
+    return rowsContradiction(manifest) ?: cacheContradiction(manifest) ?: idOutsideVocabulary(manifest)
 }
+
+private fun rowsContradiction(manifest: Manifest): String? = manifest.graphs.firstOrNull { graph ->
+    graph.freeRows && (graph.input(Role.LAST_INDEX)?.shape != listOf(1L) || graph.output(Role.LOGITS)?.shape?.take(2) != listOf(1L, 1L))
+}?.let { "${it.label} has free_rows, but no last_index of shape [1] with logits of shape [1, 1, V]" }
 
 private fun cacheContradiction(manifest: Manifest): String? {
     val cache = manifest.cache ?: return null

@@ -110,6 +110,26 @@ class BundleTest {
     }
 
     @Test
+    fun `shapes are those of one row of logits, and any number may be asked for where rows are free`() {
+        val text = File(Vectors.bundle("in_place"), MANIFEST_NAME).readText()
+        val manifest = ManifestReader.parse(text)
+        val graph = manifest.graph(Phase.ANY)!!
+        assertEquals(listOf(true, false, false), listOf(Phase.ANY, Phase.PREFILL, Phase.DECODE).map { manifest.graph(it)!!.freeRows })
+        val index = graph.input(Role.LAST_INDEX)!!
+        val logits = graph.output(Role.LOGITS)!!
+        assertEquals(listOf<Any>(listOf(1L), listOf(1L, 1L, 4096L)), listOf(index.shape, logits.shape))
+        assertEquals(listOf<Any>(listOf(-1L), listOf(1L, -1L, 4096L)), listOf(graph.fileShape(index), graph.fileShape(logits)))
+        assertEquals(listOf(listOf(3L), listOf(1L, 3L, 4096L)), listOf(index, logits).map { graph.shapeOf(it, 8, 3).toList() })
+        assertEquals(listOf(1L, 8L), graph.shapeOf(graph.input(Role.TOKENS)!!, 8, 3).toList())
+        graph.checkRows(8, 8)
+        for (rows in listOf(0, 9)) assertFails<GraphMismatchException> { graph.checkRows(8, rows) }
+        val old = graph.copy(freeRows = false)
+        assertEquals(listOf(listOf(1L), listOf(1L, 1L, 4096L)), listOf(index, logits).map { old.shapeOf(it, 8, 1).toList() })
+        val error = assertFails<ManifestException> { ManifestReader.parse(text.replace("\"free_rows\": false", "\"free_rows\": true")) }
+        assertTrue(error.what, "free_rows" in error.what)
+    }
+
+    @Test
     fun `a link out of the folder is refused`() {
         val folder = copy()
         val weights = File(folder, "weights.bin")

@@ -32,10 +32,11 @@ class FakeEngine(private val vocabSize: Int, private val choose: (FakeCall) -> I
         loaded.add(graph)
     }
 
-    override fun bind(graph: GraphSpec, width: Int, cache: KvBuffers?): BoundStep {
+    override fun bind(graph: GraphSpec, width: Int, cache: KvBuffers?, rows: Int): BoundStep {
         if (failsToBind) throw EngineException("cannot bind", "Repair the engine.")
+        graph.checkRows(width, rows)
         bound++
-        return Step(graph, width, cache)
+        return Step(graph, width, rows, cache)
     }
 
     override fun interrupt() {
@@ -50,12 +51,11 @@ class FakeEngine(private val vocabSize: Int, private val choose: (FakeCall) -> I
         closed = true
     }
 
-    private inner class Step(private val graph: GraphSpec, override val width: Int, private val cache: KvBuffers?) : BoundStep {
+    private inner class Step(private val graph: GraphSpec, override val width: Int, private val rows: Int, private val cache: KvBuffers?) : BoundStep {
         override val ids: LongBuffer = LongBuffer.allocate(width)
-        override val logits: FloatBuffer = FloatBuffer.allocate(logitsSize())
+        override val logits: FloatBuffer = FloatBuffer.allocate(graph.output(Role.LOGITS)!!.let { graph.shapeOf(it, width, rows) }.size())
         override val newRows: List<ByteBuffer> = graph.outputs.filter { it.role == Role.NEW_KEY || it.role == Role.NEW_VALUE }.map { spec ->
-            val size = spec.shapeFor(width).fold(1L) { all, dimension -> all * dimension }.toInt()
-            ByteBuffer.allocate(4 * size).order(ByteOrder.nativeOrder())
+            ByteBuffer.allocate(4 * graph.shapeOf(spec, width, rows).size()).order(ByteOrder.nativeOrder())
         }
 
         override fun run(position: Int, lastIndex: Int) {
@@ -68,18 +68,24 @@ class FakeEngine(private val vocabSize: Int, private val choose: (FakeCall) -> I
                 for (element in 0 until rows.capacity() / 4) rows.putFloat(4 * element, 1000f * calls.size + 100f * index + element)
             }
             for (index in 0 until logits.capacity()) logits.put(index, -1f)
-            logits.put(if (logits.capacity() > vocabSize) lastIndex * vocabSize + choose(call) else choose(call), 5f)
+            val count = logits.capacity() / vocabSize
+            // Of all tokens, with padding behind them, or of the last ones.
+            val first = if (count == width) 0 else lastIndex - rows + 1
+            for (index in first..minOf(lastIndex, first + count - 1)) {
+                val chosen = if (index == lastIndex) choose(call) else choose(FakeCall(graph, call.ids, position, index, seen))
+                logits.put((index - first) * vocabSize + chosen, 5f)
+            }
             afterRun(logits)
         }
 
         override fun close() {
             closedSteps++
         }
-
-        private fun logitsSize(): Int =
-            graph.output(Role.LOGITS)!!.shapeFor(width).fold(1L) { all, dimension -> all * dimension }.toInt()
     }
 }
+
+/** How many numbers a tensor of this shape has. */
+fun LongArray.size(): Int = fold(1L) { all, dimension -> all * dimension }.toInt()
 
 fun ByteBuffer.floats(): List<Int> = List(capacity() / 4) { getFloat(4 * it).toInt() }
 
@@ -101,7 +107,11 @@ class CountingAllocator : BufferAllocator {
     }
 }
 
-/** A manifest for [FakeEngine]: 2 layers, 2 heads, 16 slots, 3 dimensions, chunks of [widths]. */
+/**
+ * A manifest for [FakeEngine]: 2 layers, 2 heads, 3 dimensions, chunks of [widths].
+ *
+ * @param freeRows Whether the graph of phase `any` returns the logits of as many tokens as it is asked for.
+ */
 fun fakeManifest(
     update: CacheUpdate = CacheUpdate.APPEND,
     batched: Boolean = false,
@@ -111,29 +121,32 @@ fun fakeManifest(
     golden: GoldenTrace? = null,
     eos: Set<Int> = setOf(2),
     widths: List<Int> = listOf(4),
+    slots: Int = 16,
+    freeRows: Boolean = false,
+    vocabSize: Int = 50,
 ): Manifest {
-    val cache = CacheSpec(update, 2, 2, 16, 3, batched, Dtype.FLOAT32)
+    val cache = CacheSpec(update, 2, 2, slots, 3, batched, Dtype.FLOAT32)
     val graphs = when {
-        dynamic -> listOf(fakeGraph(Phase.ANY, null, cache, allLogits))
-        else -> widths.map { fakeGraph(Phase.PREFILL, it, cache, allLogits) } +
-            (buckets + 16).map { fakeGraph(Phase.DECODE, 1, cache.copy(slots = it), allLogits) }
+        dynamic -> listOf(fakeGraph(Phase.ANY, null, cache, allLogits, vocabSize, freeRows))
+        else -> widths.map { fakeGraph(Phase.PREFILL, it, cache, allLogits, vocabSize) } +
+            (buckets + slots).map { fakeGraph(Phase.DECODE, 1, cache.copy(slots = it), allLogits, vocabSize) }
     }
     return Manifest(
-        schemaVersion = "1.0", name = "fake", runtime = "onnxruntime", target = "onnx", vocabSize = 50,
+        schemaVersion = "1.0", name = "fake", runtime = "onnxruntime", target = "onnx", vocabSize = vocabSize,
         tokens = Tokens(1, eos, 3, addBos = true), tokenizerFile = "tokenizer.json", tokenizerKind = "unigram",
-        graphs = graphs, cache = cache, allLogits = allLogits, prefillLen = widths.last(), cacheLen = 16,
+        graphs = graphs, cache = cache, allLogits = allLogits, prefillLen = widths.last(), cacheLen = slots,
         generation = GenerationDefaults(false, 1.0, 0, 1.0, 8), memory = MemorySpec(1000, 400, 1536, 100, 2036),
         golden = golden, output = null, files = emptyList(),
     )
 }
 
-private fun fakeGraph(phase: Phase, tokens: Int?, cache: CacheSpec, allLogits: Boolean): GraphSpec {
+private fun fakeGraph(phase: Phase, tokens: Int?, cache: CacheSpec, allLogits: Boolean, vocabSize: Int, freeRows: Boolean = false): GraphSpec {
     val width = tokens?.toLong() ?: -1L
     val inputs = ArrayList<TensorSpec>()
     inputs.add(TensorSpec("input_ids", Role.TOKENS, Dtype.INT64, listOf(1, width)))
     inputs.add(TensorSpec("past_length", Role.PAST_LENGTH, Dtype.INT64, listOf(1)))
     if (phase != Phase.DECODE && !allLogits) inputs.add(TensorSpec("last_index", Role.LAST_INDEX, Dtype.INT64, listOf(1)))
-    val outputs = arrayListOf(TensorSpec("logits", Role.LOGITS, Dtype.FLOAT32, listOf(1, if (allLogits) width else 1, 50)))
+    val outputs = arrayListOf(TensorSpec("logits", Role.LOGITS, Dtype.FLOAT32, listOf(1, if (allLogits) width else 1, vocabSize.toLong())))
     for (layer in 0 until cache.layers) {
         for ((kind, past, new) in listOf(Triple("key", Role.PAST_KEY, Role.NEW_KEY), Triple("value", Role.PAST_VALUE, Role.NEW_VALUE))) {
             inputs.add(TensorSpec("past_key_values.$layer.$kind", past, cache.dtype, cache.shape.toList()))
@@ -143,5 +156,5 @@ private fun fakeGraph(phase: Phase, tokens: Int?, cache: CacheSpec, allLogits: B
         }
     }
     val method = "${phase.id}_${if (phase == Phase.PREFILL) tokens else cache.slots}"
-    return GraphSpec("decoder.pte", method, phase, tokens, cache.slots, inputs, outputs)
+    return GraphSpec("decoder.pte", method, phase, tokens, cache.slots, inputs, outputs, freeRows)
 }

@@ -75,7 +75,7 @@ internal class ExecutorchBoundStep(
 
     private fun longs(spec: TensorSpec): Pair<LongBuffer, Tensor> {
         if (spec.dtype != Dtype.INT64) throw mismatch(spec)
-        val shape = spec.shapeFor(width)
+        val shape = graph.shapeOf(spec, width, rows = 1)
         val buffer = allocator.allocate(bytes(spec, shape)).asLongBuffer()
         return buffer to Tensor.fromBlob(buffer, shape)
     }
@@ -97,7 +97,7 @@ internal class ExecutorchBoundStep(
     }
 
     private fun target(spec: TensorSpec): Target {
-        val bytes = allocator.allocate(bytes(spec, spec.shapeFor(width)))
+        val bytes = allocator.allocate(bytes(spec, graph.shapeOf(spec, width, rows = 1)))
         when (spec.role) {
             Role.LOGITS -> if (spec.dtype == Dtype.FLOAT32) logits = bytes.asFloatBuffer() else throw mismatch(spec)
             Role.NEW_KEY, Role.NEW_VALUE -> rows.add(bytes)

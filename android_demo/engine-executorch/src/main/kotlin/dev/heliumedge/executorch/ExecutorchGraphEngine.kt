@@ -57,7 +57,8 @@ public class ExecutorchGraphEngine(
         if (loaded.add(graph.methodName())) program.load(graph.methodName())
     }
 
-    override fun bind(graph: GraphSpec, width: Int, cache: KvBuffers?): BoundStep {
+    override fun bind(graph: GraphSpec, width: Int, cache: KvBuffers?, rows: Int): BoundStep {
+        graph.checkRows(width, rows)
         if (graph.tokens != width) throw GraphMismatchException("${graph.label} takes ${graph.tokens} tokens, not $width")
         load(graph)
         val step = named("bind ${graph.label}") { ExecutorchBoundStep(program, graph, width, cache, allocator) }

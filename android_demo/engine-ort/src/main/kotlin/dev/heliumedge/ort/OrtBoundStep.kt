@@ -26,6 +26,7 @@ internal class OrtBoundStep(
     private val runOptions: OrtSession.RunOptions,
     private val graph: GraphSpec,
     override val width: Int,
+    private val rowsOfLogits: Int,
     cache: KvBuffers?,
     private val allocator: BufferAllocator,
 ) : BoundStep {
@@ -69,8 +70,8 @@ internal class OrtBoundStep(
     }
 
     override fun run(position: Int, lastIndex: Int) {
-        put(this.position, graph.input(Role.PAST_LENGTH), position)
-        put(this.lastIndex, graph.input(Role.LAST_INDEX), lastIndex)
+        put(this.position, graph.input(Role.PAST_LENGTH), 0, position)
+        for (row in 0 until rowsOfLogits) put(this.lastIndex, graph.input(Role.LAST_INDEX), row, lastIndex - rowsOfLogits + 1 + row)
         // The result only lists the pinned outputs; closing it leaves their memory alone.
         named("run ${graph.label}") { session.run(inputs, emptySet(), outputs, runOptions).close() }
     }
@@ -80,13 +81,13 @@ internal class OrtBoundStep(
         tensors.clear()
     }
 
-    private fun put(buffer: ByteBuffer?, spec: TensorSpec?, value: Int) {
+    private fun put(buffer: ByteBuffer?, spec: TensorSpec?, index: Int, value: Int) {
         if (buffer == null || spec == null) return
-        if (spec.dtype == Dtype.INT64) buffer.putLong(0, value.toLong()) else buffer.putInt(0, value)
+        if (spec.dtype == Dtype.INT64) buffer.putLong(8 * index, value.toLong()) else buffer.putInt(4 * index, value)
     }
 
     private fun fresh(spec: TensorSpec, keep: (ByteBuffer) -> Unit): OnnxTensor {
-        val shape = spec.shapeFor(width)
+        val shape = graph.shapeOf(spec, width, rowsOfLogits)
         val bytes = shape.fold(spec.dtype.bytes.toLong()) { size, dimension -> size * dimension }.toInt()
         val buffer = allocator.allocate(bytes)
         keep(buffer)

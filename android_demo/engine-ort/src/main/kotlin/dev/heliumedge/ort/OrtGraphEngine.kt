@@ -84,10 +84,11 @@ public class OrtGraphEngine(
         session(graph)
     }
 
-    override fun bind(graph: GraphSpec, width: Int, cache: KvBuffers?): BoundStep {
+    override fun bind(graph: GraphSpec, width: Int, cache: KvBuffers?, rows: Int): BoundStep {
+        graph.checkRows(width, rows)
         val session = session(graph)
         val step = named("bind ${graph.label}") {
-            OrtBoundStep(environment, session, runOptions, graph, width, cache, allocator)
+            OrtBoundStep(environment, session, runOptions, graph, width, rows, cache, allocator)
         }
         tensorsCreated += step.tensorCount
         return step

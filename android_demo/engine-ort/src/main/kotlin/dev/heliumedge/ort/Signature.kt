@@ -26,9 +26,10 @@ private fun check(graph: GraphSpec, side: String, listed: List<TensorSpec>, foun
     for (spec in listed) {
         val info = found[spec.name]?.info as? TensorInfo
             ?: throw GraphMismatchException("${graph.label}: the $side ${spec.name} is missing")
-        if (info.shape.toList() != spec.shape || dtypeOf(info.type) != spec.dtype) {
+        val expected = graph.fileShape(spec)
+        if (info.shape.toList() != expected || dtypeOf(info.type) != spec.dtype) {
             throw GraphMismatchException(
-                "${graph.label}: the $side ${spec.name} is ${info.shape.toList()} ${info.type}, the manifest says ${spec.shape} ${spec.dtype.id}",
+                "${graph.label}: the $side ${spec.name} is ${info.shape.toList()} ${info.type}, the manifest says $expected ${spec.dtype.id}",
             )
         }
     }

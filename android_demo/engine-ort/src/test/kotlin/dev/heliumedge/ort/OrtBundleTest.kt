@@ -286,7 +286,7 @@ class OrtBundleTest {
     }
 
     private class Spying(private val engine: GraphEngine, private val look: (BoundStep) -> Unit) : GraphEngine by engine {
-        override fun bind(graph: GraphSpec, width: Int, cache: KvBuffers?) = engine.bind(graph, width, cache).also(look)
+        override fun bind(graph: GraphSpec, width: Int, cache: KvBuffers?, rows: Int) = engine.bind(graph, width, cache, rows).also(look)
     }
 
     private fun BoundStep.field(name: String): Map<*, *> =
