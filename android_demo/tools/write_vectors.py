@@ -17,6 +17,7 @@ import chats
 import conversations
 import expressions
 import hosts
+import lookups
 import manifests
 import numpy as np
 import prompt_caches
@@ -43,12 +44,14 @@ def main(folder: Path) -> None:
     save(folder / "expressions.json", expressions.document())
     save(folder / "sampler.json", list(samplers.sampler_cases()))
     save(folder / "overrides.json", list(samplers.override_cases()))
+    save(folder / "lookups.json", list(lookups.lookup_cases()))
     save(folder / "stop-strings.json", list(samplers.stop_string_cases()))
     tokenizer = Tokenizer(DATA / "helium-tiny" / "tokenizer.json")
     save(folder / "stop-texts.json", list(samplers.stop_text_cases(tokenizer)))
     write_chats(folder)
     chat = conversations.write_bundle(folder / "bundles", folder)
     save(folder / "conversation.json", list(conversations.answers(chat)))
+    save(folder / "lookahead-texts.json", list(lookups.texts(lookups.write_bundle(folder / "bundles"))))
     save(folder / "plans.json", list(hosts.plans()))
     save(folder / "caches.json", list(hosts.cache_runs()))
     prompt_caches.write(folder / "prompt-caches", bundles)

@@ -62,9 +62,9 @@ public class LoadedBundle internal constructor(
         val wanted = settings.generation.applyTo(manifest.generation)
         // One more than fits may be chosen: it is shown and not fed back.
         val most = minOf(wanted.newTokensBehind(ids.size), context - ids.size + 1)
+        val generation = Generation(decoder, tokenizer, manifest.tokens.eos, stopStrings = wanted.stopStrings, lookahead = settings.generation.lookahead)
         if (reuse) stats.reusedTokens = decoder.follow(ids) else decoder.rewind()
-        Generation(decoder, tokenizer, manifest.tokens.eos, stopStrings = wanted.stopStrings)
-            .run(ids.copyOfRange(stats.reusedTokens, ids.size), sampler(decoder, wanted, settings.seed), most, stop, stats, listener = listener)
+        generation.run(ids.copyOfRange(stats.reusedTokens, ids.size), sampler(decoder, wanted, settings.seed), most, stop, stats, listener = listener)
     }
 
     /**
@@ -82,7 +82,9 @@ public class LoadedBundle internal constructor(
         listener: TokenListener,
     ): AnswerFacts {
         val wanted = settings.generation.applyTo(manifest.generation)
-        return conversations().answer(messages, sampler(textDecoder(), wanted, settings.seed), wanted, stop, stats, settings.contextOf(manifest), listener)
+        val sampler = sampler(textDecoder(), wanted, settings.seed)
+        val context = settings.contextOf(manifest)
+        return conversations().answer(messages, sampler, wanted, stop, stats, context, settings.generation.lookahead, listener)
     }
 
     /**

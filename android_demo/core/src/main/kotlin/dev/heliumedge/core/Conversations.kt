@@ -57,6 +57,7 @@ public class Conversations(
      *
      * @param wanted How long an answer may be, and which texts end it; how tokens are chosen is the [sampler]'s.
      * @param contextTokens Longest conversation; at most what the cache holds.
+     * @param lookahead Most tokens to guess, as of [Generation].
      * @throws CacheFullException Not even the last turn fits.
      * @throws HeliumException What [Generation.run] throws.
      */
@@ -67,8 +68,10 @@ public class Conversations(
         stopSignal: StopSignal = StopSignal(),
         stats: GenerationStats = GenerationStats(),
         contextTokens: Int = decoder.cacheLen,
+        lookahead: Int = 0,
         listener: TokenListener,
     ): AnswerFacts {
+        val generation = Generation(decoder, tokenizer, stop, stopStrings = wanted.stopStrings, continuing = false, lookahead = lookahead)
         val room = contextTokens - minOf(wanted.newTokensBehind(0), contextTokens / 4)
         val fitted = fitConversation(::ids, messages, room, decoder.tokens)
         val shared = decoder.follow(fitted.ids)
@@ -76,8 +79,7 @@ public class Conversations(
         val most = if (contextTokens < decoder.cacheLen) contextTokens - fitted.ids.size + 1 else Int.MAX_VALUE
         stats.reusedTokens = shared
         stats.droppedMessages = fitted.dropped
-        Generation(decoder, tokenizer, stop, stopStrings = wanted.stopStrings, continuing = false)
-            .run(fitted.ids.copyOfRange(shared, fitted.ids.size), sampler, minOf(wanted.newTokensBehind(fitted.ids.size), most), stopSignal, stats, listener)
+        generation.run(fitted.ids.copyOfRange(shared, fitted.ids.size), sampler, minOf(wanted.newTokensBehind(fitted.ids.size), most), stopSignal, stats, listener)
         return AnswerFacts(shared, fitted.dropped)
     }
 }

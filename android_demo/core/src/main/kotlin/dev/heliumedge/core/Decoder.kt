@@ -4,7 +4,7 @@ import java.nio.ByteBuffer
 import java.nio.FloatBuffer
 import java.util.Random
 
-/** One row of logits, valid until the next call of the decoder that gave it: V floats from [offset] on. */
+/** One row of logits, valid until the decoder that gave it runs its next call: V floats from [offset] on. */
 public class Logits internal constructor(public val buffer: FloatBuffer, public val offset: Int)
 
 /**
@@ -29,7 +29,7 @@ public class Decoder(
     /** Type and shape of the cache. */
     internal val cacheSpec: CacheSpec
     private val planner: PrefillPlanner
-    private val steps = ArrayList<KeptStep>()
+    private val steps = ArrayList<Step>()
     private val prefillGraphs = manifest.graphs.filter { it.phase == Phase.PREFILL }.associateBy { it.tokens }
 
     init {
@@ -63,6 +63,9 @@ public class Decoder(
 
     /** Tokens in the vocabulary. */
     public val vocabSize: Int get() = manifest.vocabSize
+
+    /** Whether one call can return the logits of several tokens, as [decodeRows] wants; not with static graphs. */
+    public val givesRows: Boolean get() = anyGraph != null && (manifest.allLogits || anyGraph.freeRows)
 
     /**
      * Loads every graph that a text may need, which otherwise happens at their first use: what loading takes, in time and
@@ -153,20 +156,61 @@ public class Decoder(
         if (position >= cacheLen) throw CacheFullException("the KV cache has $cacheLen slots, and all are taken")
         return unlessStopped(stop) {
             val step = decodeStep()
-            step.ids.put(0, token.toLong())
+            step.bound.ids.put(0, token.toLong())
             finish(step, 1).also { if (tokens.size == position - 1) tokens.add(token) }
         }
     }
 
+    /**
+     * Appends a few tokens in one call, which while decoding waits for memory takes little longer than one of [decode];
+     * [rewind] takes back those that turn out to be unwanted. Each number of tokens is bound at its first use and kept,
+     * with its buffer for as many rows of logits.
+     *
+     * @param ids The tokens, and whatever stands behind them.
+     * @param count How many tokens there are, 1 to [MOST_ROWS].
+     * @return The logits of each, or null when [stop] ended it; the cache is then as it was.
+     * @throws CacheFullException They do not fit; nothing was written.
+     * @throws InvalidRequestException The graphs return the logits of one token alone ([givesRows]), so many tokens are
+     *   not allowed, or an id is outside the vocabulary.
+     * @throws EngineException The runtime stopped.
+     */
+    public fun decodeRows(ids: IntArray, count: Int = ids.size, stop: StopSignal? = null): List<Logits>? {
+        val any = requireRows()
+        if (count !in 1..MOST_ROWS || count > ids.size) {
+            throw InvalidRequestException("$count tokens in one call is out of range", "Allowed: 1 to ${minOf(MOST_ROWS, ids.size)}.")
+        }
+        for (index in 0 until count) checkId(ids[index])
+        if (position + count > cacheLen) throw CacheFullException(Phrase.TOKENS_DO_NOT_FIT.with(count, cacheLen, position))
+        return unlessStopped(stop) {
+            val step = step(any, count, cache.full, rows = if (any.freeRows) count else 1)
+            for (index in 0 until count) step.bound.ids.put(index, ids[index].toLong())
+            finish(step, count)
+            log(ids, 0, count)
+            step.logits
+        }
+    }
+
+    /** Takes the next slot for [token] again: a call wrote it there, and [rewind] took it back. */
+    internal fun retake(token: Int) {
+        cache.seek(position + 1)
+        if (tokens.size == position - 1) tokens.add(token)
+    }
+
+    /** The graph that returns the logits of several tokens, or a refusal. */
+    internal fun requireRows(): GraphSpec = anyGraph?.takeIf { givesRows } ?: throw InvalidRequestException(
+        "the graphs of ${manifest.name} return the logits of the last token of a call alone, so that no tokens can be guessed",
+        "Leave lookahead at 0, or export for ONNX Runtime with a current helium-edge.",
+    )
+
     override fun close() {
-        steps.forEach { it.step.close() }
+        steps.forEach { it.bound.close() }
         steps.clear()
         engine.close()
         cache.close()
     }
 
     /** Runs a call that [stop] may interrupt; null when it did, before or during the call. */
-    private inline fun unlessStopped(stop: StopSignal?, call: () -> Logits): Logits? {
+    private inline fun <T> unlessStopped(stop: StopSignal?, call: () -> T): T? {
         if (stop == null) return call()
         if (!stop.attach(engine)) return null
         try {
@@ -186,39 +230,39 @@ public class Decoder(
             chunk.phase == Phase.DECODE -> decodeStep()
             any == null -> step(prefillGraphs.getValue(chunk.width), chunk.width, cache.full)
             kept -> step(any, chunk.width, cache.full)
-            else -> engine.bind(any, chunk.width, cache.full)
+            else -> bind(any, chunk.width, cache.full, rows = 1)
         }
         try {
             for (index in 0 until chunk.width) {
                 // Any valid id will do for the padding: attention is causal.
-                step.ids.put(index, ids[chunk.start + minOf(index, chunk.count - 1)].toLong())
+                step.bound.ids.put(index, ids[chunk.start + minOf(index, chunk.count - 1)].toLong())
             }
             val logits = finish(step, chunk.count)
-            if (tokens.size == position - chunk.count) for (index in 0 until chunk.count) tokens.add(ids[chunk.start + index])
+            log(ids, chunk.start, chunk.count)
             return if (kept) logits else Logits(copy(logits), 0)
         } finally {
             // A ragged tail has one of many widths: only those that recur are worth keeping.
-            if (!kept) step.close()
+            if (!kept) step.bound.close()
         }
     }
 
-    private fun decodeStep(): BoundStep {
+    /** Notes the tokens of the last call, unless what lies before them is not known. */
+    private fun log(ids: IntArray, start: Int, count: Int) {
+        if (tokens.size == position - count) for (index in start until start + count) tokens.add(ids[index])
+    }
+
+    private fun decodeStep(): Step {
         val any = anyGraph
         if (any != null) return step(any, 1, cache.full)
         val slots = cache.slotsForNext()
         return step(decodeGraphs.getValue(slots), 1, cache.buffersOf(slots))
     }
 
-    private fun finish(step: BoundStep, count: Int): Logits {
-        step.run(position, count - 1)
-        cache.advance(step.newRows, step.width, count)
-        val row = if (manifest.allLogits) count - 1 else 0
-        return step.logitsAt(row)
-    }
-
-    private fun BoundStep.logitsAt(row: Int): Logits {
-        if (row == 0) steps.firstOrNull { it.step === this }?.let { return it.firstRow }
-        return Logits(logits, row * vocabSize)
+    /** Runs [count] tokens, and returns the logits of the last one. */
+    private fun finish(step: Step, count: Int): Logits {
+        step.bound.run(position, count - 1)
+        cache.advance(step.bound.newRows, step.bound.width, count)
+        return step.logits[if (manifest.allLogits) count - 1 else step.logits.lastIndex]
     }
 
     private fun copy(row: Logits): FloatBuffer {
@@ -228,19 +272,20 @@ public class Decoder(
     }
 
     /** The step that was bound before, or a new one; bound to other buffers it is bound again. */
-    private fun step(graph: GraphSpec, width: Int, buffers: KvBuffers): BoundStep {
+    private fun step(graph: GraphSpec, width: Int, buffers: KvBuffers, rows: Int = 1): Step {
         for (index in steps.indices) {
             val kept = steps[index]
-            if (kept.graph !== graph || kept.step.width != width) continue
-            if (kept.buffers === buffers) return kept.step
-            kept.step.close()
+            if (kept.graph !== graph || kept.bound.width != width || kept.rows != rows) continue
+            if (kept.buffers === buffers) return kept
+            kept.bound.close()
             steps.removeAt(index)
             break
         }
-        val step = engine.bind(graph, width, buffers)
-        steps.add(KeptStep(graph, buffers, step, Logits(step.logits, 0)))
-        return step
+        return bind(graph, width, buffers, rows).also(steps::add)
     }
+
+    private fun bind(graph: GraphSpec, width: Int, buffers: KvBuffers, rows: Int) =
+        Step(graph, buffers, rows, engine.bind(graph, width, buffers, rows))
 
     private fun checkId(token: Int) {
         if (token !in 0 until vocabSize) {
@@ -250,5 +295,13 @@ public class Decoder(
 
     private fun missing(what: String) = ManifestException("${manifest.name} has no $what; it has ${manifest.graphs.map { it.phase.id }}")
 
-    private class KeptStep(val graph: GraphSpec, val buffers: KvBuffers, val step: BoundStep, val firstRow: Logits)
+    private inner class Step(val graph: GraphSpec, val buffers: KvBuffers, val rows: Int, val bound: BoundStep) {
+        /** One for each row that a call returns, made once. */
+        val logits = List(if (manifest.allLogits) bound.width else rows) { Logits(bound.logits, it * vocabSize) }
+    }
+
+    public companion object {
+        /** Most tokens of [decodeRows]: the longest guess of [Lookahead] and the token before it. */
+        public const val MOST_ROWS: Int = Lookahead.MOST_GUESSED + 1
+    }
 }

@@ -54,8 +54,20 @@ public class GenerationStats {
     public var firstTokenNanos: Long = 0
         internal set
 
-    /** Tokens fed back one by one. */
+    /** Tokens fed back. */
     public var decodeSteps: Int = 0
+        internal set
+
+    /** Calls of the graphs for them: fewer where guesses were right, otherwise one for each. */
+    public var decodeCalls: Int = 0
+        internal set
+
+    /** Tokens that were guessed; see [Lookahead]. */
+    public var guessedTokens: Int = 0
+        internal set
+
+    /** Guesses that were chosen, whose steps had been done already. */
+    public var acceptedTokens: Int = 0
         internal set
 
     /** Time for these steps, each with the choice of its token; the listener's own time is not in. */
@@ -91,6 +103,10 @@ public fun interface TokenListener {
  * @param stopStrings Texts that end it; the listener does not get their text. They end behind the prompt, and may begin
  *   in it.
  * @param continuing Whether text stands before the first token, whose leading blank is then kept.
+ * @param lookahead Most tokens to guess from the text so far and run in one call, up to [Lookahead.MOST_GUESSED]; 0 guesses
+ *   none. What is generated stays the same.
+ * @throws InvalidRequestException Guesses are wanted of graphs that return the logits of one token alone
+ *   ([Decoder.givesRows]), or [lookahead] is out of range.
  */
 public class Generation(
     private val decoder: Decoder,
@@ -99,7 +115,12 @@ public class Generation(
     private val clock: Clock = Clock.System,
     private val stopStrings: List<String> = emptyList(),
     private val continuing: Boolean = true,
+    private val lookahead: Int = 0,
 ) {
+    init {
+        if (lookahead != 0) Lookahead.checkPossible(decoder, lookahead)
+    }
+
     /**
      * Continues a prompt; the decoder keeps what is in its cache, so a second call carries the text on. The sampler is
      * shown all of it.
@@ -111,7 +132,7 @@ public class Generation(
      * @param stats Filled in along the way.
      * @return [stats], complete.
      * @throws CacheFullException The prompt does not fit; nothing was written.
-     * @throws HeliumException What [Decoder.prefill], [Decoder.decode] and [Sampler.pick] throw.
+     * @throws HeliumException What [Decoder.prefill], [Decoder.decode], [Decoder.decodeRows] and [Sampler.pick] throw.
      */
     public fun run(
         promptIds: IntArray,
@@ -182,14 +203,26 @@ public class Generation(
         val stop: StopSignal,
         val stats: GenerationStats,
     ) {
+        /** Knows the prompt, which is in the cache by now. */
+        private val ahead = if (lookahead > 0) Lookahead(decoder, lookahead, Worth(clock)) else null
+
         /** The token after [token], or [NO_TOKEN] when [stop] ended the call. */
         fun next(token: Int): Int {
             val start = clock.nanos()
-            val logits = decoder.decode(token, stop) ?: return NO_TOKEN
+            val logits = decode(token) ?: return NO_TOKEN
             val next = sampler.pick(logits.buffer, logits.offset, decoder.tokens)
             stats.decodeSteps++
             stats.decodeNanos += clock.nanos() - start
             return next
+        }
+
+        private fun decode(token: Int): Logits? {
+            if (ahead == null) return decoder.decode(token, stop)?.also { stats.decodeCalls++ }
+            return ahead.decode(token, stop).also {
+                stats.decodeCalls = ahead.calls
+                stats.guessedTokens = ahead.guessed
+                stats.acceptedTokens = ahead.accepted
+            }
         }
     }
 

@@ -15,6 +15,8 @@ package dev.heliumedge.core
  * @property maxNewTokens Upper bound of the new tokens; the bundle's own bound of prompt and answer together, if it has
  *   one, then holds no more.
  * @property maxLength Upper bound of prompt and answer together; at least one token is generated.
+ * @property lookahead Most tokens to guess from the text so far and run in one call, up to [Lookahead.MOST_GUESSED]; 0
+ *   guesses none, and no bundle asks for it. What is generated stays the same.
  * @throws InvalidRequestException A value outside its range.
  */
 public data class GenerationOverrides(
@@ -28,6 +30,7 @@ public data class GenerationOverrides(
     val stopStrings: List<String>? = null,
     val maxNewTokens: Int? = null,
     val maxLength: Int? = null,
+    val lookahead: Int = 0,
 ) {
     init {
         // Says what is wrong with each of the values that it has; the others are neutral.
@@ -36,6 +39,7 @@ public data class GenerationOverrides(
         stopStrings?.let(::StopStrings)
         if (maxNewTokens != null && maxNewTokens < 1) bad("$maxNewTokens new tokens", Phrase.ALLOWED_FROM.with(1))
         if (maxLength != null && maxLength < 1) bad("$maxLength tokens of prompt and answer", Phrase.ALLOWED_FROM.with(1))
+        if (lookahead !in 0..Lookahead.MOST_GUESSED) throw Lookahead.outOfRange(lookahead)
     }
 
     /** The defaults of a bundle with these values in them. */
