@@ -66,10 +66,10 @@ class Calibrated(CalibratedMethod):
         stacked = torch.cat(list(weights)) if len(weights) > 1 else weights[0]
         # One after the other: in float64 each of them takes as much memory as a layer of 2 billion parameters.
         target = self._target(stacked, statistics)
-        hessian = damped(statistics.hessian, self.damping)
-        factor = alone(inverse_factor, hessian).to(torch.float32)
+        factor = alone(lambda share: inverse_factor(statistics.hessian, share), self.damping).to(torch.float32)
         found = round_gptq(target, factor, scheme)
-        found = refine(found, target, hessian.to(torch.float32), self.rounds)
+        del factor
+        found = refine(found, target, damped(statistics.hessian, self.damping).to(torch.float32), self.rounds)
         return _split(found, [len(weight) for weight in weights])
 
     def _target(self, weight: Tensor, statistics: InputStatistics) -> Tensor:

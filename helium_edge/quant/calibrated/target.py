@@ -40,7 +40,9 @@ def _solve(rows: Tensor, factor: Tensor) -> Tensor:
     out = torch.empty_like(rows)
 
     def work(piece: slice) -> None:
-        out[piece] = torch.cholesky_solve(rows[piece].t().to(torch.float64), factor).t().to(torch.float32)
+        # Two triangles give the bits of `cholesky_solve`, which copies the factor in every thread.
+        half = torch.linalg.solve_triangular(factor, rows[piece].t().to(torch.float64), upper=False)
+        out[piece] = torch.linalg.solve_triangular(factor.mT, half, upper=True).t().to(torch.float32)
 
     map_pieces(work, spans(len(rows), _SOLVE_COLUMNS))
     return out

@@ -26,7 +26,7 @@ from helium_edge.quant.affine import QuantizedWeight, dequantize
 from helium_edge.quant.calibrated.folds import Folds, choose_factors
 from helium_edge.quant.calibrated.inputs import INPUTS, InputName, head_weight, readers
 from helium_edge.quant.calibrated.method import Calibrated
-from helium_edge.quant.calibrated.statistics import collect, mean_squares
+from helium_edge.quant.calibrated.statistics import InputStatistics, collect, mean_squares
 from helium_edge.quant.calibrated.streams import WRITE_BACK, Stream, Texts, projection
 from helium_edge.quant.methods import METHODS
 from helium_edge.quant.plan import PlannedWeight
@@ -203,7 +203,7 @@ class Walk:
         for name in INPUTS:
             inputs = quantized.input_of(layer, name, inputs)
             module = projection(layer, name)
-            module.weight = self._quantize(readers(index, name), module.weight, inputs, expected.pop(name))
+            module.weight = self._quantize(readers(index, name), module.weight, inputs, [expected.pop(name)])
             if name in WRITE_BACK:
                 quantized.add(module, inputs)
 
@@ -264,20 +264,21 @@ class Walk:
             self.folds.add_head(factors[HEAD_INPUT])
             expected = expected / factors[HEAD_INPUT]
         weight = self.folds.apply(name, self._originals.read(name))
-        self._quantize([name], weight, quantized.normed(self._final_norm()), expected)
+        self._quantize([name], weight, quantized.normed(self._final_norm()), [expected])
 
     def _final_norm(self) -> RmsNorm:
         gain = self.folds.apply(FINAL_NORM, self._originals.read(FINAL_NORM))
         return RmsNorm(gain, self._config.rms_norm_eps)
 
-    def _quantize(self, names: Sequence[str], stacked: Tensor, inputs: Tensor, expected: Tensor) -> Tensor:
+    def _quantize(self, names: Sequence[str], stacked: Tensor, inputs: Tensor, expected: list[Tensor]) -> Tensor:
         """Quantize the matrices that read one input.
 
         Args:
             names: Of the matrices.
             stacked: They themselves, (N1 + N2 + ..., K).
             inputs: What they read in the quantized model, (T, K).
-            expected: What they read in the original one.
+            expected: What they read in the original one, (T, K), in a list of one: it is taken out, so that its
+                memory is free while they are quantized.
 
         Returns:
             What the export computes with, in place of `stacked`.
@@ -286,11 +287,14 @@ class Walk:
         for name in names:
             end = begin + self._rows[name]
             parts[name], begin = stacked[begin:end], end
-        statistics = None
+        statistics: InputStatistics | None = None
+        original: Tensor | None = expected.pop()
         for scheme, group in self._groups(names):
             found = self._results.weights(group)
             if found is None:
-                statistics = statistics or collect(inputs, expected if self._options.corrected else None)
+                if statistics is None:
+                    statistics = collect(inputs, original if self._options.corrected else None)
+                    original = None  # its memory is the method's now
                 originals = [parts[name] for name in group]
                 found = self._method(originals, statistics, scheme)
                 self._results.put_weights(group, originals, found)
