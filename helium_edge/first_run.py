@@ -136,6 +136,10 @@ def run_every_graph(bundle: Bundle) -> None:
                 runner.prefill([0] * min(width, runner.cache_len - 1))
                 runner.decode(0)
             if isinstance(runner, SeekableRunner):
+                for graph in manifest.graphs:
+                    if graph.phase == "prefill" and graph.tokens is not None:
+                        runner.seek((graph.cache_len or manifest.cache_len) - graph.tokens)
+                        runner.prefill([0] * graph.tokens)
                 for slots in sorted({graph.cache_len or manifest.cache_len for graph in manifest.graphs}):
                     runner.seek(slots - 1)
                     runner.decode(0)

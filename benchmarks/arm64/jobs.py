@@ -37,6 +37,7 @@ HEADS, CHUNK = 2, 128
 PTE_HEADS, PTE_CONTEXTS = 20, (512, 1024)
 """Of a decode step of a `.pte`, as in Helium 2B: a slot of one of two heads takes a quarter fewer instructions
 than one of 20, which sums would miss. GroupQueryAttention of ONNX Runtime takes the same with both."""
+ONE_METHOD_A_PHASE: dict[str, Any] = {"cache_buckets": [], "prefill_buckets": [], "prefill_cache_buckets": []}
 _CACHES = {"float32": "", "int8": "-kv8", "float16": "-kv16"}
 """By type of cache, how the recipes that have it end."""
 
@@ -239,7 +240,7 @@ def _pte_products(folder: Path, body: str, columns: int) -> Iterator[Counted]:
     config = make_config(WIDTH, columns, 64, WIDTH // HEAD_DIM)
     pte = _build_pte(
         config,
-        _recipe("xnnpack-int4", body, 256, cache_buckets=[], prefill_buckets=[]),
+        _recipe("xnnpack-int4", body, 256, **ONE_METHOD_A_PHASE),
         folder,
         f"{body}-{columns}",
     )
@@ -257,7 +258,7 @@ def _pte_attention(
 ) -> Counted:
     """A method pays for every slot of its cache, whatever lies in it."""
     config = make_config(heads * HEAD_DIM, 64, 64, heads)
-    recipe = _recipe(f"xnnpack-int4{_CACHES[cache]}", "int4-g32", length, cache_buckets=[], prefill_buckets=[])
+    recipe = _recipe(f"xnnpack-int4{_CACHES[cache]}", "int4-g32", length, **ONE_METHOD_A_PHASE)
     name = f"attention-{cache}-{heads}-{length}-{method}"
     anatomy = xnnpack_anatomy.dissect(_build_pte(config, recipe, folder, name), method, config)
     inputs, outputs = xnnpack_pieces(anatomy, 0)[2]

@@ -56,19 +56,23 @@ def conversation_calls(manifest: Manifest, prompt: Sequence[int], answer: Sequen
 
 def _chunk_calls(manifest: Manifest, ids: Sequence[int], start: int) -> Iterator[Call]:
     """The calls that append the tokens from `start` on."""
-    graphs = {
-        graph.tokens: index for index, graph in enumerate(manifest.graphs) if graph.phase in ("prefill", "any")
-    }
-    if None in graphs:
-        yield Call(graphs[None], "prefill", tuple(ids[start:]))
+    graphs = [
+        (graph.tokens, graph.cache_len or 0, index)
+        for index, graph in enumerate(manifest.graphs)
+        if graph.phase in ("prefill", "any")
+    ]
+    free = [index for tokens, _, index in graphs if tokens is None]
+    if free:
+        yield Call(free[0], "prefill", tuple(ids[start:]))
         return
-    widths = sorted(width for width in graphs if width is not None)
+    widths = manifest.prefill_widths()
     while start < len(ids):
         width = next_width(widths, len(ids) - start, manifest.cache_len - start)
         if width == DECODE:
             yield _decode_call(manifest, ids, start)
         else:
-            yield Call(graphs[width], "prefill", tuple(ids[start : start + width]))
+            _, graph = min((slots, index) for tokens, slots, index in graphs if tokens == width <= slots - start)
+            yield Call(graph, "prefill", tuple(ids[start : start + width]))
         start += width
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from arm64.counting import Count, count_jobs
-from arm64.jobs import CHUNK, HEAD_DIM, INNER, WIDTH, build, make_config
+from arm64.jobs import CHUNK, HEAD_DIM, INNER, ONE_METHOD_A_PHASE, WIDTH, build, make_config
 from arm64.operators import Array, Job, Output
 from arm64.toolchain import Toolchain
 from arm64.wheels import Library
@@ -77,7 +77,7 @@ def _recipe(name: str) -> Recipe:
     data["quantization"] = {"method": "rtn", "rules": data["quantization"]["rules"]}
     for target, options in data["targets"].items():
         if target == "xnnpack" and options is not None:
-            options |= {"cache_buckets": [], "prefill_buckets": []}
+            options |= ONE_METHOD_A_PHASE
     return Recipe.model_validate_json(json.dumps(data))
 
 

@@ -199,7 +199,7 @@ class _Model:
             read += count * cost["bytes"] / CHUNK
         chunk = self._attention.get("chunk at 0")
         if chunk is None:  # a static attention takes all slots of its method
-            chunk = self._attention["chunk at 512"] * self._recipe.shapes.cache_len / _COUNTED_AT
+            chunk = self._attention["chunk at 512"] * self._slots_of_prefill() / _COUNTED_AT
         instructions += layers * config.num_attention_heads * chunk / CHUNK
         return Step(None, instructions + self._others("prefill"), read)
 
@@ -218,6 +218,12 @@ class _Model:
         longest = self._recipe.shapes.cache_len
         lengths = (length for length in sorted(options.cache_buckets) if context < length < longest)
         return next(lengths, longest)
+
+    def _slots_of_prefill(self) -> int:
+        """Slots of the shortest method for a chunk into an empty cache."""
+        options: XnnpackOptions = self._recipe.targets.options("xnnpack", XnnpackOptions)
+        longest = self._recipe.shapes.cache_len
+        return min((slots for slots in options.prefill_cache_buckets if CHUNK <= slots < longest), default=longest)
 
     def _scheme(self, weight: PlannedWeight) -> str:
         scheme = weight.scheme

@@ -32,7 +32,7 @@ class CacheChecks:
         yardstick: What they must give.
         limits: How near.
         chunk: Tokens of the prefill graph.
-        buckets: Cache lengths of the decode methods, ascending; the last is the full cache.
+        buckets: Cache lengths of the methods, ascending; the last is the full cache.
     """
 
     runner: CachedRunner
@@ -169,6 +169,11 @@ class CacheChecks:
             for _ in range(_STEPS):
                 places.append(f"slot {self.runner.position}, across the bucket of {slots}")
                 errors.append(self._call(ids, 1))
+            # Past the bucket, where prefill methods with its cache have no room.
+            length = min(self.chunk, self.runner.cache_len - self.runner.position)
+            if length > 1:
+                places.append(f"call of {length} behind the bucket of {slots}")
+                errors.append(self._call(ids, length))
         return self._verdict("bucket changes", errors, places)
 
     def _full_cache(self, ids: Sequence[int]) -> CheckResult:

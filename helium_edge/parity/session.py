@@ -170,7 +170,7 @@ class Compared:
     def cache_checks(self, tokens: tuple[int, ...]) -> tuple[CheckResult, ...]:
         """The cache contract, on a conversation."""
         manifest, progress = self.session.bundle.manifest, self.session.progress
-        methods = [graph for graph in manifest.graphs if graph.method is not None and graph.phase == "decode"]
+        methods = [graph for graph in manifest.graphs if graph.method is not None]
         buckets = sorted({graph.cache_len for graph in methods if graph.cache_len is not None})
         checks = CacheChecks(self.session.runner, self.yardstick, self.limits, manifest.prefill_len, buckets)
         progress.stage("check cache", checks.count, "checks")

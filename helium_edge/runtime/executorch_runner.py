@@ -3,7 +3,7 @@
 Methods read the cache where it lies and return the new rows, and only they are copied to their slots. A program
 may hold several decode methods with shorter caches: the runner takes the shortest that fits, with buffers of its
 own that follow the full cache row by row, and moves on when the conversation grows. It may hold prefill methods
-for fewer tokens as well, which `next_width` chooses from.
+for fewer tokens as well, which `next_width` chooses from, and each of them with shorter caches, too.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ class ExecutorchRunner(ChunkedRunner):
         spec: Cache, vocabulary and shapes of the methods; the cache is that of `prefill`, the longest.
         decode: Name of the decode method by the length of its cache; one of them has the full cache.
         prefill: Name of the prefill method by its tokens; by default `prefill`, of the spec's.
+        shorter: Names of further prefill methods by their tokens and the length of their cache.
         threads: Threads of the process's pool, which all programs share; 0 leaves it as it is.
 
     Raises:
@@ -63,6 +64,7 @@ class ExecutorchRunner(ChunkedRunner):
         decode: Mapping[int, str],
         *,
         prefill: Mapping[int, str] | None = None,
+        shorter: Mapping[tuple[int, int], str] | None = None,
         threads: int = 0,
     ) -> None:
         cache = spec.cache
@@ -74,15 +76,16 @@ class ExecutorchRunner(ChunkedRunner):
             raise BundleError(f"{path.name}: no decode method for the full cache of {cache.cache_len} slots")
         self._full = _Buffers(spec, cache.cache_len)
         prefill = prefill or {spec.prefill_len: "prefill"}
-        methods = load_methods(path, [*prefill.values(), *decode.values()], threads, self)
-        self._prefill = {
-            width: _Method(methods[prefill[width]], _signature(spec, "prefill", width, cache.cache_len))
-            for width in sorted(prefill)
-        }
-        self._decode = {
-            slots: _Method(methods[decode[slots]], _signature(spec, "decode", DECODE, slots))
-            for slots in sorted(decode)
-        }
+        self._widths = sorted(prefill)
+        named = {(width, cache.cache_len): name for width, name in prefill.items()}
+        named |= {(DECODE, slots): name for slots, name in decode.items()}
+        named |= dict(shorter or {})
+        methods = load_methods(path, list(named.values()), threads, self)
+        found: dict[int, dict[int, _Method]] = {}
+        for (width, slots), name in named.items():
+            signature = _signature(spec, "decode" if width == DECODE else "prefill", width, slots)
+            found.setdefault(width, {})[slots] = _Method(methods[name], signature)
+        self._methods = {width: dict(sorted(by_slots.items())) for width, by_slots in found.items()}
 
     @property
     def cache_buffers(self) -> list[Array]:
@@ -96,25 +99,22 @@ class ExecutorchRunner(ChunkedRunner):
 
     @override
     def _width(self, remaining: int, room: int) -> int:
-        return next_width(list(self._prefill), remaining, room)
+        return next_width(self._widths, remaining, room)
 
     @override
     def _run(self, width: int, tokens: Sequence[int]) -> Logits:
-        if width == DECODE:
-            slots = next(slots for slots in self._decode if slots > self._position)
-            method, cache = self._decode[slots], self._cache_of(slots)
-        else:
-            method, cache = self._prefill[width], self._full
-        logits, new = method(tokens, self._position, cache)
+        slots = next(slots for slots in self._methods[width] if slots >= self._position + width)
+        logits, new = self._methods[width][slots](tokens, self._position, self._cache_of(slots, width))
         for buffer, rows in zip(self._full.arrays, new, strict=True):
             buffer[:, self._position : self._position + len(tokens)] = rows[:, : len(tokens)]
         valid = len(tokens) if self._logits == "all" else 1
         return logits[0, :valid]
 
-    def _cache_of(self, slots: int) -> _Buffers:
-        """Buffers of the decode methods with that cache, holding all tokens so far."""
+    def _cache_of(self, slots: int, width: int) -> _Buffers:
+        """Buffers of the methods with that cache, holding all tokens so far."""
         if slots == self.cache_len:
-            self._bucket = None  # memory is worth more than a copy, should the conversation start anew
+            if width == DECODE:
+                self._bucket = None  # memory is worth more than a copy, should the conversation start anew
             return self._full
         if self._bucket is None or self._bucket.slots != slots:
             self._bucket = _Buffers(self._spec, slots)

@@ -103,13 +103,31 @@ def target_of(bundle: Bundle) -> Target:
     return found
 
 
-def program_methods(bundle: Bundle) -> tuple[Path, dict[int, str], dict[int, str]]:
-    """The program of an ExecuTorch bundle, its prefill methods by tokens, its decode methods by cache length.
+@dataclasses.dataclass(frozen=True)
+class ProgramMethods:
+    """The program of an ExecuTorch bundle and its methods.
+
+    Attributes:
+        path: The file.
+        prefill: Prefill methods with the full cache, by tokens.
+        shorter: The others, by tokens and cache length.
+        decode: Decode methods, by cache length.
+    """
+
+    path: Path
+    prefill: dict[int, str]
+    shorter: dict[tuple[int, int], str]
+    decode: dict[int, str]
+
+
+def program_methods(bundle: Bundle) -> ProgramMethods:
+    """The program of an ExecuTorch bundle.
 
     Raises:
         BundleError: It is not one file with a prefill and a decode method.
     """
     prefill: dict[int, str] = {}
+    shorter: dict[tuple[int, int], str] = {}
     decode: dict[int, str] = {}
     files = set()
     for graph in bundle.manifest.graphs:
@@ -117,14 +135,17 @@ def program_methods(bundle: Bundle) -> tuple[Path, dict[int, str], dict[int, str
         if graph.method is None:
             continue
         if graph.phase == "prefill" and graph.tokens is not None:
-            prefill[graph.tokens] = graph.method
+            if graph.cache_len is None or graph.cache_len == bundle.manifest.cache_len:
+                prefill[graph.tokens] = graph.method
+            else:
+                shorter[graph.tokens, graph.cache_len] = graph.method
         elif graph.cache_len is not None:
             decode[graph.cache_len] = graph.method
     if not prefill or not decode or len(files) != 1:
         raise BundleError(
             f"{bundle.folder.name}: an ExecuTorch bundle has one file with a prefill and a decode method"
         )
-    return bundle.folder / files.pop(), prefill, decode
+    return ProgramMethods(bundle.folder / files.pop(), prefill, shorter, decode)
 
 
 def text_method(bundle: Bundle, graph: GraphEntry) -> tuple[Path, str]:

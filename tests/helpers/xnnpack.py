@@ -60,13 +60,28 @@ class XnnpackExport:
 
     @property
     def prefill(self) -> dict[int, str]:
-        """Name of each prefill method by its tokens."""
+        """Name of each prefill method with the full cache by its tokens."""
+        full = self.spec.cache.cache_len
+        return {width: name for (width, slots), name in self._prefill_methods().items() if slots == full}
+
+    @property
+    def shorter(self) -> dict[tuple[int, int], str]:
+        """Names of the other prefill methods by tokens and length of the cache."""
+        full = self.spec.cache.cache_len
+        return {key: name for key, name in self._prefill_methods().items() if key[1] < full}
+
+    def _prefill_methods(self) -> dict[tuple[int, int], str]:
         graphs = [graph for graph in self.graphs if graph.signature.phase == "prefill"]
-        return {int(graph.signature.token_dim): str(graph.method) for graph in graphs}
+        return {
+            (int(graph.signature.token_dim), graph.signature.cache.cache_len): str(graph.method)
+            for graph in graphs
+        }
 
     def runner(self, **options: Any) -> ExecutorchRunner:
         """The program on ExecuTorch."""
-        return ExecutorchRunner(self.path, self.spec, self.decode, prefill=self.prefill, **options)
+        return ExecutorchRunner(
+            self.path, self.spec, self.decode, prefill=self.prefill, shorter=self.shorter, **options
+        )
 
     def program(self) -> XnnpackProgram:
         """What is in the file."""

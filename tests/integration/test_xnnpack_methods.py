@@ -30,7 +30,7 @@ from helium_edge.targets.xnnpack.weights import Weights
 from tests.helpers.xnnpack import XnnpackExport, export_xnnpack, rms_error, xnnpack_recipe
 
 MODEL = {"seed": 3, "std": 0.2, "num_hidden_layers": 1}
-BUCKETS, WIDTHS = [2, 33], [3]
+BUCKETS, WIDTHS, PREFILL_BUCKETS = [2, 33], [3], [2, 9, 33]
 # 64 is the width of the model and of its queries, and a head has 16: in a shape one could be taken for the other.
 CASES: dict[str, dict[str, Any]] = {
     "float32 cache": {},
@@ -48,19 +48,20 @@ MIXED: list[dict[str, Any]] = [
 @pytest.fixture(scope="module", params=CASES)
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> XnnpackExport:
     root = tmp_path_factory.mktemp("methods")
-    options = {"cache_buckets": BUCKETS, "prefill_buckets": WIDTHS}
+    options = {"cache_buckets": BUCKETS, "prefill_buckets": WIDTHS, "prefill_cache_buckets": PREFILL_BUCKETS}
     recipe = xnnpack_recipe("xnnpack-int4", xnnpack=options, **CASES[request.param])
     return export_xnnpack(make_checkpoint(root / "checkpoint", **MODEL), recipe, root / "out")
 
 
 def names(exported: XnnpackExport) -> list[str]:
-    return [*exported.prefill.values(), *exported.decode.values()]
+    return [*exported.prefill.values(), *exported.shorter.values(), *exported.decode.values()]
 
 
 def test_the_program_has_the_methods_that_were_asked_for(exported: XnnpackExport) -> None:
     computing = [plan for plan in PteFile(exported.path).program.execution_plan if plan.delegates]
     assert sorted(plan.name for plan in computing) == sorted(names(exported))
-    assert {"prefill_3", "decode_2", "decode_33"} < set(names(exported))
+    assert {"prefill_3", "prefill_3_9", "prefill_3_33", "decode_2", "decode_33"} < set(names(exported))
+    assert not any(slots < width for width, slots in exported.shorter)
 
 
 def test_each_computes_what_the_full_cache_does(exported: XnnpackExport) -> None:
@@ -82,6 +83,60 @@ def test_each_width_computes_what_decode_steps_do(exported: XnnpackExport) -> No
         rows = [runner.prefill(tokens[start : start + width])[-1] for start in range(0, 30, width)]
         ends = [min(start + width, 30) - 1 for start in range(0, 30, width)]
         assert rms_error(np.stack(rows), expected[ends]) < 1e-3
+
+
+def test_a_prefill_takes_the_shortest_cache_that_has_room(exported: XnnpackExport) -> None:
+    """Whatever came before it: single tokens, other widths, a conversation that goes back."""
+    runner = exported.runner()
+    full = ExecutorchRunner(exported.path, exported.spec, exported.decode, prefill=exported.prefill)
+    tokens = random_tokens(exported.spec.cache.cache_len, runner.vocab_size, seed=3)
+    ran: list[tuple[int, int, int]] = []
+    for width, methods in runner._methods.items():
+        for slots, method in methods.items():
+            methods[slots] = _Recorded(method, ran, width, slots)  # type: ignore[assignment]
+    for start, count in (
+        (0, 3),
+        (3, 3),
+        (6, 1),
+        (7, 8),
+        (15, 3),
+        (4, 3),
+        (7, 19),
+        (26, 8),
+        (34, 3),
+        (37, 3),
+        (2, 3),
+    ):
+        for each in (runner, full):
+            each.seek(start)
+        found, expected = (each.prefill(tokens[start : start + count])[-1] for each in (runner, full))
+        assert rms_error(found, expected) < 1e-3
+    widths = {width: sorted(methods) for width, methods in runner._methods.items()}
+    assert {slots for width, _, slots in ran if width == 3} == {9, 33, exported.spec.cache.cache_len}
+    for width, position, slots in ran:
+        assert slots == next(length for length in widths[width] if length >= position + width)
+
+
+class _Recorded:
+    """A method that tells where it ran."""
+
+    def __init__(self, method: Any, ran: list[tuple[int, int, int]], width: int, slots: int) -> None:
+        self._method, self._ran, self._width, self._slots = method, ran, width, slots
+
+    def __call__(self, tokens: Any, position: int, cache: Any) -> Any:
+        self._ran.append((self._width, position, self._slots))
+        assert cache.slots == self._slots
+        return self._method(tokens, position, cache)
+
+
+def test_hosts_that_know_one_method_a_width_find_the_full_cache(exported: XnnpackExport) -> None:
+    """The last of a number of tokens, as a host takes it that puts them into a table."""
+    last = {
+        graph.signature.token_dim: graph.signature.cache.cache_len
+        for graph in exported.graphs
+        if graph.signature.phase == "prefill"
+    }
+    assert set(last.values()) == {exported.spec.cache.cache_len}
 
 
 def test_nothing_is_stored_that_nothing_reads(exported: XnnpackExport) -> None:

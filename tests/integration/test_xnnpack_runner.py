@@ -182,9 +182,9 @@ def test_the_shortest_bucket_that_fits_is_used(exported: XnnpackExport, monkeypa
     used: list[int] = []
     real = runner._cache_of
 
-    def cache_of(slots: int) -> object:
+    def cache_of(slots: int, width: int) -> object:
         used.append(slots)
-        return real(slots)
+        return real(slots, width)
 
     monkeypatch.setattr(runner, "_cache_of", cache_of)
     roll(runner, random_tokens(CACHE_LEN, runner.vocab_size), [1], CACHE_LEN - 1)

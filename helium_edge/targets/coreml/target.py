@@ -180,7 +180,7 @@ class CoremlTarget(Target):
         del threads, static  # evaluated by an interpreter
         from helium_edge.runtime.coreml_runner import CoremlRunner
 
-        return CoremlRunner(program_methods(bundle)[0], bundle.manifest.decoder_spec())
+        return CoremlRunner(program_methods(bundle).path, bundle.manifest.decoder_spec())
 
     @override
     def open_text_runner(self, bundle: Bundle, graph: GraphEntry, *, threads: int) -> TextRunner:

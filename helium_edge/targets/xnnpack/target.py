@@ -121,17 +121,18 @@ class XnnpackTarget(Target):
             attention += config.kv_size * slots
         head_rows = rows if recipe.logits == "all" else 1
         cache = self.cache(config, recipe)
-        shorter = cache_buckets(recipe)[:-1]
+        shorter = [*cache_buckets(recipe)[:-1], *(slots for _, slots in prefill_cache_buckets(recipe))]
         return {
             "weights": stored,
-            "cache": cache.total_bytes + (cache.bytes_per_token * shorter[-1] if shorter else 0),
+            "cache": cache.total_bytes + (cache.bytes_per_token * max(shorter, default=0)),
             "activations": 4 * (rows * width + attention + head_rows * config.vocab_size),
         }
 
     @override
     def build_memory(self, config: ModelConfig, recipe: Recipe, weights: list[PlannedWeight]) -> int:
         """The graphs of all methods."""
-        methods = len(prefill_buckets(recipe)) + len(cache_buckets(recipe)) if config.task.has_cache else 1
+        kinds = (prefill_buckets(recipe), prefill_cache_buckets(recipe), cache_buckets(recipe))
+        methods = sum(map(len, kinds)) if config.task.has_cache else 1
         return methods * config.num_hidden_layers * _GRAPH_BYTES_PER_LAYER
 
     @override
@@ -212,8 +213,11 @@ class XnnpackTarget(Target):
         del static  # all of its graphs are
         from helium_edge.runtime.executorch_runner import ExecutorchRunner
 
-        path, prefill, decode = program_methods(bundle)
-        return ExecutorchRunner(path, bundle.manifest.decoder_spec(), decode, prefill=prefill, threads=threads)
+        methods = program_methods(bundle)
+        spec = bundle.manifest.decoder_spec()
+        return ExecutorchRunner(
+            methods.path, spec, methods.decode, prefill=methods.prefill, shorter=methods.shorter, threads=threads
+        )
 
     @override
     def open_text_runner(self, bundle: Bundle, graph: GraphEntry, *, threads: int) -> TextRunner:
@@ -256,7 +260,12 @@ class XnnpackTarget(Target):
 
         *narrower, widest = prefill_buckets(recipe)
         *shorter, full = cache_buckets(recipe)
+        # First: hosts that know of one method for a number of tokens take the last, which has the full cache.
         return {
+            **{
+                f"prefill_{tokens}_{slots}": _with_slots(prefill(tokens), slots)
+                for tokens, slots in prefill_cache_buckets(recipe)
+            },
             "prefill": prefill(widest),
             **{f"prefill_{tokens}": prefill(tokens) for tokens in narrower},
             "decode": decode(full),
@@ -272,6 +281,13 @@ def prefill_buckets(recipe: Recipe) -> list[int]:
     options = recipe.targets.options("xnnpack", XnnpackOptions)
     widest = recipe.shapes.prefill_len
     return [*(tokens for tokens in options.prefill_buckets if tokens < widest), widest]
+
+
+def prefill_cache_buckets(recipe: Recipe) -> list[tuple[int, int]]:
+    """Tokens and cache length of each prefill method with a shorter cache."""
+    options = recipe.targets.options("xnnpack", XnnpackOptions)
+    lengths = [slots for slots in options.prefill_cache_buckets if slots < recipe.shapes.cache_len]
+    return [(tokens, slots) for tokens in prefill_buckets(recipe) for slots in lengths if tokens <= slots]
 
 
 def cache_buckets(recipe: Recipe) -> list[int]:
