@@ -131,8 +131,8 @@ class XnnpackTarget(Target):
     @override
     def build_memory(self, config: ModelConfig, recipe: Recipe, weights: list[PlannedWeight]) -> int:
         """The graphs of all methods."""
-        kinds = (prefill_buckets(recipe), prefill_cache_buckets(recipe), cache_buckets(recipe))
-        methods = sum(map(len, kinds)) if config.task.has_cache else 1
+        prefill = len(prefill_buckets(recipe)) + len(prefill_cache_buckets(recipe))
+        methods = prefill + len(cache_buckets(recipe)) if config.task.has_cache else 1
         return methods * config.num_hidden_layers * _GRAPH_BYTES_PER_LAYER
 
     @override
