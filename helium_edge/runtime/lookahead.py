@@ -20,6 +20,10 @@ from helium_edge.runtime.runner import Logits, RowsRunner
 MOST_GUESSED = 7
 """Tokens of a guess where nothing else is asked for; with the token before them a prefill method of 8 is full."""
 
+_FIRST = 2
+"""Tokens of the first guess: each that is right throughout doubles the next, since a call of a few tokens costs little
+where the guess is wrong."""
+
 _LONGEST, _SHORTEST = 4, 2
 """Tokens that must have stood together before; longer ones are looked for first."""
 
@@ -104,7 +108,7 @@ class LookaheadRunner:
     Args:
         runner: Returns the logits of several tokens from one call.
         context: Ids that are in its cache already.
-        most: Most tokens of a guess.
+        most: Most tokens of a guess; the first are shorter.
         worth: Says when to guess.
 
     Attributes:
@@ -126,6 +130,8 @@ class LookaheadRunner:
         self._position = runner.position
         self._ready: list[tuple[int, Logits]] = []  # guesses in the cache, each with the logits that follow it
         self._open: tuple[float, int] | None = None  # time and tokens of the call whose guesses are being chosen
+        self._length = min(_FIRST, most)  # tokens of the next guess
+        self._asked = 0  # tokens of the last one
 
     @property
     def position(self) -> int:
@@ -161,13 +167,13 @@ class LookaheadRunner:
         self.settle()
         self._lookup.extend([token])
         room = self.cache_len - self._position - 1
-        guess = self._lookup.guess(min(self._most, room)) if room > 0 and self._worth.wants_guess() else []
+        guess = self._lookup.guess(min(self._length, room)) if room > 0 and self._worth.wants_guess() else []
         start = self._worth.clock()
         if guess:
             rows = self._runner.prefill_rows([token, *guess])
             self._ready = list(zip(guess, rows[1:], strict=True))
             self.guessed += len(guess)
-            self._open = self._worth.clock() - start, 1
+            self._open, self._asked = (self._worth.clock() - start, 1), len(guess)
             row = rows[0]
         else:
             row = self._runner.decode(token)
@@ -180,6 +186,9 @@ class LookaheadRunner:
         """Take guesses that nobody has chosen out of the cache."""
         if self._open is not None:
             self._worth.guessed(*self._open)
+            right = self._open[1] - 1
+            longer = 2 * self._length if right == self._asked else max(_FIRST, right + 1)
+            self._length = min(longer, self._most)
             self._open = None
         self._ready.clear()
         if self._runner.position != self._position:

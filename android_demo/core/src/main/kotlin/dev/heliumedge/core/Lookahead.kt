@@ -12,7 +12,7 @@ package dev.heliumedge.core
  * The decoder's position and tokens are those of the text at any time: a guess that nobody has chosen yet lies behind
  * them. For one generation, during which nobody else moves the decoder.
  *
- * @param most Most tokens of a guess, 1 to [MOST_GUESSED].
+ * @param most Most tokens of a guess, 1 to [MOST_GUESSED]; the first are shorter.
  * @param worth Says when to guess.
  * @throws InvalidRequestException The graphs return the logits of one token alone ([Decoder.givesRows]), or [most] is out
  *   of range.
@@ -30,6 +30,9 @@ public class Lookahead(private val decoder: Decoder, private val most: Int = MOS
 
     /** Index in [ids] of the guess that the next choice is compared with. */
     private var next = 0
+
+    /** Tokens of the next guess. */
+    private var length = minOf(FIRST_GUESS, most)
 
     /** What the last call with a guess took; judged when it is known how many of its tokens were chosen. */
     private var nanos = 0L
@@ -64,7 +67,7 @@ public class Lookahead(private val decoder: Decoder, private val most: Int = MOS
         judge()
         lookup.add(token)
         val room = decoder.cacheLen - decoder.position - 1
-        val count = if (room > 0 && worth.wantsGuess()) lookup.guess(ids, 1, minOf(most, room)) else 0
+        val count = if (room > 0 && worth.wantsGuess()) lookup.guess(ids, 1, minOf(length, room)) else 0
         val row = if (count > 0) withGuess(token, count, stop) else alone(token, stop)
         if (row != null) calls++
         return row
@@ -96,12 +99,20 @@ public class Lookahead(private val decoder: Decoder, private val most: Int = MOS
         if (rows.isEmpty()) return
         // Where the next guess is compared, so many tokens came of the call.
         worth.guessed(nanos, next)
+        val right = next - 1
+        length = minOf(if (right == rows.size - 1) 2 * length else maxOf(FIRST_GUESS, right + 1), most)
         rows = emptyList()
     }
 
     public companion object {
         /** Most tokens of a guess, and what to ask for where guesses are wanted. */
         public const val MOST_GUESSED: Int = 7
+
+        /**
+         * Tokens of the first guess. Each that is right throughout doubles the next, since a call of a few tokens costs
+         * little where the guess is wrong.
+         */
+        private const val FIRST_GUESS = 2
 
         /** Refuses what cannot be done, before anything runs. */
         internal fun checkPossible(decoder: Decoder, most: Int) {
