@@ -21,8 +21,8 @@ MOST_GUESSED = 7
 """Tokens of a guess where nothing else is asked for; with the token before them a prefill method of 8 is full."""
 
 _FIRST = 2
-"""Tokens of the first guess: each that is right throughout doubles the next, since a call of a few tokens costs little
-where the guess is wrong."""
+"""Tokens of the first guess: each that is right throughout doubles the next, since a call of a few tokens costs
+little where the guess is wrong."""
 
 _LONGEST, _SHORTEST = 4, 2
 """Tokens that must have stood together before; longer ones are looked for first."""
