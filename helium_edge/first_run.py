@@ -125,24 +125,31 @@ def run_every_graph(bundle: Bundle) -> None:
     Raises:
         HeliumEdgeError: As loading or running does.
     """
-    for static in (False, True):
-        with open_model(bundle, static=static) as model:
-            if not isinstance(model, LanguageModel):
-                model.runner.run([0])
-                return
-            runner, manifest = model.runner, bundle.manifest
-            for width in manifest.prefill_widths():
-                runner.reset()
-                runner.prefill([0] * min(width, runner.cache_len - 1))
+    # Where no graph serves both phases all of them are static, and a second time would be the same graphs.
+    both = any(graph.phase == "any" for graph in bundle.manifest.graphs)
+    for static in (False, True) if both else (False,):
+        _run_graphs(bundle, static=static)
+
+
+def _run_graphs(bundle: Bundle, *, static: bool) -> None:
+    """In a function of its own: two programs of ExecuTorch that live at once do not share packed weights."""
+    with open_model(bundle, static=static) as model:
+        if not isinstance(model, LanguageModel):
+            model.runner.run([0])
+            return
+        runner, manifest = model.runner, bundle.manifest
+        for width in manifest.prefill_widths():
+            runner.reset()
+            runner.prefill([0] * min(width, runner.cache_len - 1))
+            runner.decode(0)
+        if isinstance(runner, SeekableRunner):
+            for graph in manifest.graphs:
+                if graph.phase == "prefill" and graph.tokens is not None:
+                    runner.seek((graph.cache_len or manifest.cache_len) - graph.tokens)
+                    runner.prefill([0] * graph.tokens)
+            for slots in sorted({graph.cache_len or manifest.cache_len for graph in manifest.graphs}):
+                runner.seek(slots - 1)
                 runner.decode(0)
-            if isinstance(runner, SeekableRunner):
-                for graph in manifest.graphs:
-                    if graph.phase == "prefill" and graph.tokens is not None:
-                        runner.seek((graph.cache_len or manifest.cache_len) - graph.tokens)
-                        runner.prefill([0] * graph.tokens)
-                for slots in sorted({graph.cache_len or manifest.cache_len for graph in manifest.graphs}):
-                    runner.seek(slots - 1)
-                    runner.decode(0)
 
 
 def _limit(seconds: int, memory: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import shutil
@@ -98,6 +99,21 @@ def test_an_export_that_has_run_its_result_says_so(
     found = export_bundle(tiny_checkpoint, bundle_recipe("onnx-int4"), tmp_path / "b")
     child(monkeypatch, tmp_path, "exit 1")
     ensure_runs(open_bundle(found.folder))
+
+
+def test_a_bundle_without_a_graph_for_both_phases_is_opened_once(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second program of ExecuTorch packs the weights once more for every method: too much for the limits."""
+    opened: list[bool] = []
+    monkeypatch.setattr(first_run, "_run_graphs", lambda _, *, static: opened.append(static))
+    first_run.run_every_graph(bundle)
+    assert opened == [False, True]
+    graphs = tuple(graph for graph in bundle.manifest.graphs if graph.phase != "any")
+    first_run.run_every_graph(
+        dataclasses.replace(bundle, manifest=bundle.manifest.model_copy(update={"graphs": graphs}))
+    )
+    assert opened == [False, True, False]
 
 
 def test_a_graph_that_takes_all_memory_is_refused(bundle: Bundle) -> None:
