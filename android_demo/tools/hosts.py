@@ -73,7 +73,7 @@ def several_widths(widths: list[int], cache_len: int) -> Any:
     """An ExecuTorch host whose methods are their widths."""
     runner = object.__new__(ExecutorchRunner)
     ChunkedRunner.__init__(runner, VOCAB, cache_len, "last")
-    runner._prefill = {width: width for width in widths}  # type: ignore[misc]
+    runner._widths = widths
     return runner
 
 
@@ -93,6 +93,16 @@ def cache_runs() -> Iterator[dict[str, Any]]:
             [2, *[-1] * 8, 0, 1, -1, -1, -1],
         ):
             yield executorch_run(buckets, widths, operations)
+    for buckets, prefill_buckets, widths in (
+        ([], [8], [4]), ([4, 8], [6, 10], [2, 4]), ([4, 8], [8], [2, 4]), ([3, 5, 9], [2, 7, 12], [2, 3, 6]),
+    ):  # fmt: skip
+        for operations in (
+            [2, -1, -1, 2, -1, -1, -1, 3, -1, -1],
+            [3, 3, 3, 3, 3],
+            [6, -1, 2, -1, 0, 2, 4, -1, -1, 5],
+            [14, -1, 0, 5, -1, 0, 1, 4, -1],
+        ):
+            yield executorch_run(buckets, widths, operations, prefill_buckets)
 
 
 def rows_of(call: int, spec: CacheSpec, width: int) -> list[Any]:
@@ -157,20 +167,33 @@ def onnx_run(batched: bool, operations: list[int]) -> dict[str, Any]:
         step.arrays = runner._buffers
     runner._steps = steps  # type: ignore[assignment]
     drive(runner, operations)
-    return described(spec, [], [4], operations, log, runner._buffers)
+    shape = {"batched": batched, "buckets": [], "widths": [4], "prefill_buckets": []}
+    return described(shape, operations, log, runner._buffers)
 
 
-def executorch_run(buckets: list[int], widths: list[int], operations: list[int]) -> dict[str, Any]:
+def executorch_run(
+    buckets: list[int], widths: list[int], operations: list[int], prefill_buckets: Sequence[int] = ()
+) -> dict[str, Any]:
     spec = CacheSpec(layers=2, num_key_value_heads=2, cache_len=16, head_dim=3, update="append", batched=False)
     log: list[Any] = []
     runner = object.__new__(ExecutorchRunner)
     ChunkedRunner.__init__(runner, VOCAB, 16, "last")
     runner._spec, runner._synced, runner._bucket = DecoderSpec(VOCAB, spec, widths[-1]), 0, None
     runner._full = _Buffers(runner._spec, 16)
-    runner._prefill = {width: Method(log, spec, f"prefill_{width}", width) for width in widths}  # type: ignore[misc]
-    runner._decode = {slots: Method(log, spec, f"decode_{slots}", 1) for slots in [*buckets, 16]}  # type: ignore[misc]
+    runner._widths = widths
+    methods: dict[int, dict[int, Any]] = {
+        width: {
+            slots: Method(log, spec, f"prefill_{width}" if slots == 16 else f"prefill_{width}_{slots}", width)
+            for slots in [*prefill_buckets, 16]
+            if slots >= width
+        }
+        for width in widths
+    }
+    methods[DECODE] = {slots: Method(log, spec, f"decode_{slots}", 1) for slots in [*buckets, 16]}
+    runner._methods = methods
     drive(runner, operations)
-    return described(spec, buckets, widths, operations, log, runner._full.arrays)
+    shape = {"batched": False, "buckets": buckets, "widths": widths, "prefill_buckets": list(prefill_buckets)}
+    return described(shape, operations, log, runner._full.arrays)
 
 
 def drive(runner: Any, operations: list[int]) -> None:
@@ -188,13 +211,7 @@ def drive(runner: Any, operations: list[int]) -> None:
 
 
 def described(
-    spec: CacheSpec,
-    buckets: list[int],
-    widths: list[int],
-    operations: list[int],
-    log: list[Any],
-    arrays: Sequence[Any],
+    shape: dict[str, Any], operations: list[int], log: list[Any], arrays: Sequence[Any]
 ) -> dict[str, Any]:
     final = [array.reshape(-1).astype(int).tolist() for array in arrays]
-    shape = {"batched": spec.batched, "buckets": buckets, "widths": widths}
     return {**shape, "operations": operations, "calls": log, "final": final}

@@ -3,6 +3,7 @@ package dev.heliumedge.core
 import java.nio.ByteBuffer
 import java.nio.FloatBuffer
 import java.util.Random
+import java.util.TreeMap
 
 /** One row of logits, valid until the decoder that gave it runs its next call: V floats from [offset] on. */
 public class Logits internal constructor(public val buffer: FloatBuffer, public val offset: Int)
@@ -23,26 +24,33 @@ public class Decoder(
     static: Boolean = false,
 ) : AutoCloseable {
     private val anyGraph = if (static) null else manifest.graph(Phase.ANY)
-    private val decodeGraphs = manifest.graphs.filter { it.phase == Phase.DECODE }.associateBy { it.cacheLen }
     private val cache: KvCache
 
     /** Type and shape of the cache. */
     internal val cacheSpec: CacheSpec
     private val planner: PrefillPlanner
     private val steps = ArrayList<Step>()
-    private val prefillGraphs = manifest.graphs.filter { it.phase == Phase.PREFILL }.associateBy { it.tokens }
+
+    /** By the slots of their caches, as the graphs of each number of tokens in [prefillGraphs] are. */
+    private val decodeGraphs: TreeMap<Int, GraphSpec>
+    private val prefillGraphs: Map<Int, TreeMap<Int, GraphSpec>>
 
     init {
         val spec = manifest.cache ?: throw InvalidRequestException(
             "${manifest.name} classifies text and continues none",
             "Use the classify screen, or choose a bundle of a text model.",
         )
+        decodeGraphs = byCache(manifest.graphs.filter { it.phase == Phase.DECODE }, spec.slots)
+        val prefills = manifest.graphs.filter { it.phase == Phase.PREFILL && it.tokens != null }
+        prefillGraphs = prefills.groupBy { it.tokens!! }.mapValues { byCache(it.value, spec.slots) }
         if (anyGraph == null && prefillGraphs.isEmpty()) throw missing("prefill")
         if (anyGraph == null && spec.slots !in decodeGraphs) throw missing("decode graph for ${spec.slots} slots")
-        val buckets = if (anyGraph == null) decodeGraphs.keys.filterNotNull() else emptyList()
+        // A width is chosen before a cache: without the full one it may find none with room.
+        val lacking = if (anyGraph == null) prefillGraphs.keys.firstOrNull { spec.slots !in prefillGraphs.getValue(it) } else null
+        if (lacking != null) throw missing("prefill graph of $lacking tokens for ${spec.slots} slots")
         cacheSpec = spec
-        cache = KvCache(spec, allocator, buckets)
-        val widths = if (anyGraph == null) prefillGraphs.keys.filterNotNull() else listOf(manifest.prefillLen)
+        cache = KvCache(spec, allocator)
+        val widths = if (anyGraph == null) prefillGraphs.keys else listOf(manifest.prefillLen)
         planner = PrefillPlanner(widths, spec.slots, dynamic = anyGraph != null)
     }
 
@@ -75,7 +83,7 @@ public class Decoder(
      */
     public fun warmUp() {
         val any = anyGraph
-        if (any != null) engine.load(any) else (prefillGraphs.values + decodeGraphs.values).forEach(engine::load)
+        if (any != null) engine.load(any) else (prefillGraphs.values + listOf(decodeGraphs)).forEach { it.values.forEach(engine::load) }
         decodeStep()
     }
 
@@ -228,7 +236,7 @@ public class Decoder(
         val kept = any == null || chunk.width == 1 || chunk.width == manifest.prefillLen
         val step = when {
             chunk.phase == Phase.DECODE -> decodeStep()
-            any == null -> step(prefillGraphs.getValue(chunk.width), chunk.width, cache.full)
+            any == null -> prefillStep(chunk.width)
             kept -> step(any, chunk.width, cache.full)
             else -> bind(any, chunk.width, cache.full, rows = 1)
         }
@@ -254,9 +262,20 @@ public class Decoder(
     private fun decodeStep(): Step {
         val any = anyGraph
         if (any != null) return step(any, 1, cache.full)
-        val slots = cache.slotsForNext()
+        val slots = slotsFor(decodeGraphs, 1)
         return step(decodeGraphs.getValue(slots), 1, cache.buffersOf(slots))
     }
+
+    private fun prefillStep(width: Int): Step {
+        val graphs = prefillGraphs.getValue(width)
+        val slots = slotsFor(graphs, width)
+        // The full one is there anyway, and the step behind it may find its shorter cache as it left it.
+        val buffers = if (slots == cacheLen) cache.full else cache.buffersOf(slots)
+        return step(graphs.getValue(slots), width, buffers)
+    }
+
+    /** Slots of the shortest cache that has room for a call of [width] tokens, its padding among them. */
+    private fun slotsFor(graphs: TreeMap<Int, GraphSpec>, width: Int): Int = graphs.ceilingKey(position + width)
 
     /** Runs [count] tokens, and returns the logits of the last one. */
     private fun finish(step: Step, count: Int): Logits {
@@ -271,16 +290,14 @@ public class Decoder(
         return copy
     }
 
-    /** The step that was bound before, or a new one; bound to other buffers it is bound again. */
+    /** The step that was bound before, or a new one. */
     private fun step(graph: GraphSpec, width: Int, buffers: KvBuffers, rows: Int = 1): Step {
         for (index in steps.indices) {
             val kept = steps[index]
-            if (kept.graph !== graph || kept.bound.width != width || kept.rows != rows) continue
-            if (kept.buffers === buffers) return kept
-            kept.bound.close()
-            steps.removeAt(index)
-            break
+            if (kept.graph === graph && kept.bound.width == width && kept.rows == rows && kept.buffers === buffers) return kept
         }
+        // Those over a shorter cache that is gone would keep its memory from being collected.
+        for (index in steps.indices.reversed()) if (steps[index].buffers.isReleased) steps.removeAt(index).bound.close()
         return bind(graph, width, buffers, rows).also(steps::add)
     }
 
@@ -294,6 +311,9 @@ public class Decoder(
     }
 
     private fun missing(what: String) = ManifestException("${manifest.name} has no $what; it has ${manifest.graphs.map { it.phase.id }}")
+
+    /** Graphs that differ in their caches alone, in the order of these and not of the manifest. */
+    private fun byCache(graphs: List<GraphSpec>, slots: Int) = graphs.associateByTo(TreeMap<Int, GraphSpec>()) { it.cacheLen ?: slots }
 
     private inner class Step(val graph: GraphSpec, val buffers: KvBuffers, val rows: Int, val bound: BoundStep) {
         /** One for each row that a call returns, made once. */

@@ -34,8 +34,15 @@ public class KvBuffers internal constructor(private val spec: CacheSpec, public 
         return got
     }
 
+    /** Whether nobody may touch [buffers] any more. */
+    internal var isReleased: Boolean = false
+        private set
+
     /** Gives the memory back; steps that are bound to it are not run again. */
-    internal fun release(): Unit = buffers.forEach(allocator::release)
+    internal fun release() {
+        isReleased = true
+        buffers.forEach(allocator::release)
+    }
 
     /**
      * Copies the first [count] rows of each head to the slots from [position] on.
@@ -101,18 +108,16 @@ public class KvBuffers internal constructor(private val spec: CacheSpec, public 
 
 /**
  * The external KV cache of one conversation: the full buffers, how many tokens they hold, and, where the bundle has
- * decode methods with shorter caches, a second set of buffers that follows the full one row by row.
+ * methods with shorter caches, a second set of buffers that follows the full one row by row.
  *
- * A static attention pays for every slot, so a shorter cache is faster while the conversation fits it.
- *
- * @param bucketSlots Slots of the shorter caches.
+ * A static attention pays for every slot, so a shorter cache is faster while the conversation fits it. There is one at a
+ * time: where prompts are read in another than they are answered in, the rows so far are copied twice for each turn of a
+ * conversation, and for no token.
  */
 public class KvCache(
     private val spec: CacheSpec,
     private val allocator: BufferAllocator,
-    bucketSlots: Collection<Int> = emptyList(),
 ) : AutoCloseable {
-    private val ladder = (bucketSlots.filter { it < spec.slots } + spec.slots).distinct().sorted()
     private var bucket: KvBuffers? = null
     private var synced = 0
     private var closed = false
@@ -127,34 +132,36 @@ public class KvCache(
     public var position: Int = 0
         private set
 
-    /** Slots of the shortest cache that has room for one more token. */
-    public fun slotsForNext(): Int = ladder.first { it > position }
-
     /** Buffers with that many slots, holding all tokens so far. */
     public fun buffersOf(slots: Int): KvBuffers {
         if (slots == spec.slots) {
             // Memory is worth more than a copy, should the conversation start anew.
-            bucket?.release()
-            bucket = null
+            dropBucket()
             return full
         }
-        var chosen = bucket
-        if (chosen == null || chosen.slots != slots) {
-            chosen?.release()
-            chosen = KvBuffers(spec, slots, allocator)
-            bucket = chosen
-            synced = 0
-        }
+        val chosen = bucket?.takeIf { it.slots == slots } ?: newBucket(slots)
         if (synced < position) chosen.copyFrom(full, synced, position)
         synced = position
         return chosen
+    }
+
+    /** An empty one; the one before goes first, so that there are never two, nor one that is gone should this be refused. */
+    private fun newBucket(slots: Int): KvBuffers {
+        dropBucket()
+        return KvBuffers(spec, slots, allocator).also { bucket = it }
+    }
+
+    private fun dropBucket() {
+        bucket?.release()
+        bucket = null
+        synced = 0
     }
 
     /** Gives all memory back, at once where the allocator can. */
     override fun close() {
         if (closed) return
         closed = true
-        bucket?.release()
+        dropBucket()
         full.release()
     }
 

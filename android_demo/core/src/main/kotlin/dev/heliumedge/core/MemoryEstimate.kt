@@ -21,6 +21,9 @@ public data class MemoryEstimate(val contextTokens: Int, val resident: Long, val
     }
 
     public companion object {
+        /** Real tokens of a prefill call at least: a single one is a decode step. All others may be padding. */
+        private const val FEWEST_IN_PREFILL = 2
+
         /** The estimate for a conversation of [contextTokens], at most the cache's own length. */
         public fun of(manifest: Manifest, contextTokens: Int): MemoryEstimate {
             val tokens = contextTokens.coerceIn(0, manifest.cacheLen)
@@ -33,14 +36,20 @@ public data class MemoryEstimate(val contextTokens: Int, val resident: Long, val
          * Slots whose pages the system has to give, over all caches that are held at once.
          *
          * A kernel that works in place reads and writes the slots with tokens alone. Any other attention reads every
-         * slot under a mask, and reading a page of shared memory takes it as writing does. The shorter cache of a decode
-         * method is held beside the full one, until the conversation needs that.
+         * slot under a mask, and reading a page of shared memory takes it as writing does. The shorter cache of a method is
+         * held beside the full one, one at a time, until the conversation needs that: the longest that any method wants.
          */
         private fun slotsTouched(manifest: Manifest, cache: CacheSpec, tokens: Int): Long {
             if (cache.update == CacheUpdate.IN_PLACE) return tokens.toLong()
-            val shorter = manifest.graphs.filter { it.phase == Phase.DECODE }.mapNotNull { it.cacheLen }.filter { it < cache.slots }.sorted()
-            val widest = shorter.firstOrNull { it >= tokens } ?: shorter.lastOrNull() ?: 0
-            return cache.slots.toLong() + widest
+            val kinds = manifest.graphs.filter { it.phase == Phase.DECODE || it.phase == Phase.PREFILL }.groupBy { it.tokens ?: 1 }
+            val longest = kinds.map { (width, graphs) -> longestShorter(graphs, cache.slots, tokens + maxOf(0, width - FEWEST_IN_PREFILL)) }
+            return cache.slots.toLong() + (longest.maxOrNull() ?: 0)
+        }
+
+        /** The longest shorter cache among those of [graphs] that calls up to the slot [end], with their padding, take; 0: none. */
+        private fun longestShorter(graphs: List<GraphSpec>, slots: Int, end: Int): Int {
+            val shorter = graphs.mapNotNull { it.cacheLen }.filter { it < slots }.sorted()
+            return shorter.firstOrNull { it >= end } ?: shorter.lastOrNull() ?: 0
         }
 
         /** Bytes as a person reads them. */

@@ -195,7 +195,8 @@ class BundleTest {
     @Test
     fun `everything that a text may need is loaded before it`() {
         val engine = FakeEngine(50)
-        val manifest = fakeManifest(buckets = listOf(4, 8), widths = listOf(2, 4))
+        val manifest = fakeManifest(buckets = listOf(4, 8), widths = listOf(2, 4), prefillBuckets = listOf(3, 8))
+        assertEquals("prefill graphs of 2 and 4 tokens, 3, 8 and 16 slots", 5 + 3, manifest.graphs.size)
         Decoder(manifest, engine).warmUp()
         assertEquals(manifest.graphs.toSet(), engine.loaded)
     }

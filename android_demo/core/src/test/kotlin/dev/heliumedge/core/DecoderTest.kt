@@ -27,23 +27,25 @@ class DecoderTest {
     @Test
     fun `every call sees the cache that the reference host gives it`() {
         val cases = Vectors.cases("caches.json")
-        assertTrue(cases.size >= 30)
+        assertTrue(cases.size >= 50)
         for (case in cases) {
             val engine = FakeEngine(50)
             val allocator = KeepingAllocator()
-            val decoder = Decoder(fakeManifest(batched = case.flag("batched"), buckets = case.ints("buckets"), widths = case.ints("widths")), engine, allocator)
+            val manifest = fakeManifest(
+                batched = case.flag("batched"), buckets = case.ints("buckets"), widths = case.ints("widths"),
+                prefillBuckets = case.ints("prefill_buckets"),
+            )
+            val decoder = Decoder(manifest, engine, allocator)
             drive(decoder, case.ints("operations"))
             val expected = case.cases("calls")
             assertEquals(expected.size, engine.calls.size)
             expected.zip(engine.calls).forEachIndexed { index, (wanted, call) ->
-                val where = "${case.ints("operations")} with ${case.ints("buckets")} and ${case.ints("widths")}, call $index"
+                val where = "${case.ints("operations")} with ${manifest.graphs.map { it.method }}, call $index"
                 assertEquals(where, wanted.ints("ids"), call.ids)
                 assertEquals(where, wanted.int("position"), call.position)
                 assertEquals(where, wanted.int("last_index"), call.lastIndex)
                 assertEquals(where, wanted.table("cache"), call.cache)
-                val size = if (call.graph.phase == Phase.PREFILL) call.graph.tokens else call.graph.cacheLen
-                val name = "${call.graph.phase.id}_$size"
-                assertEquals(where, wanted.text("graph"), name)
+                assertEquals(where, wanted.text("graph"), call.graph.method)
             }
             assertEquals(case.table("final"), allocator.buffers.take(4).map { it.floats() })
         }

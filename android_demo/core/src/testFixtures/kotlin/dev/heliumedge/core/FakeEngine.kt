@@ -110,6 +110,8 @@ class CountingAllocator : BufferAllocator {
 /**
  * A manifest for [FakeEngine]: 2 layers, 2 heads, 3 dimensions, chunks of [widths].
  *
+ * @param buckets Slots of the shorter caches of decode graphs.
+ * @param prefillBuckets Those of prefill graphs, which stand before the ones with the full cache.
  * @param freeRows Whether the graph of phase `any` returns the logits of as many tokens as it is asked for.
  */
 fun fakeManifest(
@@ -124,12 +126,14 @@ fun fakeManifest(
     slots: Int = 16,
     freeRows: Boolean = false,
     vocabSize: Int = 50,
+    prefillBuckets: List<Int> = emptyList(),
 ): Manifest {
     val cache = CacheSpec(update, 2, 2, slots, 3, batched, Dtype.FLOAT32)
     val graphs = when {
         dynamic -> listOf(fakeGraph(Phase.ANY, null, cache, allLogits, vocabSize, freeRows))
-        else -> widths.map { fakeGraph(Phase.PREFILL, it, cache, allLogits, vocabSize) } +
-            (buckets + slots).map { fakeGraph(Phase.DECODE, 1, cache.copy(slots = it), allLogits, vocabSize) }
+        else -> (prefillBuckets + slots).flatMap { length ->
+            widths.filter { it <= length }.map { fakeGraph(Phase.PREFILL, it, cache.copy(slots = length), allLogits, vocabSize, full = slots) }
+        } + (buckets + slots).map { fakeGraph(Phase.DECODE, 1, cache.copy(slots = it), allLogits, vocabSize) }
     }
     return Manifest(
         schemaVersion = "1.0", name = "fake", runtime = "onnxruntime", target = "onnx", vocabSize = vocabSize,
@@ -140,7 +144,7 @@ fun fakeManifest(
     )
 }
 
-private fun fakeGraph(phase: Phase, tokens: Int?, cache: CacheSpec, allLogits: Boolean, vocabSize: Int, freeRows: Boolean = false): GraphSpec {
+private fun fakeGraph(phase: Phase, tokens: Int?, cache: CacheSpec, allLogits: Boolean, vocabSize: Int, freeRows: Boolean = false, full: Int = cache.slots): GraphSpec {
     val width = tokens?.toLong() ?: -1L
     val inputs = ArrayList<TensorSpec>()
     inputs.add(TensorSpec("input_ids", Role.TOKENS, Dtype.INT64, listOf(1, width)))
@@ -155,6 +159,7 @@ private fun fakeGraph(phase: Phase, tokens: Int?, cache: CacheSpec, allLogits: B
             }
         }
     }
-    val method = "${phase.id}_${if (phase == Phase.PREFILL) tokens else cache.slots}"
+    val sizes = if (phase != Phase.PREFILL) "${cache.slots}" else if (cache.slots == full) "$tokens" else "${tokens}_${cache.slots}"
+    val method = "${phase.id}_$sizes"
     return GraphSpec("decoder.pte", method, phase, tokens, cache.slots, inputs, outputs, freeRows)
 }

@@ -14,6 +14,9 @@ import java.nio.LongBuffer
 class TextEngine(private val model: (List<Int>) -> FloatArray) : GraphEngine {
     /** Real tokens of each call. */
     val widths = ArrayList<Int>()
+
+    /** The graph of each call, and where it began. */
+    val calls = ArrayList<Pair<GraphSpec, Int>>()
     var bound = 0
     var interrupts = 0
     var resumes = 0
@@ -26,7 +29,8 @@ class TextEngine(private val model: (List<Int>) -> FloatArray) : GraphEngine {
     override fun bind(graph: GraphSpec, width: Int, cache: KvBuffers?, rows: Int): BoundStep {
         graph.checkRows(width, rows)
         bound++
-        return Step(graph, width, rows, cache!!)
+        check((graph.cacheLen ?: cache!!.slots) == cache!!.slots) { "${graph.label} over ${cache.slots} slots" }
+        return Step(graph, width, rows, cache)
     }
 
     override fun interrupt() {
@@ -39,7 +43,7 @@ class TextEngine(private val model: (List<Int>) -> FloatArray) : GraphEngine {
 
     override fun close() = Unit
 
-    private inner class Step(graph: GraphSpec, override val width: Int, private val rows: Int, private val cache: KvBuffers) : BoundStep {
+    private inner class Step(private val graph: GraphSpec, override val width: Int, private val rows: Int, private val cache: KvBuffers) : BoundStep {
         override val ids: LongBuffer = LongBuffer.allocate(width)
         override val logits: FloatBuffer = FloatBuffer.allocate(graph.output(Role.LOGITS)!!.let { graph.shapeOf(it, width, rows) }.size())
         override val newRows: List<ByteBuffer> = graph.outputs.filter { it.role == Role.NEW_KEY || it.role == Role.NEW_VALUE }
@@ -50,7 +54,9 @@ class TextEngine(private val model: (List<Int>) -> FloatArray) : GraphEngine {
         override fun run(position: Int, lastIndex: Int) {
             beforeRun(width)
             if (interrupts > resumes) throw EngineException("interrupted", "Nothing to do.")
+            check(position + width <= cache.slots) { "$width tokens at $position in ${cache.slots} slots" }
             widths.add(lastIndex + 1)
+            calls.add(graph to position)
             val before = List(position) { slot -> text(slot) }
             val new = List(width) { ids.get(it).toInt() }
             if (newRows.isEmpty()) cache.buffers.forEach { write(it, shape[1], position, new.take(lastIndex + 1)) } else newRows.forEach { write(it, width, 0, new) }

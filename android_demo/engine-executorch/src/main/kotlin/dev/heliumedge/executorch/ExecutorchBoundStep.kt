@@ -18,8 +18,8 @@ import java.nio.LongBuffer
 import java.nio.ShortBuffer
 
 /**
- * One method: its inputs are tensors over memory that is allocated here, or is the cache's own, made once; its outputs
- * are copied at once, because the next call overwrites them.
+ * One method: its inputs are tensors over memory of [allocator], or the cache's own, made once; its outputs are copied at
+ * once, because the next call overwrites them.
  */
 internal class ExecutorchBoundStep(
     private val program: Program,

@@ -12,6 +12,7 @@ import dev.heliumedge.core.Phrase
 import dev.heliumedge.core.Runtime
 import dev.heliumedge.core.WrongRuntimeException
 import org.pytorch.executorch.EValue
+import java.nio.ByteBuffer
 
 private val NO_INPUTS = emptyArray<EValue>()
 
@@ -34,6 +35,13 @@ public class ExecutorchGraphEngine(
     )
 
     private val loaded = HashSet<String>()
+
+    /**
+     * Memory of inputs and outputs beside the cache, by tokens of a call, place among them and bytes. Methods of as many
+     * tokens take the same: one runs at a time, and what a call returns is used before the next one. So those of several
+     * caches take no more than one, and a step that is bound to another cache takes nothing anew.
+     */
+    private val memory = HashMap<Triple<Int, Int, Int>, ByteBuffer>()
 
     override val name: String = "ExecuTorch"
 
@@ -61,9 +69,15 @@ public class ExecutorchGraphEngine(
         graph.checkRows(width, rows)
         if (graph.tokens != width) throw GraphMismatchException("${graph.label} takes ${graph.tokens} tokens, not $width")
         load(graph)
-        val step = named("bind ${graph.label}") { ExecutorchBoundStep(program, graph, width, cache, allocator) }
+        val step = named("bind ${graph.label}") { ExecutorchBoundStep(program, graph, width, cache, memoryOf(width)) }
         tensorsCreated += step.tensorCount
         return step
+    }
+
+    /** Gives the buffers of one step in turn. */
+    private fun memoryOf(width: Int): BufferAllocator {
+        var place = 0
+        return BufferAllocator { bytes -> memory.getOrPut(Triple(width, place++, bytes)) { allocator.allocate(bytes) } }
     }
 
     override fun interrupt(): Unit = Unit

@@ -27,8 +27,12 @@ import java.nio.FloatBuffer
  * The engine over ExecuTorch's own tensors; the program is replaced, because its library runs on Android alone.
  */
 class ExecutorchEngineTest {
-    private fun manifest(buckets: List<Int> = emptyList(), target: String = "xnnpack", widths: List<Int> = listOf(4)): Manifest =
-        fakeManifest(buckets = buckets, widths = widths).copy(runtime = "executorch", target = target)
+    private fun manifest(
+        buckets: List<Int> = emptyList(),
+        target: String = "xnnpack",
+        widths: List<Int> = listOf(4),
+        prefillBuckets: List<Int> = emptyList(),
+    ): Manifest = fakeManifest(buckets = buckets, widths = widths, prefillBuckets = prefillBuckets).copy(runtime = "executorch", target = target)
 
     /** Answers as the graphs of hosts.py do, out of memory that every call uses again. */
     private class FakeProgram(private val manifest: Manifest, private val facts: Map<String, Long> = emptyMap()) : Program {
@@ -70,9 +74,9 @@ class ExecutorchEngineTest {
     @Test
     fun `every method sees the cache that the reference host gives it`() {
         val cases = Vectors.cases("caches.json").filter { !it.flag("batched") }
-        assertTrue(cases.size > 15)
+        assertTrue(cases.size > 40)
         for (case in cases) {
-            val manifest = manifest(case.ints("buckets"), widths = case.ints("widths"))
+            val manifest = manifest(case.ints("buckets"), widths = case.ints("widths"), prefillBuckets = case.ints("prefill_buckets"))
             val program = FakeProgram(manifest)
             Decoder(manifest, ExecutorchGraphEngine(manifest, program)).use { drive(it, case.ints("operations")) }
             assertTrue(program.closed)
@@ -97,6 +101,27 @@ class ExecutorchEngineTest {
     }
 
     @Test
+    fun `prefill methods with shorter caches take their part of a conversation and see the same rows`() {
+        val operations = listOf(3, -1, 2, 2, -1, -1, 4, 0, 2, 6, -1, 7)
+        val (plain, shorter) = listOf(emptyList(), listOf(3, 6, 10)).map { caches ->
+            val manifest = manifest(listOf(4, 8), widths = listOf(2, 4), prefillBuckets = caches)
+            val program = FakeProgram(manifest)
+            Decoder(manifest, ExecutorchGraphEngine(manifest, program)).use { drive(it, operations) }
+            program.calls
+        }
+        val wanted = listOf(
+            "prefill_4_6", "decode_4", "prefill_2_6", "prefill_2_10", "decode_16", "decode_16", "prefill_4",
+            "prefill_2_3", "prefill_4_6", "prefill_2_10", "decode_16", "prefill_4", "prefill_2", "decode_16",
+        )
+        assertEquals(wanted, shorter.map { it.method })
+        assertEquals(plain.map { it.seen() }, shorter.map { it.seen() })
+    }
+
+    /** What a call sees of the text: of each head the rows before its position. */
+    private fun FakeProgram.Call.seen() =
+        listOf(ids, position, lastIndex, cache.map { buffer -> buffer.chunked(buffer.size / 2).map { it.take(3 * position) } })
+
+    @Test
     fun `a token makes no tensor and no buffer`() {
         val manifest = manifest()
         val allocator = CountingAllocator()
@@ -107,6 +132,24 @@ class ExecutorchEngineTest {
         val before = engine.tensorsCreated to allocator.count
         repeat(8) { decoder.decode(9) }
         assertEquals(before, engine.tensorsCreated to allocator.count)
+    }
+
+    @Test
+    fun `turns that change between caches make the shorter cache anew, and nothing beside it`() {
+        val manifest = manifest(listOf(4, 12), widths = listOf(2, 4), prefillBuckets = listOf(8))
+        val allocator = CountingAllocator()
+        val decoder = Decoder(manifest, ExecutorchGraphEngine(manifest, FakeProgram(manifest), allocator), allocator)
+        fun turn(): Pair<Int, Long> {
+            val before = allocator.count
+            decoder.rewind()
+            drive(decoder, listOf(3, -1, 2, -1, -1))
+            return allocator.count - before to allocator.bytes
+        }
+        val first = turn()
+        // 8, 4, 8 and 12 slots, of four tensors each: ids, position, logits and rows of three widths came with the first.
+        val caches = 4 * 4
+        assertEquals(caches + 2 * (3 + 1 + 4) + (2 + 1 + 4), first.first)
+        repeat(3) { assertEquals(caches to first.second, turn()) }
     }
 
     @Test
@@ -121,7 +164,7 @@ class ExecutorchEngineTest {
 
     @Test
     fun `every method is loaded before the first text`() {
-        val manifest = manifest(listOf(4, 8), widths = listOf(2, 4))
+        val manifest = manifest(listOf(4, 8), widths = listOf(2, 4), prefillBuckets = listOf(8))
         val program = FakeProgram(manifest)
         val decoder = Decoder(manifest, ExecutorchGraphEngine(manifest, program))
         decoder.warmUp()
