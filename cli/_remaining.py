@@ -38,6 +38,8 @@ class Remaining:
         if not self._total or done == before:
             return None
         pace = (end - begin) / (done - before)
+        if self._last_step:  # a step that takes longer than those before says so while it runs
+            pace = max(pace, (now - end) / self._last_step)
         left = max(self._total - done, 0)
         # A step that takes longer than the last: there are the others still.
         return max(pace * left - (now - end), pace * max(left - self._last_step, 0))

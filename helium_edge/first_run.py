@@ -132,7 +132,7 @@ def run_every_graph(bundle: Bundle) -> None:
 
 
 def _run_graphs(bundle: Bundle, *, static: bool) -> None:
-    """In a function of its own: two programs of ExecuTorch that live at once do not share packed weights."""
+    """One pass; what it loads is gone when it returns."""
     with open_model(bundle, static=static) as model:
         if not isinstance(model, LanguageModel):
             model.runner.run([0])

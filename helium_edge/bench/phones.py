@@ -222,8 +222,10 @@ class _Model:
     def _slots_of_prefill(self) -> int:
         """Slots of the shortest method for a chunk into an empty cache."""
         options: XnnpackOptions = self._recipe.targets.options("xnnpack", XnnpackOptions)
-        longest = self._recipe.shapes.cache_len
-        return min((slots for slots in options.prefill_cache_buckets if CHUNK <= slots < longest), default=longest)
+        shapes = self._recipe.shapes
+        room = max(CHUNK, shapes.prefill_len)
+        lengths = (slots for slots in options.prefill_cache_buckets if room <= slots < shapes.cache_len)
+        return min(lengths, default=shapes.cache_len)
 
     def _scheme(self, weight: PlannedWeight) -> str:
         scheme = weight.scheme

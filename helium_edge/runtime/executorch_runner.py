@@ -76,10 +76,11 @@ class ExecutorchRunner(ChunkedRunner):
             raise BundleError(f"{path.name}: no decode method for the full cache of {cache.cache_len} slots")
         self._full = _Buffers(spec, cache.cache_len)
         prefill = prefill or {spec.prefill_len: "prefill"}
-        self._widths = sorted(prefill)
-        named = {(width, cache.cache_len): name for width, name in prefill.items()}
+        # A prefill of one token is a decode step.
+        self._widths = sorted(width for width in prefill if width != DECODE)
+        named = {(width, cache.cache_len): prefill[width] for width in self._widths}
         named |= {(DECODE, slots): name for slots, name in decode.items()}
-        named |= dict(shorter or {})
+        named |= {key: name for key, name in (shorter or {}).items() if key[0] != DECODE}
         methods = load_methods(path, list(named.values()), threads, self)
         found: dict[int, dict[int, _Method]] = {}
         for (width, slots), name in named.items():
@@ -117,6 +118,7 @@ class ExecutorchRunner(ChunkedRunner):
                 self._bucket = None  # memory is worth more than a copy, should the conversation start anew
             return self._full
         if self._bucket is None or self._bucket.slots != slots:
+            self._bucket = None  # before there are others
             self._bucket = _Buffers(self._spec, slots)
             self._synced = 0
         missing = slice(self._synced, self._position)

@@ -31,7 +31,7 @@ def text_metadata(config: ModelConfig, tokens: int) -> dict[str, bool | int | li
 
 
 def metadata_methods(
-    config: ModelConfig, recipe: Recipe, buckets: list[int], widths: list[int]
+    config: ModelConfig, recipe: Recipe, buckets: list[int], widths: list[int], lengths: list[int]
 ) -> dict[str, bool | int | list[int]]:
     """Constants by method name.
 
@@ -40,6 +40,7 @@ def metadata_methods(
         recipe: Its shapes, with the cache capped at the model's context.
         buckets: Cache lengths of the decode methods, ascending; the last is that of `decode`.
         widths: Tokens of the prefill methods, ascending; the last is that of `prefill`.
+        lengths: Shorter caches, ascending, that each of them is there for once more: `prefill_TOKENS_LENGTH`.
     """
     shapes = recipe.shapes
     constants: dict[str, bool | int | list[int]] = {
@@ -56,6 +57,7 @@ def metadata_methods(
         "helium_edge_cache_len": shapes.cache_len,
         "helium_edge_cache_buckets": buckets,
         "helium_edge_prefill_buckets": widths,
+        "helium_edge_prefill_cache_buckets": lengths,
         "helium_edge_layers": config.num_hidden_layers,
         "helium_edge_kv_heads": config.num_key_value_heads,
         "helium_edge_head_dim": config.head_dim,

@@ -117,6 +117,19 @@ def test_a_prefill_takes_the_shortest_cache_that_has_room(exported: XnnpackExpor
         assert slots == next(length for length in widths[width] if length >= position + width)
 
 
+def test_a_prefill_of_one_token_is_a_decode_step(tmp_path: Path) -> None:
+    recipe = xnnpack_recipe(
+        "xnnpack-int4",
+        xnnpack={"cache_buckets": [9], "prefill_buckets": [], "prefill_cache_buckets": [9]},
+        shapes={"prefill_len": 1, "cache_len": 20},
+    )
+    exported = export_xnnpack(make_checkpoint(tmp_path / "checkpoint", **MODEL), recipe, tmp_path / "out")
+    tokens = random_tokens(12, exported.spec.vocab_size)
+    first, second = exported.runner(), exported.runner()
+    assert np.array_equal(first.prefill(tokens)[-1], [second.decode(token) for token in tokens][-1])
+    assert exported.shorter == {}
+
+
 class _Recorded:
     """A method that tells where it ran."""
 

@@ -20,8 +20,8 @@ from helium_edge.quant.calibrated.inputs import INPUTS, readers
 from helium_edge.quant.parallel import map_pieces
 from helium_edge.quant.plan import PlannedWeight
 
-_PER_MOMENT = 36
-"""Bytes for each number of a (K, K) moment: H and C in float32, three matrices of a factorisation in float64, and
+_PER_MOMENT = 28
+"""Bytes for each number of a (K, K) moment: H and C in float32, two matrices of a factorisation in float64, and
 the factor in float32."""
 
 _PER_WEIGHT = 16

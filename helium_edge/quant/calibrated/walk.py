@@ -255,16 +255,16 @@ class Walk:
             # Tied, and stored once: the integers of the embedding.
             self._data_free(name, self._originals.read(name), scheme)
             return
-        expected = reference.normed(self._final_norm())
+        expected = [reference.normed(self._final_norm())]
         if self._folds_head:
             factors = self._results.factors(None)
             if factors is None:
-                factors = {HEAD_INPUT: choose_factors(mean_squares(expected), [self._reader(name)])}
+                factors = {HEAD_INPUT: choose_factors(mean_squares(expected[0]), [self._reader(name)])}
                 self._results.put_factors(None, factors)
             self.folds.add_head(factors[HEAD_INPUT])
-            expected = expected / factors[HEAD_INPUT]
+            expected = [expected.pop() / factors[HEAD_INPUT]]
         weight = self.folds.apply(name, self._originals.read(name))
-        self._quantize([name], weight, quantized.normed(self._final_norm()), [expected])
+        self._quantize([name], weight, quantized.normed(self._final_norm()), expected)
 
     def _final_norm(self) -> RmsNorm:
         gain = self.folds.apply(FINAL_NORM, self._originals.read(FINAL_NORM))

@@ -150,7 +150,7 @@ class CoremlTarget(Target):
                 GraphSignature(phase, tokens, store.config.vocab_size, cache, recipe.logits, index_dtype="int64")
                 for phase, tokens in zip(_PHASES, (shapes.prefill_len, 1), strict=True)
             ]
-            facts = metadata_methods(store.config, recipe, [shapes.cache_len], [shapes.prefill_len])
+            facts = metadata_methods(store.config, recipe, [shapes.cache_len], [shapes.prefill_len], [])
         write_program(store, signatures, facts, ios, folder / file, on_weight)
         return with_requirements(folder, [BuiltGraph(file, each.phase, each) for each in signatures])
 

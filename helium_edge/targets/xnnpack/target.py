@@ -165,7 +165,11 @@ class XnnpackTarget(Target):
             add_text_method(program, CLASSIFY, text, weights)
             return program, [BuiltGraph(TEXT_FILE, CLASSIFY, text)]
         signatures = self._signatures(config, recipe)
-        program.metadata(metadata_methods(config, recipe, cache_buckets(recipe), prefill_buckets(recipe)))
+        program.metadata(
+            metadata_methods(
+                config, recipe, cache_buckets(recipe), prefill_buckets(recipe), prefill_lengths(recipe)
+            )
+        )
         for name, signature in signatures.items():
             add_decoder(program, name, signature, weights, recipe.shapes.cache_len)
         return program, [BuiltGraph(PROGRAM_FILE, name, signature) for name, signature in signatures.items()]
@@ -285,9 +289,14 @@ def prefill_buckets(recipe: Recipe) -> list[int]:
 
 def prefill_cache_buckets(recipe: Recipe) -> list[tuple[int, int]]:
     """Tokens and cache length of each prefill method with a shorter cache."""
+    lengths = prefill_lengths(recipe)
+    return [(tokens, slots) for tokens in prefill_buckets(recipe) for slots in lengths if 1 < tokens <= slots]
+
+
+def prefill_lengths(recipe: Recipe) -> list[int]:
+    """Shorter caches of prefill methods, ascending; those from the recipe's `cache_len` on go."""
     options = recipe.targets.options("xnnpack", XnnpackOptions)
-    lengths = [slots for slots in options.prefill_cache_buckets if slots < recipe.shapes.cache_len]
-    return [(tokens, slots) for tokens in prefill_buckets(recipe) for slots in lengths if tokens <= slots]
+    return [slots for slots in options.prefill_cache_buckets if slots < recipe.shapes.cache_len]
 
 
 def cache_buckets(recipe: Recipe) -> list[int]:

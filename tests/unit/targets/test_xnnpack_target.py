@@ -140,13 +140,14 @@ def test_a_bucket_costs_a_graph_and_its_cache(target: XnnpackTarget, config: Mod
 
 
 def test_metadata_says_what_a_host_needs(config: ModelConfig) -> None:
-    constants = metadata_methods(config, recipe("xnnpack-int4", logits="all"), [16, 48], [4, 8])
+    constants = metadata_methods(config, recipe("xnnpack-int4", logits="all"), [16, 48], [4, 8], [16])
     assert constants["get_max_seq_len"] == 8
     assert constants["get_max_context_len"] == 48
     assert constants["get_eos_ids"] == [2]
     assert constants["get_bos_id"] == 1
     assert constants["helium_edge_cache_buckets"] == [16, 48]
     assert constants["helium_edge_prefill_buckets"] == [4, 8]
+    assert constants["helium_edge_prefill_cache_buckets"] == [16]
     assert constants["helium_edge_logits_all"] is True
 
 

@@ -292,12 +292,13 @@ public class Decoder(
 
     /** The step that was bound before, or a new one. */
     private fun step(graph: GraphSpec, width: Int, buffers: KvBuffers, rows: Int = 1): Step {
+        // Those over a shorter cache that is gone would keep its memory from being collected.
+        var last = steps.size
+        while (--last >= 0) if (steps[last].buffers.isReleased) steps.removeAt(last).bound.close()
         for (index in steps.indices) {
             val kept = steps[index]
             if (kept.graph === graph && kept.bound.width == width && kept.rows == rows && kept.buffers === buffers) return kept
         }
-        // Those over a shorter cache that is gone would keep its memory from being collected.
-        for (index in steps.indices.reversed()) if (steps[index].buffers.isReleased) steps.removeAt(index).bound.close()
         return bind(graph, width, buffers, rows).also(steps::add)
     }
 
