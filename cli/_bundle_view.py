@@ -140,7 +140,8 @@ def _chunks(manifest: Manifest) -> str:
 def _show_graph(graph: GraphEntry) -> None:
     tokens = "any number of tokens" if graph.tokens is None else f"{graph.tokens} token{'s' * (graph.tokens != 1)}"
     method = f", method {graph.method}" if graph.method else ""
-    _console.heading(f"Graph {graph.file}{method}: {graph.phase}, {tokens} a call")
+    answered = ", logits of any of them" if graph.free_rows else ""
+    _console.heading(f"Graph {graph.file}{method}: {graph.phase}, {tokens} a call{answered}")
     rows = [("in", *row) for row in _tensor_rows(graph.inputs)] + [
         ("out", *row) for row in _tensor_rows(graph.outputs)
     ]

@@ -73,6 +73,7 @@ def test_verify(cli: Cli, bundle: Path) -> None:
 
 def test_inspect_a_bundle(cli: Cli, bundle: Path) -> None:
     code, out, err = cli("inspect", bundle)
+    assert "decoder.onnx: any, any number of tokens a call, logits of any of them" in out
     assert code == 0
     assert max(map(len, out.splitlines())) <= 80
     for text in (
