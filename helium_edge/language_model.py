@@ -23,7 +23,7 @@ from helium_edge.loaded_model import Model, Text
 from helium_edge.runtime.generate import GenerationStats, generate
 from helium_edge.runtime.lookahead import LookaheadRunner
 from helium_edge.runtime.prompt_cache import load_prompt_cache, save_prompt_cache
-from helium_edge.runtime.rows import all_rows
+from helium_edge.runtime.rows import all_rows, check_gives_rows
 from helium_edge.runtime.runner import CachedRunner, Logits
 from helium_edge.runtime.sampling import Sampler, SamplingOptions
 from helium_edge.runtime.stop_strings import StopStrings
@@ -146,6 +146,8 @@ class LanguageModel(Model):
     ) -> Generation:
         most = sampling.get("lookahead") or 0
         cache = self.token_cache
+        if most:
+            check_gives_rows(cache.runner, self.manifest.logits)
         defaults, stats = self.manifest.generation, GenerationStats()
         options = sampling_options(defaults, sampling)
         stop_strings = sampling.get("stop_strings")

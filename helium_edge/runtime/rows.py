@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from helium_edge.errors import UsageError
 from helium_edge.runtime.runner import Logits, RowsRunner, Runner
+from helium_edge.signature import LogitsMode
 
 BLOCK = 64
 """Tokens of one call to a runner that returns all rows."""
@@ -37,8 +38,26 @@ def rows_of(runner: Runner, tokens: Sequence[int]) -> Logits:
     """
     rows = runner.prefill_rows(tokens) if isinstance(runner, RowsRunner) else runner.prefill(tokens)
     if len(rows) != len(tokens):
-        raise UsageError(
-            "the graphs of this bundle return the logits of the last token of a call alone",
-            hint="load an ONNX bundle with rows=True and not static, or export with `logits: all` in the recipe",
-        )
+        raise _one_row()
     return rows
+
+
+def check_gives_rows(runner: Runner, logits: LogitsMode) -> None:
+    """Refuse graphs of which `rows_of` gets one row, before anything runs.
+
+    Args:
+        runner: Over the graphs.
+        logits: Of their bundle.
+
+    Raises:
+        UsageError: They return the logits of the last token of a call alone.
+    """
+    if logits != "all" and not isinstance(runner, RowsRunner):
+        raise _one_row()
+
+
+def _one_row() -> UsageError:
+    return UsageError(
+        "the graphs of this bundle return the logits of the last token of a call alone",
+        hint="take an ONNX bundle (in Python with rows=True and not static), or export with `logits: all`",
+    )
