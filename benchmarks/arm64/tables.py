@@ -64,7 +64,7 @@ def _chart(table: Table, path: Path) -> list[Path]:
     except ImportError:
         print("matplotlib is not installed: no chart", file=sys.stderr)
         return []
-    figure = Figure(figsize=(10, 3.6), layout="constrained")
+    figure = Figure(figsize=(10, 4), layout="constrained")
     panels = figure.subplots(1, len(PHONES))
     for axes, phone in zip(panels, PHONES.values(), strict=True):
         lines = {title: _steps(recipe, body, {}, phone.cpu) for title, recipe, body in CHARTED}
@@ -79,7 +79,7 @@ def _chart(table: Table, path: Path) -> list[Path]:
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)
     panels[0].set_ylabel("tokens a second, predicted")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=7, frameon=False)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
     metadata: dict[str, Any] = {"Date": None}
     canvas: Any = FigureCanvasSVG(figure)
     with matplotlib.rc_context({"svg.hashsalt": "arm64"}):
