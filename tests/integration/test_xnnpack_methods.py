@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,28 @@ def test_a_prefill_of_one_token_is_a_decode_step(tmp_path: Path) -> None:
     first, second = exported.runner(), exported.runner()
     assert np.array_equal(first.prefill(tokens)[-1], [second.decode(token) for token in tokens][-1])
     assert exported.shorter == {}
+
+
+def test_a_host_of_its_own_runs_a_shorter_cache(exported: XnnpackExport) -> None:
+    """ExecuTorch alone: the same call over the first slots of the full cache gives the same rows and logits."""
+    runtime = importlib.import_module("executorch.runtime").Runtime.get()
+    program = runtime.load_program(exported.path)
+    spec, ids = exported.spec.cache, random_tokens(6, exported.spec.vocab_size, seed=4)
+    given = [torch.tensor([ids[3:]]), torch.tensor([3])]
+    given += [] if exported.recipe.logits == "all" else [torch.tensor([2])]
+    chance = torch.Generator().manual_seed(0)
+    shape = (2 * spec.layers, spec.num_key_value_heads, 3, spec.head_dim)
+    past = torch.randint(-9, 9, shape, generator=chance).to(getattr(torch, spec.dtype))
+    found = []
+    for name, slots in (("prefill_3", spec.cache_len), ("prefill_3_9", 9), ("prefill_3_33", 33)):
+        cache = [torch.zeros(shape[1], slots, shape[3], dtype=past.dtype) for _ in past]
+        for buffer, rows in zip(cache, past, strict=True):
+            buffer[:, :3] = rows
+        found.append([output.clone() for output in program.load_method(name).execute([*given, *cache])])
+    for other in found[1:]:
+        for one, same in zip(found[0], other, strict=True):
+            assert one.shape == same.shape
+            assert rms_error(same.float().numpy(), one.float().numpy()) < 1e-3
 
 
 class _Recorded:
