@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Compiles the whole demo and runs its JVM tests without an Android SDK, from packages of Debian and PyPI.
+# Compiles the whole demo and runs its JVM tests without an Android SDK, from packages of Debian and PyPI, ExecuTorch's
+# runtime and ONNX Runtime's among them.
 #
 #   android_demo/check.sh
 #
@@ -34,7 +35,7 @@ missing() {
 debian() {
     local wanted=()
     command -v javac >/dev/null || wanted+=(openjdk-17-jdk-headless)
-    command -v gcc >/dev/null || wanted+=(gcc libc6-dev)
+    command -v g++ >/dev/null || wanted+=(g++ libc6-dev)
     command -v proguard >/dev/null || wanted+=(proguard-cli)
     command -v aapt2 >/dev/null || wanted+=(aapt)
     [[ -e /usr/share/java/junit4.jar ]] || wanted+=(junit4)
@@ -137,6 +138,13 @@ cp "$native/libonnxruntime.so.1.17.0" "$native/libonnxruntime.so"
 ORT_REAL_LIB="$("$python" -c 'import glob, os, onnxruntime as o; print(glob.glob(os.path.dirname(o.__file__) + "/capi/libonnxruntime.so.*")[0])')"
 export ORT_REAL_LIB
 
+say "ExecuTorch's binding over the libraries of the Python package"
+java_home="$(dirname "$(dirname "$(readlink -f "$(command -v javac)")")")"
+binding=0
+"$python" tools/executorch-jni/build.py "$java_home" "$native/libexecutorch_jni.so" >"$work/binding.log" 2>&1 || binding=$?
+((binding != 5)) || missing "$(cat "$work/binding.log")"
+((binding == 0)) || { cat "$work/binding.log"; exit 1; }
+
 say "vectors and bundles by the Python package"
 wait "$vectors" || { cat "$work/vectors.log"; exit 1; }
 vectors=
@@ -147,7 +155,8 @@ tests="$(cd "$out" && find ./*-test -name '*Test.class' | sed 's,^\./[^/]*/,,; s
 classpath="$(path "$stdlib" "$fixtures" "$out/core-test" "$out/engine-ort" "$out/engine-ort-test" "$out/engine-executorch" \
     "$out/engine-executorch-test" "$out/executorch-stubs" "$out/app" "$out/app-test" "$out/android-stubs" "$kit/ort")"
 # shellcheck disable=SC2086 # one word a class
-java -XX:+UseSerialGC -Donnxruntime.native.path="$native" -Dhelium.vectors="$work/vectors" -cp "$classpath" \
+java -XX:+UseSerialGC -Donnxruntime.native.path="$native" -Dexecutorch.native.path="$native/libexecutorch_jni.so" \
+    -Dhelium.vectors="$work/vectors" -cp "$classpath" \
     org.junit.runner.JUnitCore $tests
 "$python" tools/prompt_caches.py "$work/vectors"
 

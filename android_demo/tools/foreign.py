@@ -66,7 +66,7 @@ def _kotlin(text: str) -> Iterator[str]:
         names = [_class_name(scope) for scope in around]
         if (
             not all(names)
-            or re.search(r"\b(?:private|protected)\b(?! constructor)", header)
+            or re.search(r"\b(?:private|protected|internal)\b(?! constructor)", header)
             or " get()" in f" {header}"
         ):
             continue

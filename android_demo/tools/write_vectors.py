@@ -26,12 +26,13 @@ import tokenizer_files
 
 import helium_edge
 from helium_edge import export
-from helium_edge.bundle.manifest import MANIFEST_NAME, parse_manifest
+from helium_edge.bundle import Bundle, open_bundle
+from helium_edge.bundle.manifest import MANIFEST_NAME
 from helium_edge.recipe import load_recipe
 from helium_edge.runtime.generate import GenerationStats, generate
-from helium_edge.runtime.onnx_runner import OnnxRunner
 from helium_edge.runtime.sampling import Sampler, SamplingOptions
 from helium_edge.runtime.tokenizer import Tokenizer
+from helium_edge.targets.loading import open_runner
 
 DATA = Path(helium_edge.__file__).parent / "data"
 
@@ -54,7 +55,8 @@ def main(folder: Path) -> None:
     save(folder / "lookahead-texts.json", list(lookups.texts(lookups.write_bundle(folder / "bundles"))))
     save(folder / "plans.json", list(hosts.plans()))
     save(folder / "caches.json", list(hosts.cache_runs()))
-    prompt_caches.write(folder / "prompt-caches", bundles)
+    onnx = {name: path for name, path in bundles.items() if not name.startswith("xnnpack")}
+    prompt_caches.write(folder / "prompt-caches", onnx)
     save(folder / "manifests.json", list(manifests.manifest_cases(bundles["in_place"] / MANIFEST_NAME)))
     save(folder / "generations.json", [case for name, path in bundles.items() for case in generations(name, path)])
 
@@ -70,6 +72,8 @@ def write_bundles(folder: Path) -> dict[str, Path]:
     names = {"in_place": "onnx-int4", "append": "onnx-int4-portable", "int8": "onnx-int4-kv8"}
     recipes = {name: load_recipe(recipe) for name, recipe in names.items()}
     recipes["half"] = load_recipe("onnx-int4-kv16").fast()  # the weights do not matter
+    recipes |= {"xnnpack": load_recipe("xnnpack-int4"), "xnnpack_float": load_recipe("xnnpack-fp32")}
+    recipes |= {f"xnnpack_{name}": load_recipe(f"xnnpack-int4-{kv}").fast() for name, kv in (("half", "kv16"), ("int8", "kv8"))}
     small = recipes["append"].shapes.model_copy(update={"prefill_len": 16, "cache_len": 96})
     recipes["append"] = recipes["append"].model_copy(update={"shapes": small})
     for name, recipe in recipes.items():
@@ -95,8 +99,8 @@ PENALISED_AND_DRAWN = replace(PENALISED, temperature=1.1, min_p=0.03)
 
 def generations(name: str, bundle: Path) -> Iterator[dict[str, Any]]:
     """Texts by the Python host, of a bundle that the Kotlin host runs on the same library."""
-    manifest = parse_manifest((bundle / MANIFEST_NAME).read_bytes())
-    tokenizer = Tokenizer(bundle / manifest.tokenizer.file)
+    opened = open_bundle(bundle)
+    tokenizer = Tokenizer(opened.path(opened.manifest.tokenizer.file))
     rng = np.random.default_rng(7)
     long = (DATA / "eval-text" / "fr.txt").read_text(encoding="utf-8")
     prompts = [
@@ -111,34 +115,36 @@ def generations(name: str, bundle: Path) -> Iterator[dict[str, Any]]:
         long[:40],
         long[:120],
     ]
-    if name == "in_place":
+    if name in ("in_place", "xnnpack"):
         prompts += [long[:500], long]  # more than one chunk of 128
-    if name in ("int8", "half"):
-        prompts = prompts[:6]  # the loop is that of in_place
+    if name == "xnnpack":
+        texts = sorted((DATA / "eval-text").glob("*.txt"))
+        prompts.append("".join(text.read_text(encoding="utf-8") for text in texts)[:2000])  # beyond the shorter caches
+    if name not in ("in_place", "append", "xnnpack"):
+        prompts = prompts[:6]  # the loop is that of the others
     for index, prompt in enumerate(prompts):
-        for static in (False, True):
+        for static in (False,) if name.startswith("xnnpack") else (False, True):
             options = (SamplingOptions(), DRAWN, PENALISED, PENALISED_AND_DRAWN)[index % 4]
             yield {
                 "bundle": name,
                 "static": static,
-                **one_generation(bundle, manifest, tokenizer, prompt, options, rng.random(200).tolist(), static),
+                **one_generation(opened, tokenizer, prompt, options, rng.random(200).tolist(), static),
             }
 
 
 def one_generation(
-    bundle: Path,
-    manifest: Any,
+    bundle: Bundle,
     tokenizer: Tokenizer,
     prompt: str,
     options: SamplingOptions,
     uniforms: list[float],
     static: bool,
 ) -> dict[str, Any]:
-    runner = OnnxRunner(bundle, manifest.graph_files(), manifest.decoder_spec(), threads=1, static=static)
+    runner = open_runner(bundle, threads=1, static=static)
     sampler, given, stats = Sampler(options), iter(uniforms), GenerationStats()
     sampler._uniform = lambda: next(given)  # type: ignore[method-assign]
     ids = tokenizer.encode(prompt)
-    new = list(generate(runner, ids, max_new_tokens=40, eos_ids=manifest.tokens.eos, sampler=sampler, stats=stats))
+    new = list(generate(runner, ids, max_new_tokens=40, eos_ids=bundle.manifest.tokens.eos, sampler=sampler, stats=stats))
     stream = tokenizer.stream(continuing=True)
     text = "".join(stream.push(token) for token in new) + stream.finish()
     chosen = {**asdict(options), "uniforms": uniforms}

@@ -21,17 +21,18 @@ struct Buffer {  // memory of the host's, and a tensor over it
   executorch::extension::TensorPtr tensor;
 };
 
-struct Method {  // inputs: input_ids, past_length, perhaps last_index; outputs: logits and the new rows
+struct Method {  // inputs: input_ids, past_length, perhaps last_index, and the cache
   Method(Module& program, const std::string& name, size_t caches) {
     const auto meta = program.method_meta(name);
     if (!meta.ok() || program.load_method(name) != executorch::runtime::Error::Ok)
       throw std::runtime_error("cannot load " + name);
     for (size_t i = 0; i < meta->num_inputs() - caches; ++i) inputs.emplace_back(*meta->input_tensor_meta(i));
-    for (size_t i = 0; i < meta->num_outputs(); ++i) outputs.emplace_back(*meta->output_tensor_meta(i));
+    for (size_t i = 0; i < meta->num_outputs(); ++i)
+      if (!meta->output_tensor_meta(i)->is_memory_planned()) throw std::runtime_error("export the bundle again");
     width = inputs[0].tensor->size(1);
   }
   int64_t* numbers(size_t i) { return inputs[i].tensor->mutable_data_ptr<int64_t>(); }
-  std::vector<Buffer> inputs, outputs;  // neither is planned into the program's memory: a host must set both
+  std::vector<Buffer> inputs;  // not planned into the program's memory: it reads them where they lie
   size_t width;
 };
 
@@ -50,21 +51,21 @@ int main(int argc, char** argv) try {
     for (size_t i = 0; i < method.width; ++i) method.numbers(0)[i] = ids[std::min(i, ids.size() - 1)];
     *method.numbers(1) = length;
     if (method.inputs.size() > 2) *method.numbers(2) = ids.size() - 1;
-    std::vector<EValue> inputs, outputs;
+    std::vector<EValue> inputs;
     for (const auto* buffers : {&method.inputs, &cache})
       for (const Buffer& each : *buffers) inputs.emplace_back(each.tensor);
-    for (const Buffer& each : method.outputs) outputs.emplace_back(each.tensor);
     const std::string name = &method == &prefill ? "prefill" : "decode";
-    if (program.set_outputs(name, outputs) != executorch::runtime::Error::Ok || !program.execute(name, inputs).ok())
-      throw std::runtime_error(name + " failed");
+    const auto outputs = program.execute(name, inputs);  // logits and new rows, until the next call
+    if (!outputs.ok()) throw std::runtime_error(name + " failed");
     for (size_t i = 0; i < cache.size(); ++i) {  // append: the real rows, and none of the padding
-      const auto& rows = method.outputs[i + 1];
-      const size_t heads = rows.tensor->size(0), bytes = rows.memory.size() / heads / method.width;
+      const auto& rows = outputs->at(i + 1).toTensor();
+      const size_t heads = rows.size(0), bytes = rows.nbytes() / heads / method.width;
+      const char* row = rows.const_data_ptr<char>();
       for (size_t h = 0, slots = cache[i].tensor->size(1); h < heads; ++h)
-        std::copy_n(&rows.memory[h * method.width * bytes], ids.size() * bytes, &cache[i].memory[(h * slots + length) * bytes]);
+        std::copy_n(row + h * method.width * bytes, ids.size() * bytes, &cache[i].memory[(h * slots + length) * bytes]);
     }
     length += ids.size();
-    const auto& logits = *method.outputs[0].tensor;  // (1, 1, V), or (1, T, V) with `logits: all`
+    const auto& logits = outputs->at(0).toTensor();  // (1, 1, V), or (1, T, V) with `logits: all`
     const float* row = logits.const_data_ptr<float>() + (logits.size(1) == 1 ? 0 : ids.size() - 1) * logits.size(2);
     return std::max_element(row, row + logits.size(2)) - row;
   };
@@ -74,6 +75,5 @@ int main(int argc, char** argv) try {
   int64_t token = call(prompt);  // longer ones in chunks of prefill.width
   for (int left = std::stoi(argv[2]); left > 0; --left, token = call({token})) std::cout << token << '\n';
 } catch (const std::exception& error) {
-  std::cerr << error.what() << '\n';
-  return 1;
+  return std::cerr << error.what() << '\n', 1;
 }

@@ -58,6 +58,8 @@ class GraphEntry(Section):
     """In the order in which the runtime takes them."""
     outputs: Items[TensorEntry]
     """In the order in which the runtime returns them."""
+    planned_outputs: bool = False
+    """Whether what it returns lies in memory of the program's own (ExecuTorch); otherwise a host gives the memory."""
     free_rows: bool = False
     """Whether `last_index` may have any number of entries, a row of `logits` for each; shapes are for one."""
     required_operators: Items[str] = ()
@@ -74,6 +76,7 @@ class GraphEntry(Section):
         method: str | None = None,
         operators: tuple[str, ...] = (),
         libraries: tuple[str, ...] = (),
+        planned_outputs: bool = False,
     ) -> GraphEntry:
         """The entry of a graph."""
         return cls(
@@ -84,6 +87,7 @@ class GraphEntry(Section):
             cache_len=None if isinstance(signature, TextSignature) else signature.cache.cache_len,
             inputs=tuple(TensorEntry.from_spec(spec) for spec in signature.inputs()),
             outputs=tuple(TensorEntry.from_spec(spec) for spec in signature.outputs()),
+            planned_outputs=planned_outputs,
             free_rows=signature.free_rows,
             required_operators=operators,
             required_libraries=libraries,

@@ -41,7 +41,7 @@ from helium_edge.tasks import LANGUAGE_MODEL, TASKS, Task
 
 MANIFEST_NAME = "helium-edge.json"
 SCHEMA_NAME = "helium-edge/bundle"
-SCHEMA_VERSION = "1.6"
+SCHEMA_VERSION = "1.7"
 
 MAX_MANIFEST_BYTES = 1 << 20
 """A manifest of a hundred layers stays below; anything above this limit is not one."""

@@ -92,6 +92,7 @@ def describe(
                 method=graph.method,
                 operators=graph.operators,
                 libraries=graph.libraries,
+                planned_outputs=graph.planned_outputs,
             )
             for graph in graphs
         ),

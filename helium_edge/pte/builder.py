@@ -108,8 +108,8 @@ class MethodBuilder:
         return value
 
     def output(self, dtype: torch.dtype, shape: Sequence[int]) -> int:
-        """A tensor in memory of the host's that the method writes."""
-        value = self._tensor(dtype, shape)
+        """A tensor that the method returns, in memory of its own: bindings for Java and Swift can give it none."""
+        value = self.planned(dtype, shape)
         self.plan.outputs.append(value)
         return value
 

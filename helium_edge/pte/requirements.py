@@ -1,4 +1,4 @@
-"""What a runtime must be linked with to run the methods of a `.pte`, read from the file's own tables.
+"""What the methods of a `.pte` need of who runs them, read from the file's own tables.
 
 Names of libraries are those of ExecuTorch's build (CMake); docs/bundle.md has what they are called elsewhere.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from helium_edge.pte.executorch_schema import Tensor
 from helium_edge.pte.file import PteFile
 
 _KERNELS = {"aten": "portable_ops_lib", "quantized_decomposed": "quantized_ops_lib"}
@@ -18,10 +19,17 @@ _BACKENDS = {"XnnpackBackend": "xnnpack_backend", "CoreMLBackend": "coremldelega
 
 @dataclass(frozen=True)
 class Requirements:
-    """Of one method: kernels as `namespace::name.overload`, and the libraries that hold them and the backends."""
+    """Of one method.
+
+    Attributes:
+        operators: Kernels as `namespace::name.overload`.
+        libraries: Those that hold these kernels and the backends.
+        planned_outputs: It has memory for what it returns, so that nobody need give it any.
+    """
 
     operators: tuple[str, ...]
     libraries: tuple[str, ...]
+    planned_outputs: bool
 
 
 def read_requirements(path: Path) -> dict[str, Requirements]:
@@ -36,5 +44,7 @@ def read_requirements(path: Path) -> dict[str, Requirements]:
         operators = {f"{each.name}.{each.overload}" if each.overload else each.name for each in plan.operators}
         namespaces = {name.partition("::")[0] for name in operators} - {"executorch_prim"}
         libraries = {_KERNELS[name] for name in namespaces} | {_BACKENDS[each.id] for each in plan.delegates}
-        found[plan.name] = Requirements(tuple(sorted(operators)), tuple(sorted(libraries)))
+        outputs = [plan.values[index].val for index in plan.outputs]
+        planned = all(each.allocation_info is not None for each in outputs if isinstance(each, Tensor))
+        found[plan.name] = Requirements(tuple(sorted(operators)), tuple(sorted(libraries)), planned)
     return found

@@ -36,6 +36,7 @@ class BuiltGraph:
         signature: Inputs and outputs.
         operators: Kernels that it calls, as the runtime spells them, sorted.
         libraries: What an app links for them beside the runtime itself, sorted.
+        planned_outputs: What it returns lies in memory of the program's own.
     """
 
     file: str
@@ -43,6 +44,7 @@ class BuiltGraph:
     signature: GraphSignature | TextSignature
     operators: tuple[str, ...] = ()
     libraries: tuple[str, ...] = ()
+    planned_outputs: bool = False
 
 
 class Target(Protocol):

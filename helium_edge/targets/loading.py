@@ -22,7 +22,7 @@ def with_requirements(folder: Path, graphs: Sequence[BuiltGraph]) -> list[BuiltG
     """The methods of a program that has been written, with what it says they need."""
     found = {file: read_requirements(folder / file) for file in {graph.file for graph in graphs}}
     return [
-        dataclasses.replace(graph, operators=needed.operators, libraries=needed.libraries)
+        dataclasses.replace(graph, **vars(needed))
         for graph in graphs
         for needed in [found[graph.file][str(graph.method)]]
     ]

@@ -217,7 +217,7 @@ def lower(store: QuantizedStore, signatures: dict[str, Any], ios: int, path: Pat
             partitioner={name: [_partitioner(ios)] for name in exported},
             compile_config=EdgeCompileConfig(_check_ir_validity=False),
         )
-        planning = MemoryPlanningPass(alloc_graph_input=False, alloc_graph_output=False)
+        planning = MemoryPlanningPass(alloc_graph_input=False)
         program = edge.to_executorch(ExecutorchBackendConfig(memory_planning_pass=planning))
         with path.open("wb") as file:
             program.write_to_file(file)

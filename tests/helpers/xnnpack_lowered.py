@@ -378,7 +378,7 @@ def lower(methods: Mapping[str, TextModule | MethodModule], path: Path) -> None:
             # know.
             compile_config=EdgeCompileConfig(_check_ir_validity=False, _skip_dim_order=True),
         )
-        planning = MemoryPlanningPass(alloc_graph_input=False, alloc_graph_output=False)
+        planning = MemoryPlanningPass(alloc_graph_input=False)
         program = edge.to_executorch(ExecutorchBackendConfig(memory_planning_pass=planning))
     with path.open("wb") as file:
         program.write_to_file(file)

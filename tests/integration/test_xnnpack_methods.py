@@ -210,7 +210,7 @@ def test_planned_memory_does_not_overlap(exported: XnnpackExport) -> None:
         assert len(places) >= 6
         for start, tensor in sorted(places, key=lambda place: place[0]):
             assert start >= end
-            width = {4: 8, 6: 4, 11: 1}[tensor.scalar_type]
+            width = {1: 1, 4: 8, 5: 2, 6: 4, 11: 1}[tensor.scalar_type]
             end = start + width * int(np.prod(tensor.sizes))
         assert end <= plan.non_const_buffer_sizes[1]
 

@@ -76,7 +76,7 @@ def test_the_fields_that_hosts_read() -> None:
     }  # fmt: skip
     graph = data["graphs"][0]
     assert set(graph) == {
-        "file", "method", "phase", "tokens", "cache_len", "inputs", "outputs", "free_rows",
+        "file", "method", "phase", "tokens", "cache_len", "inputs", "outputs", "planned_outputs", "free_rows",
         "required_operators", "required_libraries",
     }  # fmt: skip
     assert (graph["file"], graph["method"], graph["phase"], graph["tokens"]) == (

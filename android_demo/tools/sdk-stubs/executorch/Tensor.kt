@@ -7,12 +7,22 @@ import java.nio.FloatBuffer
 import java.nio.LongBuffer
 import java.nio.ShortBuffer
 
-/** As much of a tensor as the tests need of one: a view of a direct buffer, which is checked as the library does. */
-abstract class Tensor internal constructor(shape: LongArray, private val data: Buffer) {
+/** As much of a tensor as is needed of one: a view of a direct buffer, which is checked as the library does. */
+abstract class Tensor internal constructor(shape: LongArray, internal val data: Buffer) {
     private val shape = shape.copyOf()
+
+    /** The number of its element type in ExecuTorch. */
+    internal val code: Long
+        get() = when (data) {
+            is FloatBuffer -> FLOAT
+            is LongBuffer -> INT64
+            is ShortBuffer -> HALF
+            else -> INT8
+        }
 
     init {
         require(data.isDirect) { "the buffer is not direct" }
+        require(order(data) == ByteOrder.nativeOrder()) { "the buffer has another byte order" }
         require(data.capacity().toLong() == numel()) { "${data.capacity()} elements, the shape has ${numel()}" }
     }
 
@@ -41,6 +51,28 @@ abstract class Tensor internal constructor(shape: LongArray, private val data: B
     private class View(shape: LongArray, data: Buffer) : Tensor(shape, data)
 
     companion object {
+        private const val INT8 = 1L
+        private const val INT64 = 4L
+        private const val HALF = 5L
+        private const val FLOAT = 6L
+
+        private fun order(data: Buffer): ByteOrder = when (data) {
+            is FloatBuffer -> data.order()
+            is LongBuffer -> data.order()
+            is ShortBuffer -> data.order()
+            is ByteBuffer -> data.order()
+            else -> throw IllegalArgumentException("a buffer of another type")
+        }
+
+        /** A tensor that the runtime returned. */
+        internal fun over(code: Long, data: ByteBuffer, shape: LongArray): Tensor = when (code) {
+            FLOAT -> fromBlob(data.asFloatBuffer(), shape)
+            INT64 -> fromBlob(data.asLongBuffer(), shape)
+            HALF -> fromBlob(data.asShortBuffer(), shape)
+            INT8 -> fromBlob(data, shape)
+            else -> throw IllegalArgumentException("a tensor of type $code")
+        }
+
         @JvmStatic
         fun allocateFloatBuffer(numElements: Int): FloatBuffer =
             ByteBuffer.allocateDirect(4 * numElements).order(ByteOrder.nativeOrder()).asFloatBuffer()

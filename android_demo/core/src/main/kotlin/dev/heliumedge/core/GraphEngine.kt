@@ -48,7 +48,10 @@ public interface BoundStep : AutoCloseable {
     /** The logits of the last call: (rows, V), or (labels) and (T, labels) for classifiers; (T, V) with `logits: all`. */
     public val logits: FloatBuffer
 
-    /** New rows of each layer's key and value in turn, (Hkv, width, D) each; empty where the kernel writes the cache. */
+    /**
+     * New rows of the last call of each layer's key and value in turn, (Hkv, width, D) each; empty where the kernel writes
+     * the cache. They may share their memory, so that one is used before the next is asked for.
+     */
     public val newRows: List<ByteBuffer>
 
     /**

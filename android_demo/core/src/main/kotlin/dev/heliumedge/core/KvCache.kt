@@ -47,12 +47,14 @@ public class KvBuffers internal constructor(private val spec: CacheSpec, public 
     /**
      * Copies the first [count] rows of each head to the slots from [position] on.
      *
-     * @param rows By key and value of each layer in turn: (Hkv, width, D), of which the host keeps the real rows.
+     * @param rows By key and value of each layer in turn: (Hkv, width, D), of which the host keeps the real rows. Each is
+     *   asked for once, in order: they may share their memory.
      */
     internal fun write(rows: List<ByteBuffer>, width: Int, count: Int, position: Int) {
         for (index in writers.indices) {
+            val fresh = rows[index]
             for (head in 0 until spec.kvHeads) {
-                copy(rows[index], head * width, writers[index], head * slots + position, count)
+                copy(fresh, head * width, writers[index], head * slots + position, count)
             }
         }
     }

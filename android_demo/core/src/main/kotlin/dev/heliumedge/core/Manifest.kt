@@ -75,6 +75,8 @@ public data class GraphSpec(
      * the shapes of one.
      */
     val freeRows: Boolean = false,
+    /** Whether what it returns lies in memory of the program's own; otherwise a host gives the memory, which ExecuTorch's Java API cannot. */
+    val plannedOutputs: Boolean = false,
 ) {
     /** How messages name it. */
     val label: String get() = if (method == null) file else "$file, method $method"

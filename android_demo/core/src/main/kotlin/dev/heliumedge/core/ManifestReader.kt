@@ -93,6 +93,7 @@ public object ManifestReader {
             inputs = entry.objects("inputs").map(::tensor),
             outputs = entry.objects("outputs").map(::tensor),
             freeRows = entry.has("free_rows") && entry.flag("free_rows"),
+            plannedOutputs = entry.has("planned_outputs") && entry.flag("planned_outputs"),
         )
     }
 

@@ -161,5 +161,5 @@ private fun fakeGraph(phase: Phase, tokens: Int?, cache: CacheSpec, allLogits: B
     }
     val sizes = if (phase != Phase.PREFILL) "${cache.slots}" else if (cache.slots == full) "$tokens" else "${tokens}_${cache.slots}"
     val method = "${phase.id}_$sizes"
-    return GraphSpec("decoder.pte", method, phase, tokens, cache.slots, inputs, outputs, freeRows)
+    return GraphSpec("decoder.pte", method, phase, tokens, cache.slots, inputs, outputs, freeRows, plannedOutputs = true)
 }

@@ -18,8 +18,9 @@ import java.nio.LongBuffer
 import java.nio.ShortBuffer
 
 /**
- * One method: its inputs are tensors over memory of [allocator], or the cache's own, made once; its outputs are copied at
- * once, because the next call overwrites them.
+ * One method: its inputs are tensors over memory of [allocator], or the cache's own, made once. Its outputs lie in memory
+ * of the program, which its next call overwrites: logits are copied at once, and new rows as they are asked for, one after
+ * the other into the same memory.
  */
 internal class ExecutorchBoundStep(
     private val program: Program,
@@ -30,8 +31,10 @@ internal class ExecutorchBoundStep(
 ) : BoundStep {
     private val method = graph.methodName()
     private val inputs: Array<EValue>
+    private val scratch = HashMap<Int, ByteBuffer>()
     private val targets: List<Target>
-    private val rows = ArrayList<ByteBuffer>()
+    private val rows: List<Int>
+    private var outputs: Array<EValue> = emptyArray()
     private var position: LongBuffer? = null
     private var lastIndex: LongBuffer? = null
 
@@ -39,7 +42,11 @@ internal class ExecutorchBoundStep(
         private set
     override lateinit var logits: FloatBuffer
         private set
-    override val newRows: List<ByteBuffer> get() = rows
+    override val newRows: List<ByteBuffer> = object : AbstractList<ByteBuffer>() {
+        override val size: Int get() = rows.size
+
+        override fun get(index: Int): ByteBuffer = targets[rows[index]].take(outputs[rows[index]].toTensor())
+    }
 
     /** Tensors made for this step. */
     val tensorCount: Int get() = inputs.size
@@ -59,6 +66,7 @@ internal class ExecutorchBoundStep(
             )
         }
         targets = graph.outputs.map(::target)
+        rows = targets.indices.filter { graph.outputs[it].role != Role.LOGITS }
     }
 
     override fun run(position: Int, lastIndex: Int) {
@@ -68,7 +76,8 @@ internal class ExecutorchBoundStep(
         if (outputs.size != targets.size) {
             throw EngineException("${graph.label} returned ${outputs.size} outputs, the manifest says ${targets.size}", "Push the bundle again.")
         }
-        for (index in outputs.indices) targets[index].take(outputs[index].toTensor())
+        this.outputs = outputs
+        for (index in outputs.indices) if (graph.outputs[index].role == Role.LOGITS) targets[index].take(outputs[index].toTensor())
     }
 
     override fun close(): Unit = Unit
@@ -97,16 +106,17 @@ internal class ExecutorchBoundStep(
     }
 
     private fun target(spec: TensorSpec): Target {
-        val bytes = allocator.allocate(bytes(spec, graph.shapeOf(spec, width, rows = 1)))
-        when (spec.role) {
-            Role.LOGITS -> if (spec.dtype == Dtype.FLOAT32) logits = bytes.asFloatBuffer() else throw mismatch(spec)
-            Role.NEW_KEY, Role.NEW_VALUE -> rows.add(bytes)
+        val size = bytes(spec, graph.shapeOf(spec, width, rows = 1))
+        val bytes = when (spec.role) {
+            Role.LOGITS -> if (spec.dtype == Dtype.FLOAT32) allocator.allocate(size) else throw mismatch(spec)
+            Role.NEW_KEY, Role.NEW_VALUE -> scratch.getOrPut(size) { allocator.allocate(size) }
             else -> throw mismatch(spec)
         }
+        if (spec.role == Role.LOGITS) logits = bytes.asFloatBuffer()
         return when (spec.dtype) {
-            Dtype.FLOAT32 -> FloatTarget(bytes.asFloatBuffer(), spec)
-            Dtype.FLOAT16 -> HalfTarget(bytes.asShortBuffer(), spec)
-            Dtype.INT8 -> ByteTarget(bytes.duplicate(), spec)
+            Dtype.FLOAT32 -> FloatTarget(bytes, bytes.asFloatBuffer(), spec)
+            Dtype.FLOAT16 -> HalfTarget(bytes, bytes.asShortBuffer(), spec)
+            Dtype.INT8 -> ByteTarget(bytes, bytes.duplicate(), spec)
             else -> throw mismatch(spec)
         }
     }
@@ -117,28 +127,29 @@ internal class ExecutorchBoundStep(
         GraphMismatchException("${graph.label}: ${spec.name} is ${spec.role.id} of type ${spec.dtype.id}, which this app cannot serve")
 }
 
-/** Where an output is copied to, at each call. */
-private abstract class Target(private val buffer: Buffer, private val spec: TensorSpec) {
-    fun take(tensor: Tensor) {
+/** Where an output is copied to: [bytes], which [buffer] is a view of. */
+private abstract class Target(private val bytes: ByteBuffer, private val buffer: Buffer, private val spec: TensorSpec) {
+    fun take(tensor: Tensor): ByteBuffer {
         // An output of another size would fill the buffer in part, and leave numbers of the call before.
         if (tensor.numel() != buffer.capacity().toLong()) {
             throw GraphMismatchException("${spec.name} has ${tensor.numel()} numbers, the manifest says ${buffer.capacity()}")
         }
         buffer.clear()
         named("copy ${spec.name}") { copy(tensor) }
+        return bytes
     }
 
     protected abstract fun copy(tensor: Tensor)
 }
 
-private class FloatTarget(private val buffer: FloatBuffer, spec: TensorSpec) : Target(buffer, spec) {
+private class FloatTarget(bytes: ByteBuffer, private val buffer: FloatBuffer, spec: TensorSpec) : Target(bytes, buffer, spec) {
     override fun copy(tensor: Tensor) = tensor.copyDataInto(buffer)
 }
 
-private class HalfTarget(private val buffer: ShortBuffer, spec: TensorSpec) : Target(buffer, spec) {
+private class HalfTarget(bytes: ByteBuffer, private val buffer: ShortBuffer, spec: TensorSpec) : Target(bytes, buffer, spec) {
     override fun copy(tensor: Tensor) = tensor.copyDataInto(buffer)
 }
 
-private class ByteTarget(private val buffer: ByteBuffer, spec: TensorSpec) : Target(buffer, spec) {
+private class ByteTarget(bytes: ByteBuffer, private val buffer: ByteBuffer, spec: TensorSpec) : Target(bytes, buffer, spec) {
     override fun copy(tensor: Tensor) = tensor.copyDataInto(buffer)
 }

@@ -3,6 +3,7 @@ package dev.heliumedge.executorch
 import dev.heliumedge.core.BoundStep
 import dev.heliumedge.core.BufferAllocator
 import dev.heliumedge.core.BundleFolder
+import dev.heliumedge.core.EngineException
 import dev.heliumedge.core.GraphEngine
 import dev.heliumedge.core.GraphMismatchException
 import dev.heliumedge.core.GraphSpec
@@ -105,6 +106,11 @@ private fun checked(manifest: Manifest): Manifest {
     }
     if (manifest.target == "coreml") {
         throw WrongRuntimeException("${manifest.name} is made for CoreML, which runs on Apple's systems alone", "Export with a recipe of the target xnnpack.")
+    }
+    val old = manifest.graphs.firstOrNull { !it.plannedOutputs }
+    if (old != null) {
+        // The runtime would write what it returns to memory that nobody gave, and end the process.
+        throw EngineException("${old.label} has no memory of its own for what it returns", Phrase.EXPORT_CURRENT.with())
     }
     return manifest
 }

@@ -23,9 +23,7 @@ import java.io.File
 import java.nio.ByteBuffer
 import java.nio.FloatBuffer
 
-/**
- * The engine over ExecuTorch's own tensors; the program is replaced, because its library runs on Android alone.
- */
+/** The engine over tensors of ExecuTorch's API and a program of ours, which sees every call. */
 class ExecutorchEngineTest {
     private fun manifest(
         buckets: List<Int> = emptyList(),
@@ -148,7 +146,7 @@ class ExecutorchEngineTest {
         val first = turn()
         // 8, 4, 8 and 12 slots, of four tensors each: ids, position, logits and rows of three widths came with the first.
         val caches = 4 * 4
-        assertEquals(caches + 2 * (3 + 1 + 4) + (2 + 1 + 4), first.first)
+        assertEquals(caches + 2 * (3 + 1 + 1) + (2 + 1 + 1), first.first)
         repeat(3) { assertEquals(caches to first.second, turn()) }
     }
 
@@ -208,6 +206,8 @@ class ExecutorchEngineTest {
         assertFails<GraphMismatchException> { ExecutorchGraphEngine(manifest(listOf(4)), FakeProgram(manifest)) }
         assertFails<GraphMismatchException> { ExecutorchGraphEngine(manifest, FakeProgram(manifest, mapOf("get_vocab_size" to 51L))) }
         assertFails<GraphMismatchException> { ExecutorchGraphEngine(manifest, FakeProgram(manifest, mapOf("get_max_context_len" to 8L))) }
+        val old = manifest.copy(graphs = manifest.graphs.map { it.copy(plannedOutputs = false) })
+        assertTrue("current" in assertFails<EngineException> { ExecutorchGraphEngine(old, FakeProgram(old)) }.fix)
         ExecutorchGraphEngine(manifest, FakeProgram(manifest, mapOf("get_vocab_size" to 50L, "get_max_context_len" to 16L)))
     }
 }

