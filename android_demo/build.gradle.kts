@@ -8,6 +8,7 @@ plugins {
 //   python tools/write_vectors.py FOLDER && ./gradlew test -PheliumVectors=FOLDER
 subprojects {
     tasks.withType<Test>().configureEach {
+        environment("ORT_DISABLE_TELEMETRY", "1") // Java's library sends it on Linux too
         val vectors = providers.gradleProperty("heliumVectors")
         if (vectors.isPresent) systemProperty("helium.vectors", vectors.get())
     }

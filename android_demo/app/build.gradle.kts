@@ -11,7 +11,7 @@ android {
     defaultConfig {
         applicationId = "dev.heliumedge.app"
         minSdk = libs.versions.minSdk.get().toInt()
-        targetSdk = libs.versions.compileSdk.get().toInt()
+        targetSdk = libs.versions.targetSdk.get().toInt()
         versionCode = 1
         versionName = "0.1.0"
         ndk {
@@ -29,10 +29,12 @@ android {
 
     buildTypes {
         release {
-            // The rules come with the modules and with ExecuTorch's archive: none of the app's own are needed.
+            // The rules come with the engines and with ExecuTorch's archive: none of the app's own are needed.
             isMinifyEnabled = true
             isShrinkResources = true
             proguardFiles(getDefaultProguardFile("proguard-android-optimize.txt"))
+            // So that a minified build can be tried; a release is signed with a key of its own.
+            signingConfig = signingConfigs.getByName("debug")
         }
     }
 

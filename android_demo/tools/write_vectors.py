@@ -73,7 +73,10 @@ def write_bundles(folder: Path) -> dict[str, Path]:
     recipes = {name: load_recipe(recipe) for name, recipe in names.items()}
     recipes["half"] = load_recipe("onnx-int4-kv16").fast()  # the weights do not matter
     recipes |= {"xnnpack": load_recipe("xnnpack-int4"), "xnnpack_float": load_recipe("xnnpack-fp32")}
-    recipes |= {f"xnnpack_{name}": load_recipe(f"xnnpack-int4-{kv}").fast() for name, kv in (("half", "kv16"), ("int8", "kv8"))}
+    recipes |= {
+        f"xnnpack_{name}": load_recipe(f"xnnpack-int4-{kv}").fast()
+        for name, kv in (("half", "kv16"), ("int8", "kv8"))
+    }
     small = recipes["append"].shapes.model_copy(update={"prefill_len": 16, "cache_len": 96})
     recipes["append"] = recipes["append"].model_copy(update={"shapes": small})
     for name, recipe in recipes.items():
@@ -119,7 +122,8 @@ def generations(name: str, bundle: Path) -> Iterator[dict[str, Any]]:
         prompts += [long[:500], long]  # more than one chunk of 128
     if name == "xnnpack":
         texts = sorted((DATA / "eval-text").glob("*.txt"))
-        prompts.append("".join(text.read_text(encoding="utf-8") for text in texts)[:2000])  # beyond the shorter caches
+        # Beyond the shorter caches.
+        prompts.append("".join(text.read_text(encoding="utf-8") for text in texts)[:2000])
     if name not in ("in_place", "append", "xnnpack"):
         prompts = prompts[:6]  # the loop is that of the others
     for index, prompt in enumerate(prompts):
@@ -144,7 +148,8 @@ def one_generation(
     sampler, given, stats = Sampler(options), iter(uniforms), GenerationStats()
     sampler._uniform = lambda: next(given)  # type: ignore[method-assign]
     ids = tokenizer.encode(prompt)
-    new = list(generate(runner, ids, max_new_tokens=40, eos_ids=bundle.manifest.tokens.eos, sampler=sampler, stats=stats))
+    eos = bundle.manifest.tokens.eos
+    new = list(generate(runner, ids, max_new_tokens=40, eos_ids=eos, sampler=sampler, stats=stats))
     stream = tokenizer.stream(continuing=True)
     text = "".join(stream.push(token) for token in new) + stream.finish()
     chosen = {**asdict(options), "uniforms": uniforms}

@@ -26,6 +26,8 @@ from helium_edge.targets.loading import target_of
 
 SCHEMA = "helium-edge/phone-bench-1"
 POLL_SECONDS = 2.0
+MOST_POLLS = 3600
+"""Looks after which an app that still runs, and has written nothing, is taken for stuck: two hours."""
 GONE_POLLS = 3
 """Looks at which the app is not running and has written nothing, after which it is taken for dead."""
 
@@ -107,7 +109,7 @@ def _measure(
         raise HeliumEdgeError(f"the app did not start: {problem.strip()}", hint="unlock the phone and try again")
     path = shlex.quote(f"{push.BUNDLES.rpartition('/')[0]}/bench/{identity}.json")
     gone = 0
-    while gone < GONE_POLLS:
+    for _ in range(MOST_POLLS):
         pause(POLL_SECONDS)
         # The process first: a document that was written before it ended is then seen.
         running = adb.shell(f"pidof {push.APP_ID}").strip()
@@ -115,9 +117,14 @@ def _measure(
         if text.strip():
             return _parse(text)
         gone = 0 if running else gone + 1
+        if gone == GONE_POLLS:
+            raise HeliumEdgeError(
+                "the app ended before it had measured",
+                hint="memory may have run out: try a smaller --cache-len, or look at `adb logcat`",
+            )
     raise HeliumEdgeError(
-        "the app ended before it had measured",
-        hint="memory may have run out: try a smaller --cache-len, or look at `adb logcat`",
+        f"the app runs, and has not answered in {MOST_POLLS * POLL_SECONDS / 60:.0f} minutes",
+        hint="look at its screen; fewer --repeats or --steps take less time",
     )
 
 

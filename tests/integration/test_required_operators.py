@@ -19,7 +19,8 @@ def test_of_an_onnx_bundle(recipe: str, tiny_checkpoint: Path, tmp_path: Path) -
         model = onnx.load(tmp_path / "b" / graph.file, load_external_data=False)
         found = {(node.domain or "ai.onnx", node.op_type) for node in model.graph.node}
         assert list(graph.required_operators) == sorted("::".join(pair) for pair in found)
-        assert graph.required_libraries == () and not graph.planned_outputs
+        assert graph.required_libraries == ()
+        assert not graph.planned_outputs
 
 
 @pytest.mark.parametrize(
@@ -40,7 +41,8 @@ def test_of_a_program(recipe: str, libraries: tuple[str, ...], tiny_checkpoint: 
         assert set(graph.required_operators) == names
         assert graph.required_libraries == libraries
         tensors = [plans[str(graph.method)].values[index].val for index in plans[str(graph.method)].outputs]
-        assert graph.planned_outputs and all(each.allocation_info is not None for each in tensors)
+        assert graph.planned_outputs
+        assert all(each.allocation_info is not None for each in tensors)
 
 
 @pytest.mark.parametrize("recipe", ["coreml-fp16", "coreml-int8"])

@@ -224,7 +224,7 @@ def test_metadata(exported: XnnpackExport) -> None:
     assert exported.program().constants["get_vocab_size"] == (config.vocab_size,)
     meta = program.metadata("prefill")
     assert not any(meta.input_tensor_meta(index).is_memory_planned() for index in range(meta.num_inputs()))
-    # Java's and Swift's `execute` give outputs no memory: without some of their own the first call ends the process.
+    # Java's and Swift's `execute` give outputs no memory: without their own the first call ends the process.
     assert all(meta.output_tensor_meta(index).is_memory_planned() for index in range(meta.num_outputs()))
 
 

@@ -6,6 +6,7 @@ import importlib.util
 import shutil
 import struct
 import sys
+import zipfile
 from pathlib import Path
 from types import ModuleType
 
@@ -126,8 +127,38 @@ def test_published_sources_are_read_as_the_stubs_are(foreign: ModuleType, tmp_pa
     assert set(foreign.declarations(source)) == {f"EValue.{line}" for line in expected}
 
 
-def test_misaligned_libraries_are_found() -> None:
-    page_size = tool("page_size")
+def test_the_emulator_script_runs_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a screen that shows all it waits for: its patterns compile, and what it orders is what the app takes."""
+    emulator = tool("emulator")
+    views = {
+        "facts": "chat-onnx-int4 on ONNX Runtime, on ExecuTorch; chat was loaded last",
+        "output": "choices as recorded on ONNX Runtime, on ExecuTorch; The device phone-bench Model: x You: Hello",
+        "stats": "12 tokens/s", "prompt": "Hello", "open": "Settings Einstellungen",
+    } | dict.fromkeys(("self_test", "run", "chat", "edit", "import_bundle"), "")  # fmt: skip
+    nodes = [
+        f'<node text="{text}" resource-id="{emulator.APP}:id/{view}" enabled="true" bounds="[0,0][8,8]">'
+        for view, text in views.items()
+    ]
+    words = ["imported", "USE THIS FOLDER", "Allow", "Settings", "Einstellungen", "Downloads", "Hello"]
+    nodes += [f'<node text="{word}" package="com.android.launcher" bounds="[0,0][8,8]">' for word in words]
+    shown = '<hierarchy rotation="1"><hierarchy rotation="0">' + "".join(nodes)
+    ordered: list[tuple[str, ...]] = []
+    monkeypatch.setattr(emulator, "screen", lambda: shown)
+    monkeypatch.setattr(emulator, "adb", lambda *words, check=True: ordered.append(words) or "")
+    monkeypatch.setattr(emulator, "host", lambda *words: ordered.append(("helium-edge", *words)))
+    monkeypatch.setattr(emulator, "picture", lambda: b"")
+    monkeypatch.setattr(emulator.time, "sleep", lambda _: None)
+    emulator.main("full.apk", "small.apk", "tiny", "chat", "pte", str(tmp_path / "pictures"))
+    assert ("install", "-r", "small.apk") in ordered
+    assert len(list((tmp_path / "pictures").iterdir())) > 20
+    shown = shown.replace("choices as recorded", "failed")
+    monkeypatch.setattr(emulator, "WAIT_SECONDS", 0.0)
+    with pytest.raises(SystemExit, match="never showed"):
+        emulator.self_test(tmp_path / "pictures", "tiny", "ONNX Runtime")
+
+
+def test_an_apk_that_no_release_may_be_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    check = tool("check_apk")
 
     def library(*alignments: int) -> bytes:
         header = struct.pack(
@@ -136,5 +167,21 @@ def test_misaligned_libraries_are_found() -> None:
         segments = [struct.pack("<IIQQQQQQ", 1, 5, 0, 0, 0, 0, 0, value) for value in alignments]
         return header + b"".join(segments)
 
-    assert page_size.alignment(library(16384, 65536)) == 16384
-    assert page_size.alignment(library(16384, 4096)) == 4096
+    def built(name: str, manifest: bytes, *alignments: int) -> str:
+        with zipfile.ZipFile(tmp_path / name, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("AndroidManifest.xml", manifest)
+            if alignments:
+                archive.writestr("lib/arm64-v8a/lib.so", library(*alignments))
+        return str(tmp_path / name)
+
+    network = "android.permission.INTERNET"
+    assert check.main([built("right", b"", 16384, 65536)]) == 0
+    for name, manifest, alignments, problem in (
+        ("page", b"", (16384, 4096), "4096"),
+        ("empty", b"", (), "no native code"),
+        ("utf8", network.encode(), (16384,), network),
+        ("utf16", network.encode("utf-16-le"), (16384,), network),
+    ):
+        assert check.main([built(name, manifest, *alignments)]) == 1
+        assert problem in capsys.readouterr().out
+    assert check.main([]) == 1

@@ -22,7 +22,7 @@ def main(java_home: Path, library: Path) -> int:
     spec = importlib.util.find_spec("executorch")
     compiler = shutil.which("g++")
     if spec is None or not spec.submodule_search_locations or compiler is None:
-        print("the Python package executorch (pip install '.[executorch]')" if compiler else "g++")
+        sys.stdout.write("the Python package executorch (pip install '.[executorch]')\n" if compiler else "g++\n")
         return 5
     wheel = Library("executorch", "installed", Path(spec.submodule_search_locations[0]).parent)
     includes = [f"-I{java_home / 'include'}", f"-I{java_home / 'include/linux'}"]

@@ -158,6 +158,7 @@ def test_no_length_is_an_empty_word(bundle: Path) -> None:
             "on the phone: M",
         ),
         ({"FAKE_DEAD": "1", "FAKE_POLLS": "99"}, 1, "ended before it had measured"),
+        ({"FAKE_POLLS": "99"}, 1, "the app runs, and has not answered"),
     ],
 )
 def test_what_goes_wrong_there_is_said(
@@ -169,6 +170,7 @@ def test_what_goes_wrong_there_is_said(
     code: int,
     message: str,
 ) -> None:
+    monkeypatch.setattr(phone_module, "MOST_POLLS", 9)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert run(["bench", str(bundle), *ARGUMENTS]) == code

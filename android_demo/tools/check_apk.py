@@ -1,4 +1,8 @@
-"""Whether the native code of APKs is aligned to pages of 16 KB: `page_size.py APK...`."""
+"""Whether APKs are what a release needs: `check_apk.py APK...`.
+
+Their native code is there and aligned to pages of 16 KB, and nothing asks for the network: an archive that is
+built in may bring such a permission into the merged manifest.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +12,15 @@ import zipfile
 
 PAGE = 16384
 LOAD = 1
+UNWANTED = (
+    "android.permission.INTERNET",
+    "android.permission.ACCESS_NETWORK_STATE",
+    "ai.onnxruntime.TelemetryInitializer",
+)
 
 
 def main(apks: list[str]) -> int:
-    """One line for each library that is not; 1 then."""
+    """One line for each problem; 1 then."""
     problems = []
     for apk in apks:
         with zipfile.ZipFile(apk) as archive:
@@ -22,9 +31,19 @@ def main(apks: list[str]) -> int:
                     problems.append(f"{apk}: {entry.filename}: segments are aligned to {found} bytes")
                 if entry.compress_type == zipfile.ZIP_STORED and data_offset(apk, entry) % PAGE:
                     problems.append(f"{apk}: {entry.filename}: lies at {data_offset(apk, entry)} in the archive")
+            if not libraries:
+                problems.append(f"{apk}: holds no native code, so that no runtime is in it")
+            problems += [f"{apk}: wants {name}" for name in unwanted(archive.read("AndroidManifest.xml"))]
             sys.stdout.write(f"{apk}: {len(libraries)} libraries" + "\n")
-    sys.stdout.write(("\n".join(problems) or f"all aligned to {PAGE} bytes") + "\n")
+    if not apks:
+        problems.append("no APK was named")
+    sys.stdout.write(("\n".join(problems) or f"all aligned to {PAGE} bytes, none wants the network") + "\n")
     return 1 if problems else 0
+
+
+def unwanted(manifest: bytes) -> list[str]:
+    """What a merged manifest, in its binary form, asks for and must not; its strings are UTF-8 or UTF-16."""
+    return [name for name in UNWANTED if any(name.encode(code) in manifest for code in ("utf-8", "utf-16-le"))]
 
 
 def alignment(library: bytes) -> int:
