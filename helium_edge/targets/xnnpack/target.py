@@ -119,13 +119,16 @@ class XnnpackTarget(Target):
         if recipe.kv_cache != "float32":
             # Keys or values of one layer as float32.
             attention += config.kv_size * slots
-        head_rows = rows if recipe.logits == "all" else 1
         cache = self.cache(config, recipe)
+        # Every method has memory of its own for what it returns: the rows of its tokens, and logits.
+        tokens = [int(signature.token_dim) for signature in self._signatures(config, recipe).values()]
+        logits = sum(tokens) if recipe.logits == "all" else len(tokens)
+        returned = sum(tokens) * cache.bytes_per_token + 4 * logits * config.vocab_size
         shorter = [*cache_buckets(recipe)[:-1], *(slots for _, slots in prefill_cache_buckets(recipe))]
         return {
             "weights": stored,
             "cache": cache.total_bytes + (cache.bytes_per_token * max(shorter, default=0)),
-            "activations": 4 * (rows * width + attention + head_rows * config.vocab_size),
+            "activations": 4 * (rows * width + attention) + returned,
         }
 
     @override
