@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Compiles the whole demo and runs its JVM tests without an Android SDK, from packages of Debian and PyPI, ExecuTorch's
-# runtime and ONNX Runtime's among them.
+# Compiles the whole demo, shrinks it and runs its JVM tests without an Android SDK, from packages of Debian, npm and PyPI:
+# the Kotlin compiler, R8, and the runtimes ExecuTorch and ONNX Runtime are among them.
 #
 #   android_demo/check.sh
 #
 # PYTHON is the interpreter that has helium-edge installed (default: python3). Downloads are kept in
-# HELIUM_EDGE_ANDROID_CACHE (default: ~/.cache/helium-edge/android), about 190 MB are fetched the first time.
+# HELIUM_EDGE_ANDROID_CACHE (default: ~/.cache/helium-edge/android), about 230 MB are fetched the first time.
 # Exit codes: 0 all right, 5 something that is needed is missing (each named; .ci/run fails then, unless
 # HELIUM_EDGE_WITHOUT_ANDROID=1 allows it), anything else: the check failed.
 set -euo pipefail
@@ -19,7 +19,7 @@ trap '[[ -z "$vectors" ]] || kill "$vectors" 2>/dev/null || true; rm -rf "$work"
 trap 'exit 130' INT
 trap 'exit 143' TERM
 # What is downloaded and how it is unpacked; another version of this starts a new cache.
-kit="$cache/kit-2"
+kit="$cache/kit-3"
 export PYTHON="$python"
 export OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 PYTHONDONTWRITEBYTECODE=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 
@@ -36,7 +36,7 @@ debian() {
     local wanted=()
     command -v javac >/dev/null || wanted+=(openjdk-17-jdk-headless)
     command -v g++ >/dev/null || wanted+=(g++ libc6-dev)
-    command -v proguard >/dev/null || wanted+=(proguard-cli)
+    command -v npm >/dev/null || wanted+=(npm)
     command -v aapt2 >/dev/null || wanted+=(aapt)
     [[ -e /usr/share/java/junit4.jar ]] || wanted+=(junit4)
     [[ -e /usr/share/android-framework-res/framework-res.apk ]] || wanted+=(android-framework-res)
@@ -50,14 +50,17 @@ debian() {
         >"$work/apt.log" 2>&1 || { tail -n 5 "$work/apt.log"; missing "Debian packages: $how"; }
 }
 
-# The Kotlin compiler and ONNX Runtime's Java classes, each out of a package that carries them.
+# The Kotlin compiler, R8 and ONNX Runtime's Java classes, each out of a package that carries them.
 downloads() {
     [[ -d "$kit" ]] && return 0
-    say "download the Kotlin compiler and the classes of ONNX Runtime"
+    say "download the Kotlin compiler, R8 and the classes of ONNX Runtime"
     local new="$work/kit" got="$work/got"
     mkdir -p "$new" "$got" "$cache"
     local pip=("$python" -m pip download --quiet --no-deps --ignore-requires-python --dest "$got")
-    "${pip[@]}" kotlin-jupyter-kernel==0.19.0.944 2>"$work/pip.log" || { tail -n 3 "$work/pip.log"; missing "the PyPI package kotlin-jupyter-kernel"; }
+    local package
+    for package in kotlin-compiler@2.4.20 node-bundletool@1.0.0; do
+        npm pack --silent --pack-destination "$got" "$package" >"$work/npm.log" 2>&1 || { tail -n 3 "$work/npm.log"; missing "the npm package $package"; }
+    done
     # A source archive: pip builds its metadata, and the jar lies in it.
     "${pip[@]}" --no-binary pyserini pyserini==2.4.0 2>"$work/pip.log" || { tail -n 3 "$work/pip.log"; missing "the PyPI package pyserini"; }
     (cd "$got" && sha256sum --quiet --check) <tools/downloads.sha256
@@ -100,7 +103,8 @@ aapt2 link -I /usr/share/android-framework-res/framework-res.apk --manifest "$wo
 find tools/android-stubs "$work/gen" -name '*.java' >"$work/java.txt"
 javac -Xlint:-options --release 8 -d "$out/android-stubs" "@$work/java.txt"
 javac -Xlint:-options --release 8 -d "$out/ort-stubs" tools/sdk-stubs/onnxruntime/*.java
-javac -d "$out/compile" -cp "$kit/kotlin/compiler.jar" tools/Compile.java
+compiler="$(path "$kit"/kotlin/*.jar)"
+javac -d "$out/compile" -cp "$compiler" tools/Compile.java
 
 say "compile the modules, one at a time"
 core="$out/core"
@@ -123,7 +127,7 @@ module app-executorch disable "" "$(path "$app" "$executorch")" app/src/main/kot
 module app-test disable "$out/app" "$(path "$app" "$out/app" "$junit")" app/src/test/kotlin
 module shrink-probe disable "" "$(path "$core" "$out/engine-ort" "$out/ort-stubs")" tools/shrink/Probe.kt
 java -Xmx1500m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 \
-    -cp "$(path "$out/compile" "$kit/kotlin/compiler.jar" "$kit/kotlin/kotlin-reflect.jar")" Compile "$work/modules"
+    -cp "$(path "$out/compile" "$compiler")" Compile "$work/modules"
 
 say "compare the stubs with what the runtimes publish"
 "$python" tools/foreign.py check "$out"

@@ -10,32 +10,34 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+COMPILER = (
+    "kotlin-compiler", "kotlin-stdlib", "kotlin-reflect", "kotlin-script-runtime", "kotlin-daemon-client",
+    "kotlinx-coroutines-core-jvm", "annotations-13.0",
+)  # fmt: skip
 NATIVE = {"x86_64": "linux-x64", "aarch64": "linux-aarch64"}
 
 
 def main(downloads: Path, out: Path) -> None:
     """Unpack everything."""
-    kotlin(next(downloads.glob("kotlin_jupyter_kernel-*.whl")), out / "kotlin")
+    kotlin(next(downloads.glob("kotlin-compiler-*.tgz")), out / "kotlin")
+    # Bundletool carries R8, and the resources that it reads.
+    (out / "r8.jar").write_bytes(member(next(downloads.glob("node-bundletool-*.tgz")), "package/bundletool.jar"))
     onnxruntime(next(downloads.glob("pyserini-*.tar.gz")), out)
 
 
-def kotlin(wheel: Path, out: Path) -> None:
-    """The compiler and the libraries that it needs, under names without versions."""
+def kotlin(package: Path, out: Path) -> None:
+    """The compiler and the libraries that it runs on."""
     out.mkdir(parents=True)
-    wanted = {
-        "kotlin-jupyter-kernel-": "compiler.jar",
-        "kotlin-stdlib-": "kotlin-stdlib.jar",
-        "kotlin-reflect-": "kotlin-reflect.jar",
-    }
-    with zipfile.ZipFile(wheel) as archive:
-        for name in archive.namelist():
-            target = next(
-                (wanted[start] for start in wanted if Path(name).name.startswith(start) and name.endswith(".jar")),
-                None,
-            )
-            if target:
-                with archive.open(name) as source, (out / target).open("wb") as file:
-                    shutil.copyfileobj(source, file)
+    for name in COMPILER:
+        (out / f"{name}.jar").write_bytes(member(package, f"package/lib/{name}.jar"))
+
+
+def member(package: Path, name: str) -> bytes:
+    """A file of an npm package."""
+    with tarfile.open(package) as archive:
+        source = archive.extractfile(name)
+        assert source is not None
+        return source.read()
 
 
 def onnxruntime(sdist: Path, out: Path) -> None:

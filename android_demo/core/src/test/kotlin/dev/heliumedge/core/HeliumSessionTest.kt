@@ -36,7 +36,7 @@ class HeliumSessionTest {
     }
 
     private fun idle() {
-        while (event() != false) Unit
+        while (event() != false) {}
     }
 
     private fun event(): Any = events.poll(20, TimeUnit.SECONDS) ?: error("nothing happened")
