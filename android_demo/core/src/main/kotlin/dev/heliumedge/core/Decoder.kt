@@ -6,7 +6,21 @@ import java.util.Random
 import java.util.TreeMap
 
 /** One row of logits, valid until the decoder that gave it runs its next call: V floats from [offset] on. */
-public class Logits internal constructor(public val buffer: FloatBuffer, public val offset: Int)
+public class Logits internal constructor(public val buffer: FloatBuffer, public val offset: Int) {
+    /** Reads the first of the row, as many as [into] takes. */
+    internal fun read(into: FloatArray): Unit = buffer.read(offset, into)
+}
+
+/**
+ * Reads floats from [offset] on in one call, many times as fast as one by one, and makes no view of the buffer for it. The
+ * position is the buffer's own again afterwards; one thread at a time.
+ */
+internal fun FloatBuffer.read(offset: Int, into: FloatArray) {
+    val before = position()
+    position(offset)
+    get(into)
+    position(before)
+}
 
 /**
  * Runs the decoder graphs of a bundle over a KV cache of its own: the loop of docs/bundle.md.
@@ -285,9 +299,9 @@ public class Decoder(
     }
 
     private fun copy(row: Logits): FloatBuffer {
-        val copy = FloatBuffer.allocate(vocabSize)
-        for (id in 0 until vocabSize) copy.put(id, row.buffer.get(row.offset + id))
-        return copy
+        val copy = FloatArray(vocabSize)
+        row.read(copy)
+        return FloatBuffer.wrap(copy)
     }
 
     /** The step that was bound before, or a new one. */
