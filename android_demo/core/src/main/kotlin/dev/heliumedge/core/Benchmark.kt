@@ -64,7 +64,7 @@ public class Benchmark(private val decoder: Decoder, private val clock: Clock = 
     public fun run(plan: BenchmarkPlan, stop: StopSignal = StopSignal(), progress: (Int) -> Unit = {}): BenchmarkReport? {
         val room = decoder.cacheLen
         if (plan.prefillTokens < 1 || plan.decodeTokens < 1 || plan.repeats < 1 || plan.prefillTokens + plan.decodeTokens > room) {
-            throw InvalidRequestException("the benchmark $plan does not fit a cache of $room slots", "Allowed: 1 and above, $room tokens in all.")
+            throw InvalidRequestException(Phrase.BENCHMARK_TOO_LONG.with(plan.prefillTokens, plan.decodeTokens, room), Phrase.ALLOWED_IN_ALL.with(room))
         }
         val prompt = IntArray(plan.prefillTokens) { 1 + it % (decoder.vocabSize - 1) }
         val prefill = DoubleArray(plan.repeats)

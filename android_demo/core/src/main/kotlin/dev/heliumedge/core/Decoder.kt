@@ -175,12 +175,15 @@ public class Decoder(
      */
     public fun decode(token: Int, stop: StopSignal? = null): Logits? {
         checkId(token)
-        if (position >= cacheLen) throw CacheFullException("the KV cache has $cacheLen slots, and all are taken")
+        if (position >= cacheLen) throw CacheFullException(Phrase.TOKENS_DO_NOT_FIT.with(1, cacheLen, position))
         return unlessStopped(stop) {
-            val step = decodeStep()
-            step.bound.ids.put(0, token.toLong())
-            finish(step, 1).also { if (tokens.size == position - 1) tokens.add(token) }
+            runStep(decodeStep(), token).also { if (tokens.size == position - 1) tokens.add(token) }
         }
+    }
+
+    private fun runStep(step: Step, token: Int): Logits {
+        step.bound.ids.put(0, token.toLong())
+        return finish(step, 1)
     }
 
     /**
@@ -320,9 +323,8 @@ public class Decoder(
         Step(graph, buffers, rows, engine.bind(graph, width, buffers, rows))
 
     private fun checkId(token: Int) {
-        if (token !in 0 until vocabSize) {
-            throw InvalidRequestException("token id $token is outside the vocabulary of $vocabSize", "Use the bundle's own tokenizer.")
-        }
+        // An added token that the model has no row for has an id behind the vocabulary; only a text that spells it gives one.
+        if (token !in 0 until vocabSize) throw InvalidRequestException(Phrase.UNKNOWN_TOKEN.with(token, vocabSize), Phrase.TAKE_OUT.with())
     }
 
     private fun missing(what: String) = ManifestException("${manifest.name} has no $what; it has ${manifest.graphs.map { it.phase.id }}")
