@@ -90,15 +90,40 @@ public class Decoder(
     public val givesRows: Boolean get() = anyGraph != null && (manifest.allLogits || anyGraph.freeRows)
 
     /**
-     * Loads every graph that a text may need, which otherwise happens at their first use: what loading takes, in time and
-     * in memory, it takes here.
+     * Loads every graph that a text may need and runs one step, which otherwise happens at their first use: what loading
+     * and the pages of the cache take, in time and in memory, they take here. What the cache holds stays, and so does the
+     * position. Not run is a prefill, whose activations, some megabytes, come with the first prompt.
      *
-     * @throws EngineException One of them cannot be loaded.
+     * @param stop Ends it between graphs, and inside a step where the runtime can.
+     * @return Whether all was done, and not stopped.
+     * @throws EngineException One of them cannot be loaded, or the runtime stopped.
      */
-    public fun warmUp() {
-        val any = anyGraph
-        if (any != null) engine.load(any) else (prefillGraphs.values + listOf(decodeGraphs)).forEach { it.values.forEach(engine::load) }
-        decodeStep()
+    public fun warmUp(stop: StopSignal? = null): Boolean {
+        val graphs = if (anyGraph != null) listOf(anyGraph) else (prefillGraphs.values + listOf(decodeGraphs)).flatMap { it.values }
+        for (graph in graphs) {
+            if (stop?.isRequested == true) return false
+            engine.load(graph)
+        }
+        return runOnce(stop) && stop?.isRequested != true
+    }
+
+    /** Runs steps behind the last token and takes them back; their slots are written anew before anything reads them. */
+    private fun runOnce(stop: StopSignal?): Boolean {
+        val before = position
+        // Without room every page of the cache was written already.
+        if (before == cacheLen) return true
+        val token = manifest.tokens.bos ?: 0
+        try {
+            // Attention that is not in place reads every slot. The full cache comes first: a step over it drops the shorter
+            // one, with which the first text begins and which is therefore to be there in the end.
+            if (anyGraph == null && slotsFor(decodeGraphs, 1) < cacheLen) {
+                unlessStopped(stop) { runStep(step(decodeGraphs.getValue(cacheLen), 1, cache.buffersOf(cacheLen)), token) } ?: return false
+                rewind(before)
+            }
+            return unlessStopped(stop) { runStep(decodeStep(), token) } != null
+        } finally {
+            rewind(before)
+        }
     }
 
     /** Starts a new conversation, or goes back to an earlier position; the buffers stay. */

@@ -5,7 +5,8 @@ import java.io.File
 /**
  * A bundle that is ready to run: a [decoder] or, for classifiers, a [classifier].
  *
- * @property loadNanos What the runtime took to load its graphs, in nanoseconds.
+ * @property loadNanos What the runtime took to load its graphs and to run a first step, in nanoseconds.
+ * @property settings What it was loaded with: its runtime and threads are these, whatever was chosen since.
  */
 public class LoadedBundle internal constructor(
     public val bundle: BundleFolder,
@@ -14,6 +15,7 @@ public class LoadedBundle internal constructor(
     public val decoder: Decoder?,
     public val classifier: Classifier?,
     public val loadNanos: Long,
+    public val settings: Settings = Settings(),
 ) : AutoCloseable {
     /** The manifest. */
     public val manifest: Manifest get() = bundle.manifest
