@@ -20,6 +20,9 @@ public class LoadedBundle internal constructor(
     /** The manifest. */
     public val manifest: Manifest get() = bundle.manifest
 
+    /** Facts for a document, with the `threads` that are really used. */
+    internal fun withThreads(facts: Map<String, Any?>): Map<String, Any?> = facts + ("threads" to settings.threads)
+
     /**
      * Continues a text in a new conversation.
      *

@@ -66,6 +66,7 @@ public class CaseTimes internal constructor(public val phase: String, public val
  */
 public class RemoteBenchmark(private val clock: Clock = Clock.System, private val residentBytes: () -> Long = { 0 }) {
     /**
+     * @param facts Of the device; `threads` among them becomes those that [loaded] runs with.
      * @param progress Called with the rounds that are done, those to warm up among them.
      * @return The document for the host, or null when [stop] ended it.
      * @throws HeliumException What the bundle's calls throw, or a case that does not fit.
@@ -154,7 +155,7 @@ public class RemoteBenchmark(private val clock: Clock = Clock.System, private va
             field("schema", SCHEMA)
             field("bundle", loaded.manifest.name)
             field("engine", loaded.engineName)
-            obj("device") { facts.forEach { (key, value) -> field(key, value) } }
+            obj("device") { loaded.withThreads(facts).forEach { (key, value) -> field(key, value) } }
             field("load_ns", loaded.loadNanos)
             field("first_ns", firstNanos)
             obj("resident_bytes") { memory.forEach { (key, value) -> field(key, value) } }
