@@ -253,10 +253,13 @@ public class Decoder(
     )
 
     override fun close() {
-        steps.forEach { it.bound.close() }
-        steps.clear()
-        engine.close()
-        cache.close()
+        try {
+            steps.forEach { it.bound.close() }
+            steps.clear()
+            engine.close()
+        } finally {
+            cache.close()
+        }
     }
 
     /** Runs a call that [stop] may interrupt; null when it did, before or during the call. */

@@ -101,7 +101,14 @@ public class ExecutorchGraphEngine(
 
     override fun resume(): Unit = Unit
 
-    override fun close(): Unit = program.close()
+    override fun close() {
+        try {
+            program.close()
+        } finally {
+            memory.values.forEach(allocator::release)
+            memory.clear()
+        }
+    }
 
     private fun crossCheck(method: String, expected: Int) {
         if (method !in program.methods) return
