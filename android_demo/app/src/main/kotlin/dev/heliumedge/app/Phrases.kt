@@ -5,6 +5,8 @@ import dev.heliumedge.core.Phrase
 /** The text of each phrase, of which the compiler misses none. */
 fun textOf(phrase: Phrase): Int = when (phrase) {
     Phrase.MEMORY_NEEDED -> R.string.say_memory_needed
+    Phrase.NO_BUFFER -> R.string.say_no_buffer
+    Phrase.HEAP_FULL -> R.string.say_heap_full
     Phrase.PROMPT_TOO_LONG -> R.string.say_prompt_too_long
     Phrase.TURN_TOO_LONG -> R.string.say_turn_too_long
     Phrase.TOKENS_DO_NOT_FIT -> R.string.say_tokens_do_not_fit
@@ -19,12 +21,20 @@ fun textOf(phrase: Phrase): Int = when (phrase) {
     Phrase.NO_SYSTEM_MESSAGE -> R.string.say_no_system_message
     Phrase.BAD_UNICODE -> R.string.say_bad_unicode
     Phrase.SPELLS_SPECIAL -> R.string.say_spells_special
+    Phrase.UNKNOWN_TOKEN -> R.string.say_unknown_token
+    Phrase.TEXT_TOO_COMPLEX -> R.string.say_text_too_complex
     Phrase.CLASSIFIES -> R.string.say_classifies
     Phrase.CLASSIFIER_WIDTH -> R.string.say_classifier_width
+    Phrase.NO_PADDING -> R.string.say_no_padding
+    Phrase.NO_LABELS -> R.string.say_no_labels
     Phrase.OTHER_RUNTIME_WANTED -> R.string.say_other_runtime_wanted
     Phrase.NO_SUCH_RUNTIME -> R.string.say_no_such_runtime
+    Phrase.APPLE_ONLY -> R.string.say_apple_only
+    Phrase.UNPLANNED_OUTPUTS -> R.string.say_unplanned_outputs
     Phrase.OLD_RUNTIME -> R.string.say_old_runtime
     Phrase.TOKENIZER_KIND -> R.string.say_tokenizer_kind
+    Phrase.NEWER_BUNDLE -> R.string.say_newer_bundle
+    Phrase.OLDER_BUNDLE -> R.string.say_older_bundle
     Phrase.FILE_MISSING -> R.string.say_file_missing
     Phrase.FILE_TRUNCATED -> R.string.say_file_truncated
     Phrase.FILE_LONGER -> R.string.say_file_longer
@@ -35,6 +45,8 @@ fun textOf(phrase: Phrase): Int = when (phrase) {
     Phrase.NO_SPACE -> R.string.say_no_space
     Phrase.CANNOT_READ -> R.string.say_cannot_read
     Phrase.CANNOT_WRITE -> R.string.say_cannot_write
+    Phrase.CANNOT_DELETE -> R.string.say_cannot_delete
+    Phrase.IMPORT_RUNS -> R.string.say_import_runs
     Phrase.CANNOT_COPY -> R.string.say_cannot_copy
     Phrase.PROVIDER_FAILED -> R.string.say_provider_failed
     Phrase.NOT_ALLOWED -> R.string.say_not_allowed
@@ -44,6 +56,7 @@ fun textOf(phrase: Phrase): Int = when (phrase) {
     Phrase.CACHE_EMPTY -> R.string.say_cache_empty
     Phrase.NO_KEPT_CACHE -> R.string.say_no_kept_cache
     Phrase.NO_GOLDEN -> R.string.say_no_golden
+    Phrase.BENCHMARK_TOO_LONG -> R.string.say_benchmark_too_long
     Phrase.OUT_OF_RANGE -> R.string.say_out_of_range
     Phrase.NO_TOKEN_LEFT -> R.string.say_no_token_left
     Phrase.UNEXPECTED -> R.string.say_unexpected
@@ -74,7 +87,9 @@ fun textOf(phrase: Phrase): Int = when (phrase) {
     Phrase.UPDATE_FOR_BACKEND -> R.string.say_update_for_backend
     Phrase.CHOOSE_RUNTIME -> R.string.say_choose_runtime
     Phrase.INSTALL_FULL -> R.string.say_install_full
-    Phrase.UPDATE_OR_EXPORT -> R.string.say_update_or_export
+    Phrase.UPDATE_OR_PLAIN_CACHE -> R.string.say_update_or_plain_cache
+    Phrase.UPDATE_OR_MIN_RUNTIME -> R.string.say_update_or_min_runtime
+    Phrase.EXPORT_TARGET -> R.string.say_export_target
     Phrase.WRITE_SOMETHING -> R.string.say_write_something
     Phrase.WRITE_FIRST -> R.string.say_write_first
     Phrase.WAIT_OR_STOP -> R.string.say_wait_or_stop
@@ -84,11 +99,15 @@ fun textOf(phrase: Phrase): Int = when (phrase) {
     Phrase.LEAVE_OUT -> R.string.say_leave_out
     Phrase.DELETE_CHARACTER -> R.string.say_delete_character
     Phrase.TAKE_OUT -> R.string.say_take_out
+    Phrase.SHORTEN_OR_VARY -> R.string.say_shorten_or_vary
     Phrase.CHOOSE_TEXT_MODEL -> R.string.say_choose_text_model
+    Phrase.CHOOSE_CLASSIFIER -> R.string.say_choose_classifier
     Phrase.SHORTEN_TO -> R.string.say_shorten_to
+    Phrase.LENGTHEN -> R.string.say_lengthen
     Phrase.RUN_FIRST -> R.string.say_run_first
     Phrase.MILDER -> R.string.say_milder
     Phrase.ALLOWED_FROM -> R.string.say_allowed_from
+    Phrase.ALLOWED_IN_ALL -> R.string.say_allowed_in_all
     Phrase.ALLOWED_ABOVE -> R.string.say_allowed_above
     Phrase.ALLOWED_ABOVE_TO -> R.string.say_allowed_above_to
     Phrase.ALLOWED_BETWEEN -> R.string.say_allowed_between

@@ -40,7 +40,10 @@ public class BenchmarkReport(
     public val prefill: Series,
     public val decode: Series,
 ) {
-    /** A document to copy: the facts of the device come from the caller. */
+    /** A document to copy about [loaded]: the facts of the device come from the caller, the threads from what is loaded. */
+    public fun toJson(loaded: LoadedBundle, facts: Map<String, Any?>): String = toJson(loaded.manifest, loaded.engineName, loaded.withThreads(facts))
+
+    /** The same for a decoder that no [BundleLoader] made: all facts come from the caller. */
     public fun toJson(manifest: Manifest, engine: String, facts: Map<String, Any?>): String = JsonWriter().obj {
         field("bundle", manifest.name)
         field("engine", engine)
@@ -64,7 +67,7 @@ public class Benchmark(private val decoder: Decoder, private val clock: Clock = 
     public fun run(plan: BenchmarkPlan, stop: StopSignal = StopSignal(), progress: (Int) -> Unit = {}): BenchmarkReport? {
         val room = decoder.cacheLen
         if (plan.prefillTokens < 1 || plan.decodeTokens < 1 || plan.repeats < 1 || plan.prefillTokens + plan.decodeTokens > room) {
-            throw InvalidRequestException("the benchmark $plan does not fit a cache of $room slots", "Allowed: 1 and above, $room tokens in all.")
+            throw InvalidRequestException(Phrase.BENCHMARK_TOO_LONG.with(plan.prefillTokens, plan.decodeTokens, room), Phrase.ALLOWED_IN_ALL.with(room))
         }
         val prompt = IntArray(plan.prefillTokens) { 1 + it % (decoder.vocabSize - 1) }
         val prefill = DoubleArray(plan.repeats)

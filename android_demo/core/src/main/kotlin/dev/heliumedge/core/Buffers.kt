@@ -25,7 +25,7 @@ public fun interface BufferAllocator {
         override fun allocate(bytes: Int): ByteBuffer = try {
             ByteBuffer.allocateDirect(bytes).order(ByteOrder.nativeOrder())
         } catch (error: OutOfMemoryError) {
-            throw NotEnoughMemoryException("no memory for a buffer of $bytes bytes (${error.message})")
+            throw NotEnoughMemoryException(Phrase.NO_BUFFER.with(bytes, error.message.orEmpty()))
         }
     }
 }

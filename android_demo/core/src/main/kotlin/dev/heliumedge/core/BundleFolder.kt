@@ -37,10 +37,12 @@ public class BundleFolder internal constructor(
         var before = 0L
         for (entry in manifest.files) {
             val file = file(entry.path)
-            if (log == null || !log.knows(file, entry)) {
+            // Looked at before it is read: what is written meanwhile does not count as verified.
+            val state = log?.stateOf(file, entry)
+            if (state == null || !log.knows(state)) {
                 val found = sha256(file) { progress(before + it, total) } ?: return false
                 if (found != entry.sha256) throw DamagedFileException(Phrase.FILE_CHANGED.with(entry.path))
-                log?.remember(file, entry)
+                if (state != null) log.remember(listOf(state))
             }
             before += entry.bytes
         }
@@ -95,7 +97,7 @@ private fun canonical(file: File): String = try {
 }
 
 /** sha256 in hexadecimal, or null when [goOn] said no. */
-private fun sha256(file: File, goOn: (Long) -> Boolean): String? {
+internal fun sha256(file: File, goOn: (Long) -> Boolean): String? {
     val digest = MessageDigest.getInstance("SHA-256")
     val chunk = ByteArray(READ_BYTES)
     var done = 0L
@@ -113,33 +115,4 @@ private fun sha256(file: File, goOn: (Long) -> Boolean): String? {
         throw StorageException(Phrase.CANNOT_READ.with(file.name, error.message.orEmpty()), error)
     }
     return hexadecimal(digest.digest())
-}
-
-/**
- * Which files were found right, by path, size, time of change and sha256, kept in a text file of the app.
- *
- * A file that was written since is not known any more, so it is read again.
- */
-public class VerificationLog(private val file: File) {
-    private val lines: MutableSet<String> = try {
-        if (file.isFile) readText(file).lines().toMutableSet() else mutableSetOf()
-    } catch (_: StorageException) {
-        // Nothing is known then, so that everything is verified again: no reason not to start.
-        mutableSetOf()
-    }
-
-    internal fun knows(bundled: File, entry: FileSpec): Boolean = line(bundled, entry) in lines
-
-    internal fun remember(bundled: File, entry: FileSpec) {
-        val line = line(bundled, entry)
-        if (!lines.add(line)) return
-        try {
-            file.appendText(line + "\n")
-        } catch (error: IOException) {
-            throw StorageException(Phrase.CANNOT_WRITE.with(file.path, error.message.orEmpty()), error)
-        }
-    }
-
-    private fun line(bundled: File, entry: FileSpec): String =
-        "${entry.sha256} ${entry.bytes} ${bundled.lastModified()} ${bundled.absolutePath}"
 }

@@ -25,8 +25,11 @@ public fun interface BundleSource {
  * Files go into `NAME.partial`, byte by byte behind what an earlier import left there, and are hashed on the way. Only
  * when all are right does the folder get its name; a bundle of that name which is there already stays until then. So
  * the app may be killed at any time: what is called a bundle is one, and the next import goes on.
+ *
+ * @param log Remembers what was hashed, so that a load right afterwards reads nothing of it again; null remembers nothing.
+ * @param check Refuses a bundle by its manifest, before anything is copied: [BundleLoader.check], for what would not run.
  */
-public class BundleImporter(private val store: BundleStore) {
+public class BundleImporter(private val store: BundleStore, private val log: VerificationLog? = null, private val check: (Manifest) -> Unit = {}) {
     /**
      * Copies all files, and checks their sizes and contents.
      *
@@ -38,25 +41,51 @@ public class BundleImporter(private val store: BundleStore) {
      * @throws StorageException Too little space, or reading or writing fails.
      * @throws MissingFileException The source lacks a file.
      * @throws DamagedFileException A file of the source is not the one that the manifest lists.
+     * @throws InvalidRequestException An import of the same bundle runs already.
+     * @throws HeliumException What `check` throws.
      */
     public fun import(source: BundleSource, freeBytes: (needed: Long) -> Long, progress: (Long, Long) -> Boolean): File? {
         store.recover()
         val text = read(source) ?: throw NotABundleException(Phrase.SOURCE_NO_MANIFEST.with())
         val manifest = ManifestReader.parse(text)
         ManifestSeal.problem(text, manifest.schemaVersion)?.let { throw DamagedFileException("$MANIFEST_NAME $it") }
+        check(manifest)
+        return store.importing(manifest.name) { copy(source, manifest, text, freeBytes, progress) }
+    }
+
+    private fun copy(
+        source: BundleSource,
+        manifest: Manifest,
+        text: String,
+        freeBytes: (needed: Long) -> Long,
+        progress: (Long, Long) -> Boolean,
+    ): File? {
         val partial = store.partial(manifest.name)
+        // First, because it frees space.
+        storing(manifest.name) { store.tidy(manifest) }
         val missing = manifest.files.sumOf { it.bytes - minOf(it.bytes, File(partial, it.path).length()) }
         val free = freeBytes(missing)
         if (missing > free) {
             throw StorageException(Phrase.NO_SPACE.with(missing, manifest.totalBytes, free))
         }
         var done = 0L
+        val states = ArrayList<String>()
         for (entry in manifest.files) {
             val before = done
-            if (!bring(source, entry, File(partial, entry.path)) { progress(before + it, manifest.totalBytes) }) return null
+            val file = File(partial, entry.path)
+            if (!bring(source, entry, file) { progress(before + it, manifest.totalBytes) }) return null
+            if (log != null) states.add(log.stateOf(file, entry, File(store.place(manifest.name), entry.path)))
             done += entry.bytes
         }
-        return storing(manifest.name) { store.publish(manifest.name, text) }
+        return storing(manifest.name) { store.publish(manifest, text) }.also { remember(states) }
+    }
+
+    private fun remember(states: List<String>) {
+        try {
+            log?.remember(states)
+        } catch (_: StorageException) {
+            // The bundle is there and right; a later process reads it once more.
+        }
     }
 
     private fun read(source: BundleSource): String? = storing(MANIFEST_NAME) {

@@ -13,14 +13,8 @@ public data class Score(val label: Int, val name: String, val score: Double)
  * @throws InvalidRequestException The bundle has no labels to give.
  */
 public class Classifier(private val manifest: Manifest, private val engine: GraphEngine) : AutoCloseable {
-    private val graph = manifest.graph(Phase.CLASSIFY) ?: throw InvalidRequestException(
-        "${manifest.name} continues text and classifies none",
-        "Use the text screen, or choose a bundle of a classifier.",
-    )
-    private val shape = graph.output(Role.LOGITS)?.shape ?: throw InvalidRequestException(
-        "${manifest.name} returns ${graph.outputs.joinToString { it.name }} and no labels",
-        "Choose a bundle of a sequence or token classifier.",
-    )
+    private val graph = graphOf(manifest)
+    private val shape = graph.output(Role.LOGITS)!!.shape
 
     /** Tokens of a call, the longest text. */
     public val width: Int = graph.tokens ?: throw ManifestException("${graph.label}: tokens is missing, which a classifier needs")
@@ -58,11 +52,11 @@ public class Classifier(private val manifest: Manifest, private val engine: Grap
             throw InvalidRequestException(Phrase.CLASSIFIER_WIDTH.with(ids.size, width), Phrase.SHORTEN_TO.with(width))
         }
         ids.firstOrNull { it !in 0 until manifest.vocabSize }?.let {
-            throw InvalidRequestException("token id $it is outside the vocabulary of ${manifest.vocabSize}", "Use the bundle's own tokenizer.")
+            throw InvalidRequestException(Phrase.UNKNOWN_TOKEN.with(it, manifest.vocabSize), Phrase.TAKE_OUT.with())
         }
         // The graph finds the token that stands for the text by the padding behind it.
         if (manifest.tokens.pad == null && !perToken && ids.size < width) {
-            throw InvalidRequestException("the model has no padding id, so a text must have exactly $width tokens", "Lengthen the text.")
+            throw InvalidRequestException(Phrase.NO_PADDING.with(width), Phrase.LENGTHEN.with())
         }
     }
 
@@ -83,5 +77,16 @@ public class Classifier(private val manifest: Manifest, private val engine: Grap
         val weights = DoubleArray(labels) { exp(logits[it] - top) }
         val total = weights.sum()
         return DoubleArray(labels) { weights[it] / total }
+    }
+
+    internal companion object {
+        /** The graph that gives labels; refuses a bundle without one. */
+        fun graphOf(manifest: Manifest): GraphSpec {
+            val graph = manifest.graph(Phase.CLASSIFY)
+                ?: throw InvalidRequestException(Said("${manifest.name} continues text and classifies none"), Phrase.CHOOSE_CLASSIFIER.with())
+            // An encoder returns hidden states, which this app has no use for.
+            if (graph.output(Role.LOGITS) == null) throw InvalidRequestException(Phrase.NO_LABELS.with(manifest.name), Phrase.CHOOSE_CLASSIFIER.with())
+            return graph
+        }
     }
 }

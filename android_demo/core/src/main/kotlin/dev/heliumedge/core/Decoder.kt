@@ -6,7 +6,21 @@ import java.util.Random
 import java.util.TreeMap
 
 /** One row of logits, valid until the decoder that gave it runs its next call: V floats from [offset] on. */
-public class Logits internal constructor(public val buffer: FloatBuffer, public val offset: Int)
+public class Logits internal constructor(public val buffer: FloatBuffer, public val offset: Int) {
+    /** Reads the first of the row, as many as [into] takes. */
+    internal fun read(into: FloatArray): Unit = buffer.read(offset, into)
+}
+
+/**
+ * Reads floats from [offset] on in one call, many times as fast as one by one, and makes no view of the buffer for it. The
+ * position is the buffer's own again afterwards; one thread at a time.
+ */
+internal fun FloatBuffer.read(offset: Int, into: FloatArray) {
+    val before = position()
+    position(offset)
+    get(into)
+    position(before)
+}
 
 /**
  * Runs the decoder graphs of a bundle over a KV cache of its own: the loop of docs/bundle.md.
@@ -76,15 +90,40 @@ public class Decoder(
     public val givesRows: Boolean get() = anyGraph != null && (manifest.allLogits || anyGraph.freeRows)
 
     /**
-     * Loads every graph that a text may need, which otherwise happens at their first use: what loading takes, in time and
-     * in memory, it takes here.
+     * Loads every graph that a text may need and runs one step, which otherwise happens at their first use: what loading
+     * and the pages of the cache take, in time and in memory, they take here. What the cache holds stays, and so does the
+     * position. Not run is a prefill, whose activations, some megabytes, come with the first prompt.
      *
-     * @throws EngineException One of them cannot be loaded.
+     * @param stop Ends it between graphs, and inside a step where the runtime can.
+     * @return Whether all was done, and not stopped.
+     * @throws EngineException One of them cannot be loaded, or the runtime stopped.
      */
-    public fun warmUp() {
-        val any = anyGraph
-        if (any != null) engine.load(any) else (prefillGraphs.values + listOf(decodeGraphs)).forEach { it.values.forEach(engine::load) }
-        decodeStep()
+    public fun warmUp(stop: StopSignal? = null): Boolean {
+        val graphs = if (anyGraph != null) listOf(anyGraph) else (prefillGraphs.values + listOf(decodeGraphs)).flatMap { it.values }
+        for (graph in graphs) {
+            if (stop?.isRequested == true) return false
+            engine.load(graph)
+        }
+        return runOnce(stop) && stop?.isRequested != true
+    }
+
+    /** Runs steps behind the last token and takes them back; their slots are written anew before anything reads them. */
+    private fun runOnce(stop: StopSignal?): Boolean {
+        val before = position
+        // Without room every page of the cache was written already.
+        if (before == cacheLen) return true
+        val token = manifest.tokens.bos ?: 0
+        try {
+            // Attention that is not in place reads every slot. The full cache comes first: a step over it drops the shorter
+            // one, with which the first text begins and which is therefore to be there in the end.
+            if (anyGraph == null && slotsFor(decodeGraphs, 1) < cacheLen) {
+                unlessStopped(stop) { runStep(step(decodeGraphs.getValue(cacheLen), 1, cache.buffersOf(cacheLen)), token) } ?: return false
+                rewind(before)
+            }
+            return unlessStopped(stop) { runStep(decodeStep(), token) } != null
+        } finally {
+            rewind(before)
+        }
     }
 
     /** Starts a new conversation, or goes back to an earlier position; the buffers stay. */
@@ -161,12 +200,15 @@ public class Decoder(
      */
     public fun decode(token: Int, stop: StopSignal? = null): Logits? {
         checkId(token)
-        if (position >= cacheLen) throw CacheFullException("the KV cache has $cacheLen slots, and all are taken")
+        if (position >= cacheLen) throw CacheFullException(Phrase.TOKENS_DO_NOT_FIT.with(1, cacheLen, position))
         return unlessStopped(stop) {
-            val step = decodeStep()
-            step.bound.ids.put(0, token.toLong())
-            finish(step, 1).also { if (tokens.size == position - 1) tokens.add(token) }
+            runStep(decodeStep(), token).also { if (tokens.size == position - 1) tokens.add(token) }
         }
+    }
+
+    private fun runStep(step: Step, token: Int): Logits {
+        step.bound.ids.put(0, token.toLong())
+        return finish(step, 1)
     }
 
     /**
@@ -211,10 +253,13 @@ public class Decoder(
     )
 
     override fun close() {
-        steps.forEach { it.bound.close() }
-        steps.clear()
-        engine.close()
-        cache.close()
+        try {
+            steps.forEach { it.bound.close() }
+            steps.clear()
+            engine.close()
+        } finally {
+            cache.close()
+        }
     }
 
     /** Runs a call that [stop] may interrupt; null when it did, before or during the call. */
@@ -285,9 +330,9 @@ public class Decoder(
     }
 
     private fun copy(row: Logits): FloatBuffer {
-        val copy = FloatBuffer.allocate(vocabSize)
-        for (id in 0 until vocabSize) copy.put(id, row.buffer.get(row.offset + id))
-        return copy
+        val copy = FloatArray(vocabSize)
+        row.read(copy)
+        return FloatBuffer.wrap(copy)
     }
 
     /** The step that was bound before, or a new one. */
@@ -306,9 +351,8 @@ public class Decoder(
         Step(graph, buffers, rows, engine.bind(graph, width, buffers, rows))
 
     private fun checkId(token: Int) {
-        if (token !in 0 until vocabSize) {
-            throw InvalidRequestException("token id $token is outside the vocabulary of $vocabSize", "Use the bundle's own tokenizer.")
-        }
+        // An added token that the model has no row for has an id behind the vocabulary; only a text that spells it gives one.
+        if (token !in 0 until vocabSize) throw InvalidRequestException(Phrase.UNKNOWN_TOKEN.with(token, vocabSize), Phrase.TAKE_OUT.with())
     }
 
     private fun missing(what: String) = ManifestException("${manifest.name} has no $what; it has ${manifest.graphs.map { it.phase.id }}")

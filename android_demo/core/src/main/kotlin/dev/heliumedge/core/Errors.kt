@@ -28,10 +28,14 @@ public class ManifestException(what: String, cause: Throwable? = null) :
     HeliumException(Said("$MANIFEST_NAME: $what"), Phrase.EXPORT_OR_PUSH.with(), cause)
 
 /** A manifest of a later major version. */
-public class NewerBundleException(what: String) : HeliumException(Said(what), Phrase.UPDATE_APP.with())
+public class NewerBundleException(said: Said) : HeliumException(said, Phrase.UPDATE_APP.with()) {
+    public constructor(what: String) : this(Said(what))
+}
 
 /** A manifest of an earlier major version. */
-public class OlderBundleException(what: String) : HeliumException(Said(what), Phrase.EXPORT_CURRENT.with())
+public class OlderBundleException(said: Said) : HeliumException(said, Phrase.EXPORT_CURRENT.with()) {
+    public constructor(what: String) : this(Said(what))
+}
 
 /** A path in the manifest that would leave the bundle's folder. */
 public class UnsafePathException(what: String) : HeliumException(Said(what), Phrase.DO_NOT_USE.with())
@@ -80,8 +84,10 @@ public class CacheFullException(said: Said) : HeliumException(said, Phrase.SHORT
 public class GraphMismatchException(what: String) : HeliumException(Said(what), Phrase.FILES_APART.with())
 
 /** The runtime cannot load a graph, or stopped while running it. */
-public class EngineException(what: String, remedy: Said, cause: Throwable? = null) : HeliumException(Said(what), remedy, cause) {
-    public constructor(what: String, fix: String, cause: Throwable? = null) : this(what, Said(fix), cause)
+public class EngineException(said: Said, remedy: Said, cause: Throwable? = null) : HeliumException(said, remedy, cause) {
+    public constructor(what: String, remedy: Said, cause: Throwable? = null) : this(Said(what), remedy, cause)
+
+    public constructor(what: String, fix: String, cause: Throwable? = null) : this(Said(what), Said(fix), cause)
 }
 
 /** The logits hold NaN or infinity, so that no token can be chosen. */
@@ -106,6 +112,6 @@ public class UnexpectedException(cause: Throwable) :
 /** The error as one of those that have a remedy, whatever it is: what a thread that must not die shows. */
 public fun named(error: Throwable): HeliumException = when (error) {
     is HeliumException -> error
-    is OutOfMemoryError -> NotEnoughMemoryException("the app's own memory is used up (${error.message})")
+    is OutOfMemoryError -> NotEnoughMemoryException(Phrase.HEAP_FULL.with(error.message.orEmpty()))
     else -> UnexpectedException(error)
 }

@@ -108,10 +108,8 @@ internal class Expression(source: String) {
             if (++depth > MAX_DEPTH) tooComplex()
         }
 
-        private fun tooComplex(): Nothing = throw InvalidRequestException(
-            "the tokenizer's regular expression takes too long for a text of ${text.length} characters",
-            "Shorten the text, or change what repeats in it.",
-        )
+        private fun tooComplex(): Nothing =
+            throw InvalidRequestException(Phrase.TEXT_TOO_COMPLEX.with(text.length), Phrase.SHORTEN_OR_VARY.with())
     }
 
     abstract class Node {

@@ -142,7 +142,7 @@ public class Generation(
         stats: GenerationStats = GenerationStats(),
         listener: TokenListener,
     ): GenerationStats {
-        if (maxNewTokens < 1) throw InvalidRequestException("$maxNewTokens new tokens is out of range", "Allowed: 1 and above.")
+        if (maxNewTokens < 1) throw InvalidRequestException(Phrase.OUT_OF_RANGE.with("$maxNewTokens new tokens"), Phrase.ALLOWED_FROM.with(1))
         val start = clock.nanos()
         val row = decoder.prefill(promptIds, stop)
         if (row != null) {

@@ -67,6 +67,9 @@ public class HeliumSession(
     /** Whether there is work. */
     public val isBusy: Boolean get() = pending.get() > 0
 
+    /** Whether more work waits behind the one that runs, which had better end soon. */
+    public val hasNext: Boolean get() = pending.get() > 1
+
     /**
      * Runs [work] in the session's thread; its errors go to the observer.
      *
@@ -104,7 +107,7 @@ public class HeliumSession(
         progress: (Long, Long) -> Unit = { _, _ -> },
     ): LoadedBundle? {
         release()
-        val ready = loader.load(folder, settings, anyway) { done, total ->
+        val ready = loader.load(folder, settings, anyway, stop) { done, total ->
             progress(done, total)
             !stop.isRequested
         }

@@ -39,10 +39,10 @@ public object ManifestReader {
         val match = VERSION.matchEntire(version) ?: throw ManifestException("schema_version = \"$version\" is no version")
         val major = match.groupValues[1].toInt()
         if (major > KNOWN_MAJOR) {
-            throw NewerBundleException("$MANIFEST_NAME: schema version $version is newer than $KNOWN_MAJOR.x, which this app reads")
+            throw NewerBundleException(Phrase.NEWER_BUNDLE.with(version, KNOWN_MAJOR))
         }
         if (major < KNOWN_MAJOR) {
-            throw OlderBundleException("$MANIFEST_NAME: schema version $version is no longer read; this app reads $KNOWN_MAJOR.x")
+            throw OlderBundleException(Phrase.OLDER_BUNDLE.with(version, KNOWN_MAJOR))
         }
     }
 

@@ -1,7 +1,5 @@
 package dev.heliumedge.core
 
-import java.nio.FloatBuffer
-
 /** Token ids in the order in which they came: the prompt and what was chosen since. */
 public class TokenLog {
     private var ids = IntArray(256)
@@ -45,20 +43,18 @@ public class TokenLog {
 /**
  * What changes logits before a token is chosen, by the tokens so far: repetition penalty, then n-grams that may not
  * repeat, then tokens that are never chosen. Arithmetic is float32, as in the Python host.
+ *
+ * @param scores Where the sampler keeps the row that it chooses from.
  */
-internal class Processors(vocabSize: Int, private val options: SamplingOptions) {
+internal class Processors(private val scores: FloatArray, private val options: SamplingOptions) {
     private val penalty = options.repetitionPenalty.toFloat()
-    private val scores = FloatArray(vocabSize)
-    private val buffer = FloatBuffer.wrap(scores)
-    private val penalised = BooleanArray(if (penalty == 1f) 0 else vocabSize)
+    private val penalised = BooleanArray(if (penalty == 1f) 0 else scores.size)
 
-    /** The logits to choose from: one row, valid until the next call. */
-    fun apply(logits: FloatBuffer, offset: Int, context: TokenLog): FloatBuffer {
-        for (id in scores.indices) scores[id] = logits.get(offset + id)
+    /** Changes the logits in [scores]. */
+    fun apply(context: TokenLog) {
         if (penalty != 1f) penalise(context)
         if (options.noRepeatNgramSize > 0) ruleOutRepetitions(context, options.noRepeatNgramSize)
         for (id in options.suppressTokens) ruleOut(id)
-        return buffer
     }
 
     private fun penalise(context: TokenLog) {

@@ -66,6 +66,7 @@ public class CaseTimes internal constructor(public val phase: String, public val
  */
 public class RemoteBenchmark(private val clock: Clock = Clock.System, private val residentBytes: () -> Long = { 0 }) {
     /**
+     * @param facts Of the device; `threads` among them becomes those that [loaded] runs with.
      * @param progress Called with the rounds that are done, those to warm up among them.
      * @return The document for the host, or null when [stop] ended it.
      * @throws HeliumException What the bundle's calls throw, or a case that does not fit.
@@ -84,9 +85,10 @@ public class RemoteBenchmark(private val clock: Clock = Clock.System, private va
         val ready = residentBytes()
         decoder?.fillCache()
         val cases = cases(loaded, request)
+        val row = FloatArray(loaded.manifest.vocabSize)
         for (round in 0 until request.warmup + request.repeats) {
             for (case in cases) {
-                val nanos = (if (decoder == null) text(loaded) else sample(decoder, case, stop)) ?: return null
+                val nanos = (if (decoder == null) text(loaded) else sample(decoder, case, row, stop)) ?: return null
                 if (round >= request.warmup) case.add(nanos)
             }
             progress(round)
@@ -108,13 +110,13 @@ public class RemoteBenchmark(private val clock: Clock = Clock.System, private va
         }
     }
 
-    private fun sample(decoder: Decoder, case: CaseTimes, stop: StopSignal): Long? {
+    private fun sample(decoder: Decoder, case: CaseTimes, row: FloatArray, stop: StopSignal): Long? {
         val ids = ids(decoder.vocabSize, case.tokens)
         decoder.seek(case.context)
         if (case.phase == "prefill") {
             val start = clock.nanos()
             val logits = decoder.prefill(ids, stop) ?: return null
-            val likeliest = likeliest(logits, decoder.vocabSize)
+            val likeliest = likeliest(logits, row)
             val nanos = clock.nanos() - start
             check(likeliest, case)
             return nanos
@@ -126,7 +128,7 @@ public class RemoteBenchmark(private val clock: Clock = Clock.System, private va
         var last: Logits? = null
         for (id in ids) last = decoder.decode(id, stop) ?: return null
         val nanos = clock.nanos() - start
-        check(likeliest(last!!, decoder.vocabSize), case)
+        check(likeliest(last!!, row), case)
         return nanos
     }
 
@@ -138,15 +140,10 @@ public class RemoteBenchmark(private val clock: Clock = Clock.System, private va
         return clock.nanos() - start
     }
 
-    /** The id with the largest logit; -1 where one is not finite. */
-    private fun likeliest(logits: Logits, vocabSize: Int): Int {
-        var best = 0
-        for (id in 0 until vocabSize) {
-            val value = logits.buffer.get(logits.offset + id)
-            if (value.isNaN() || value.isInfinite()) return -1
-            if (value > logits.buffer.get(logits.offset + best)) best = id
-        }
-        return best
+    /** The id with the largest logit, as a sampler reads it; -1 where one is not finite. */
+    private fun likeliest(logits: Logits, row: FloatArray): Int {
+        logits.read(row)
+        return if (row.all { it.isFinite() }) largest(row) else -1
     }
 
     private fun check(likeliest: Int, case: CaseTimes) {
@@ -158,7 +155,7 @@ public class RemoteBenchmark(private val clock: Clock = Clock.System, private va
             field("schema", SCHEMA)
             field("bundle", loaded.manifest.name)
             field("engine", loaded.engineName)
-            obj("device") { facts.forEach { (key, value) -> field(key, value) } }
+            obj("device") { loaded.withThreads(facts).forEach { (key, value) -> field(key, value) } }
             field("load_ns", loaded.loadNanos)
             field("first_ns", firstNanos)
             obj("resident_bytes") { memory.forEach { (key, value) -> field(key, value) } }

@@ -57,6 +57,13 @@ public data class SamplingOptions(
     }
 }
 
+/** The id with the largest of logits that are numbers; the lowest of several. */
+internal fun largest(row: FloatArray): Int {
+    var best = 0
+    for (id in 1 until row.size) if (row[id] > row[best]) best = id
+    return best
+}
+
 /** Where random numbers come from: each call gives one in [0, 1). */
 public fun interface UniformSource {
     public fun next(): Double
@@ -89,9 +96,10 @@ public class Sampler(
     private val options: SamplingOptions,
     private val uniforms: UniformSource,
 ) {
+    private val row = FloatArray(vocabSize)
     private val weights = DoubleArray(if (options.temperature == 0.0) 0 else vocabSize)
     private val ranked = IntArray(weights.size)
-    private val processors = if (options.looksAtContext) Processors(vocabSize, options) else null
+    private val processors = if (options.looksAtContext) Processors(row, options) else null
 
     /**
      * Chooses the next token.
@@ -102,20 +110,21 @@ public class Sampler(
      * @throws InvalidRequestException The options rule everything out.
      */
     public fun pick(logits: FloatBuffer, offset: Int = 0, context: TokenLog = NOTHING): Int {
-        val best = argmax(logits, offset)
-        if (processors == null) return choose(logits, offset, best)
-        val scores = processors.apply(logits, offset, context)
-        val bestOfScores = largest(scores, 0)
-        if (scores.get(bestOfScores).isInfinite()) {
+        logits.read(offset, row)
+        val best = argmax()
+        if (processors == null) return choose(best)
+        processors.apply(context)
+        val bestOfScores = largest(row)
+        if (row[bestOfScores].isInfinite()) {
             throw InvalidRequestException(Phrase.NO_TOKEN_LEFT.with(), Phrase.MILDER.with())
         }
-        return choose(scores, 0, bestOfScores)
+        return choose(bestOfScores)
     }
 
-    private fun choose(logits: FloatBuffer, offset: Int, best: Int): Int {
+    private fun choose(best: Int): Int {
         if (options.temperature == 0.0) return best
-        val top = logits.get(offset + best).toDouble()
-        for (id in 0 until vocabSize) weights[id] = exp((logits.get(offset + id).toDouble() - top) / options.temperature)
+        val top = row[best].toDouble()
+        for (id in 0 until vocabSize) weights[id] = exp((row[id].toDouble() - top) / options.temperature)
         val limit = if (options.topK == 0) vocabSize else minOf(options.topK, vocabSize)
         return when {
             options.topP < 1.0 -> drawRanked(likelyEnough(nucleus(limit)))
@@ -134,17 +143,11 @@ public class Sampler(
         return kept
     }
 
-    private fun largest(logits: FloatBuffer, offset: Int): Int {
-        var best = 0
-        for (id in 1 until vocabSize) if (logits.get(offset + id) > logits.get(offset + best)) best = id
-        return best
-    }
-
-    private fun argmax(logits: FloatBuffer, offset: Int): Int {
+    private fun argmax(): Int {
         var best = 0
         var top = Float.NEGATIVE_INFINITY
         for (id in 0 until vocabSize) {
-            val logit = logits.get(offset + id)
+            val logit = row[id]
             if (logit.isNaN()) throw BadLogitsException("the model returned NaN as the logit of token $id")
             if (logit > top) {
                 top = logit

@@ -59,17 +59,18 @@ public class SelfTest(
     }
 
     private fun replay(trace: GoldenTrace, stop: StopSignal): SelfTestResult {
-        var row = decoder.prefill(trace.promptIds, stop) ?: return stopped(0)
-        val worst = trace.top5First.maxOfOrNull { abs(row.logit(it.id) - it.logit) } ?: 0.0
+        val row = FloatArray(decoder.vocabSize)
+        decoder.prefill(trace.promptIds, stop)?.read(row) ?: return stopped(0)
+        val worst = trace.top5First.maxOfOrNull { abs(row[it.id] - it.logit) } ?: 0.0
         if (!(worst <= tolerance + ROUNDING)) {
             return failed(0, "after the prompt a logit is off by $worst; allowed $tolerance", worst)
         }
         val nearTies = ArrayList<Int>()
         for ((step, expected) in trace.greedyIds.withIndex()) {
-            if (step > 0) row = decoder.decode(trace.greedyIds[step - 1], stop) ?: return stopped(step)
-            val chosen = best(row)
+            if (step > 0) decoder.decode(trace.greedyIds[step - 1], stop)?.read(row) ?: return stopped(step)
+            val chosen = largest(row)
             if (chosen == expected) continue
-            val lead = row.logit(chosen) - row.logit(expected)
+            val lead = row[chosen].toDouble() - row[expected]
             if (trace.margins[step] > tolerance + ROUNDING || lead > tolerance) {
                 val margin = trace.margins[step]
                 return failed(step, "step $step chooses token $chosen, recorded $expected with a margin of $margin", worst)
@@ -78,14 +79,6 @@ public class SelfTest(
         }
         val said = Phrase.TEST_PASSED.with(trace.greedyIds.size, nearTies.size)
         return SelfTestResult(true, trace.greedyIds.size, nearTies, worst, said)
-    }
-
-    private fun Logits.logit(id: Int): Double = buffer.get(offset + id).toDouble()
-
-    private fun best(row: Logits): Int {
-        var best = 0
-        for (id in 1 until decoder.vocabSize) if (row.logit(id) > row.logit(best)) best = id
-        return best
     }
 
     private fun failed(step: Int, why: String, worst: Double = 0.0) =

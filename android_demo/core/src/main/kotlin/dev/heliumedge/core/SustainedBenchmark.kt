@@ -11,7 +11,10 @@ public class SustainedReport(public val secondsPerWindow: Int, public val tokens
     /** Speed of the last window against that of the fastest; 1 where nothing is lost to heat. */
     public val kept: Double get() = if (tokensPerSecond.isEmpty()) 0.0 else tokensPerSecond.last() / tokensPerSecond.max()
 
-    /** A document to copy: the facts of the device come from the caller. */
+    /** A document to copy about [loaded]: the facts of the device come from the caller, the threads from what is loaded. */
+    public fun toJson(loaded: LoadedBundle, facts: Map<String, Any?>): String = toJson(loaded.manifest, loaded.engineName, loaded.withThreads(facts))
+
+    /** The same for a decoder that no [BundleLoader] made: all facts come from the caller. */
     public fun toJson(manifest: Manifest, engine: String, facts: Map<String, Any?>): String = JsonWriter().obj {
         field("bundle", manifest.name)
         field("engine", engine)

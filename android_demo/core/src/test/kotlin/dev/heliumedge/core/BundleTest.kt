@@ -71,6 +71,10 @@ class BundleTest {
             broken<DamagedFileException> { edit(it, "\n  \"manifest_sha256\"", "\n  \"other_sha256\"") },
         ).map { it.message }
         assertEquals("each its own", messages.size, messages.toSet().size)
+        for ((version, phrase) in listOf("2.0" to Phrase.NEWER_BUNDLE, "0.3" to Phrase.OLDER_BUNDLE)) {
+            val said = broken<HeliumException> { ofVersion(it, version) }.said
+            assertEquals(phrase to listOf<Any>(version, 1), said.phrase to said.values)
+        }
         assertTrue(messages.toString(), messages.all { it!!.lines().size == 1 && it.length < 250 })
     }
 

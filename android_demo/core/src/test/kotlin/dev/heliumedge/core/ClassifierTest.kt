@@ -46,7 +46,8 @@ class ClassifierTest {
         val hidden = manifest(true).let { it.copy(graphs = it.graphs.map { graph -> graph.copy(outputs = graph.outputs.map { out -> out.copy(role = Role.HIDDEN_STATES) }) }) }
         assertFails<InvalidRequestException> { Classifier(hidden, FakeEngine(3)) }
         val unpadded = manifest(false).let { it.copy(tokens = it.tokens.copy(pad = null)) }
-        assertFails<InvalidRequestException> { Classifier(unpadded, FakeEngine(3)).classify(intArrayOf(1)) }
+        val padding = assertFails<InvalidRequestException> { Classifier(unpadded, FakeEngine(3)).classify(intArrayOf(1)) }
+        assertEquals(Phrase.NO_PADDING to Phrase.LENGTHEN, padding.said.phrase to padding.remedy.phrase)
         Classifier(unpadded, FakeEngine(3)).classify(intArrayOf(1, 2, 3, 4))
         val perToken = manifest(true).let { it.copy(tokens = it.tokens.copy(pad = null)) }
         Classifier(perToken, FakeEngine(3)).classify(intArrayOf(1))
@@ -64,7 +65,8 @@ class ClassifierTest {
         val classifier = Classifier(manifest(perToken = false), FakeEngine(3))
         assertFails<InvalidRequestException> { classifier.classify(intArrayOf()) }
         assertFails<InvalidRequestException> { classifier.classify(IntArray(5) { 1 }) }
-        assertFails<InvalidRequestException> { classifier.classify(intArrayOf(50)) }
+        val unknown = assertFails<InvalidRequestException> { classifier.classify(intArrayOf(50)) }
+        assertEquals(Phrase.UNKNOWN_TOKEN to Phrase.TAKE_OUT, unknown.said.phrase to unknown.remedy.phrase)
         assertFails<InvalidRequestException> { Classifier(fakeManifest(), FakeEngine(3)) }
         assertFails<InvalidRequestException> { Decoder(manifest(perToken = false), FakeEngine(3)) }
     }

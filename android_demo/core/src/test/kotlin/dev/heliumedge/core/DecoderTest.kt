@@ -128,6 +128,19 @@ class DecoderTest {
     }
 
     @Test
+    fun `a token without a row is to be taken out of the text, and a step without room says so`() {
+        val decoder = Decoder(fakeManifest(), FakeEngine(50))
+        for (refused in listOf({ decoder.prefill(intArrayOf(5, 50)) }, { decoder.decode(50) })) {
+            val error = assertFails<InvalidRequestException> { refused() }
+            assertEquals(Phrase.UNKNOWN_TOKEN to listOf<Any>(50, 50), error.said.phrase to error.said.values)
+            assertEquals(Phrase.TAKE_OUT, error.remedy.phrase)
+        }
+        decoder.prefill(IntArray(16) { 5 })
+        val full = assertFails<CacheFullException> { decoder.decode(5) }
+        assertEquals(Phrase.TOKENS_DO_NOT_FIT to listOf<Any>(1, 16, 16), full.said.phrase to full.said.values)
+    }
+
+    @Test
     fun `going back keeps the rows before`() {
         val engine = FakeEngine(50)
         val decoder = Decoder(fakeManifest(buckets = listOf(8)), engine)

@@ -154,7 +154,8 @@ class GenerationTest {
         assertEquals(0, decoder.position)
         val json = Json.parse(report.toJson(fakeManifest(), "fake", mapOf("threads" to 4))) as Json.Obj
         assertEquals(setOf("bundle", "engine", "threads", "prefill_tokens", "decode_tokens", "prefill_tokens_per_second", "decode_tokens_per_second"), json.fields.keys)
-        assertFails<InvalidRequestException> { Benchmark(decoder).run(BenchmarkPlan(13, 4, 1)) }
+        val tooLong = assertFails<InvalidRequestException> { Benchmark(decoder).run(BenchmarkPlan(13, 4, 1)) }
+        assertEquals(Phrase.BENCHMARK_TOO_LONG to listOf<Any>(13, 4, 16), tooLong.said.phrase to tooLong.said.values)
         assertNull(Benchmark(decoder).run(plan, StopSignal().apply { request() }))
         assertTrue(BenchmarkPlan.fitting(16).let { it.prefillTokens + it.decodeTokens <= 16 })
     }

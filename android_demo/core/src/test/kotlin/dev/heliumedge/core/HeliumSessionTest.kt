@@ -22,9 +22,10 @@ class HeliumSessionTest {
     private val bundle = Vectors.bundle("in_place")
     private val settings = Settings(generation = GenerationOverrides(maxNewTokens = 4))
     private val events = LinkedBlockingQueue<Any>()
+    private var atFirstStep = { }
 
     private fun session(available: Long = 1L shl 40): HeliumSession {
-        val factory = EngineFactory { _, _, _ -> FakeEngine(4096) { 300 }.also { it.recordsCache = false; engines.add(it) } }
+        val factory = EngineFactory { _, _, _ -> FakeEngine(4096) { 300 }.also { it.recordsCache = false; it.beforeRun = { atFirstStep() }; engines.add(it) } }
         val loader = BundleLoader(mapOf(Runtime.ONNX to factory), allocator, CrashGuard(File(temporary.root, "note")), null) { available }
         return HeliumSession(loader).apply {
             observer = object : SessionObserver {
@@ -96,6 +97,28 @@ class HeliumSessionTest {
     }
 
     @Test
+    fun `a stop while graphs are loaded ends the load, and what waits is known`() {
+        session().use { session ->
+            var waiting: Boolean? = null
+            session.start { stop ->
+                assertFalse(session.hasNext)
+                atFirstStep = { session.startNext { waiting = session.hasNext } }
+                session.load(bundle, settings, stop)
+                atFirstStep = { }
+                assertTrue(session.hasNext)
+            }
+            idle()
+            assertNull(session.loaded)
+            assertTrue(engines.single().closed)
+            assertEquals(false, waiting)
+            assertEquals(0L, allocator.bytes)
+            session.start { stop -> session.load(bundle, settings, stop) }
+            idle()
+            assertEquals(settings, session.loaded!!.settings)
+        }
+    }
+
+    @Test
     fun `closing an iterator ends the text`() {
         session().use { session ->
             session.start { stop -> session.load(bundle, settings, stop) }
@@ -134,6 +157,7 @@ class HeliumSessionTest {
                 var shown = event()
                 while (shown !is HeliumException) shown = event()
                 assertTrue(shown.message!!, shown.message!!.lines().size == 1 && shown.fix.length > 10)
+                if (error is OutOfMemoryError) assertEquals(Phrase.HEAP_FULL, shown.said.phrase)
                 if (shown is UnexpectedException) assertTrue(shown.report, error.javaClass.simpleName in shown.report && "HeliumSessionTest" in shown.report)
             }
             assertTrue(session.start { })

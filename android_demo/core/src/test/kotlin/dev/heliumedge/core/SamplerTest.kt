@@ -30,6 +30,21 @@ class SamplerTest {
     }
 
     @Test
+    fun `a row is read where it lies, and the buffer is left as it was`() {
+        val direct = BufferAllocator.Direct.allocate(4 * 9).asFloatBuffer()
+        for (index in 0 until 9) direct.put(index, listOf(0f, 9f, 1f, 2f, 8f, 3f, 4f, 7f, 5f)[index])
+        direct.position(5)
+        val sampler = Sampler(3, SamplingOptions(suppressTokens = listOf(2))) { 0.0 }
+        assertEquals(listOf(1, 1, 1), listOf(0, 3, 6).map { sampler.pick(direct, it) })
+        assertEquals(listOf(0, 2, 1), listOf(4, 2, 6).map { Sampler(3, SamplingOptions()) { 0.0 }.pick(direct, it) })
+        assertEquals("who reads on by position finds it", 5 to 9, direct.position() to direct.limit())
+        assertEquals("options change a copy", listOf(0f, 9f, 1f, 2f, 8f, 3f, 4f, 7f, 5f), List(9) { direct.get(it) })
+        val row = FloatArray(3)
+        direct.read(6, row)
+        assertEquals(listOf(4f, 7f, 5f), row.toList())
+    }
+
+    @Test
     fun `options out of range are refused`() {
         assertFails<InvalidRequestException> { SamplingOptions(temperature = -0.1) }
         assertFails<InvalidRequestException> { SamplingOptions(temperature = Double.NaN) }

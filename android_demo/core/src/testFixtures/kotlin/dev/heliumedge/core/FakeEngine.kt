@@ -4,6 +4,7 @@ import java.nio.ByteBuffer
 import java.nio.ByteOrder
 import java.nio.FloatBuffer
 import java.nio.LongBuffer
+import java.util.IdentityHashMap
 
 /** One call that a [FakeEngine] was asked for. */
 class FakeCall(val graph: GraphSpec, val ids: List<Int>, val position: Int, val lastIndex: Int, val cache: List<List<Int>>)
@@ -89,8 +90,9 @@ fun LongArray.size(): Int = fold(1L) { all, dimension -> all * dimension }.toInt
 
 fun ByteBuffer.floats(): List<Int> = List(capacity() / 4) { getFloat(4 * it).toInt() }
 
-/** Counts what is allocated. */
+/** Counts what is allocated, and takes back only what it gave, once. */
 class CountingAllocator : BufferAllocator {
+    private val given = IdentityHashMap<ByteBuffer, Unit>()
     var count = 0
 
     /** Bytes of the buffers that were not given back. */
@@ -99,10 +101,11 @@ class CountingAllocator : BufferAllocator {
     override fun allocate(bytes: Int): ByteBuffer {
         count++
         this.bytes += bytes
-        return BufferAllocator.Direct.allocate(bytes)
+        return BufferAllocator.Direct.allocate(bytes).also { given[it] = Unit }
     }
 
     override fun release(buffer: ByteBuffer) {
+        checkNotNull(given.remove(buffer)) { "given back twice, or never given" }
         bytes -= buffer.capacity()
     }
 }

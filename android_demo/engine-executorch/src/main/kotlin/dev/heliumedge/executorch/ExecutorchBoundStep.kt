@@ -7,6 +7,7 @@ import dev.heliumedge.core.EngineException
 import dev.heliumedge.core.GraphMismatchException
 import dev.heliumedge.core.GraphSpec
 import dev.heliumedge.core.KvBuffers
+import dev.heliumedge.core.Phrase
 import dev.heliumedge.core.Role
 import dev.heliumedge.core.TensorSpec
 import org.pytorch.executorch.EValue
@@ -74,7 +75,7 @@ internal class ExecutorchBoundStep(
         this.lastIndex?.put(0, lastIndex.toLong())
         val outputs = program.execute(method, inputs)
         if (outputs.size != targets.size) {
-            throw EngineException("${graph.label} returned ${outputs.size} outputs, the manifest says ${targets.size}", "Push the bundle again.")
+            throw EngineException("${graph.label} returned ${outputs.size} outputs, the manifest says ${targets.size}", Phrase.PUSH_DAMAGED.with())
         }
         this.outputs = outputs
         for (index in outputs.indices) if (graph.outputs[index].role == Role.LOGITS) targets[index].take(outputs[index].toTensor())

@@ -11,6 +11,7 @@ import dev.heliumedge.core.KvBuffers
 import dev.heliumedge.core.Manifest
 import dev.heliumedge.core.Phrase
 import dev.heliumedge.core.Runtime
+import dev.heliumedge.core.RuntimeCheck
 import dev.heliumedge.core.WrongRuntimeException
 import org.pytorch.executorch.EValue
 import java.nio.ByteBuffer
@@ -22,17 +23,23 @@ private val NO_INPUTS = emptyArray<EValue>()
  *
  * Methods read the cache where it lies, because inputs are not planned into the program's memory, and return the new
  * rows, which are copied to their slots. A call cannot be interrupted: stopping takes effect between calls.
+ *
+ * @param program Closed with the engine, and where that refuses it.
+ * @param version Of the runtime, as 1.5.1: its archive does not tell, so the app says what it was built with. Null where
+ *   nobody knows; then no bundle is too new.
  */
 public class ExecutorchGraphEngine(
     private val manifest: Manifest,
     private val program: Program,
     private val allocator: BufferAllocator = BufferAllocator.Direct,
+    private val version: String? = null,
 ) : GraphEngine {
     /** Opens the program of a bundle. */
-    public constructor(bundle: BundleFolder, threads: Int, allocator: BufferAllocator = BufferAllocator.Direct) : this(
-        checked(bundle.manifest),
+    public constructor(bundle: BundleFolder, threads: Int, allocator: BufferAllocator = BufferAllocator.Direct, version: String? = null) : this(
+        checked(bundle.manifest, version),
         ModuleProgram(bundle.file(bundle.manifest.graphs.first().file), threads),
         allocator,
+        version,
     )
 
     private val loaded = HashSet<String>()
@@ -44,14 +51,23 @@ public class ExecutorchGraphEngine(
      */
     private val memory = HashMap<Triple<Int, Int, Int>, ByteBuffer>()
 
-    override val name: String = "ExecuTorch"
+    override val name: String = listOfNotNull("ExecuTorch", version).joinToString(" ")
 
     /** Tensors that were made over buffers since the start: constant while tokens are generated. */
     public var tensorsCreated: Int = 0
         private set
 
     init {
-        checked(manifest)
+        try {
+            checkProgram()
+        } catch (error: Throwable) {
+            program.close()
+            throw error
+        }
+    }
+
+    private fun checkProgram() {
+        checked(manifest, version)
         val missing = manifest.graphs.firstOrNull { it.method == null || it.method !in program.methods }
         if (missing != null) {
             throw GraphMismatchException("${missing.label}: no such method; the file has ${program.methods.sorted()}")
@@ -85,7 +101,14 @@ public class ExecutorchGraphEngine(
 
     override fun resume(): Unit = Unit
 
-    override fun close(): Unit = program.close()
+    override fun close() {
+        try {
+            program.close()
+        } finally {
+            memory.values.forEach(allocator::release)
+            memory.clear()
+        }
+    }
 
     private fun crossCheck(method: String, expected: Int) {
         if (method !in program.methods) return
@@ -98,19 +121,18 @@ public class ExecutorchGraphEngine(
 
 internal fun GraphSpec.methodName(): String = method ?: throw GraphMismatchException("$label names no method")
 
-private fun checked(manifest: Manifest): Manifest {
-    if (manifest.runtime != Runtime.EXECUTORCH.id) {
-        throw WrongRuntimeException(
-            Phrase.NO_SUCH_RUNTIME.with(manifest.name, manifest.runtime, Runtime.EXECUTORCH.id), Phrase.USE_OTHER_RUNTIME.with("xnnpack"),
-        )
-    }
+/** The manifest, unless it alone tells that the bundle cannot run here. */
+internal fun checked(manifest: Manifest, version: String?): Manifest {
+    RuntimeCheck.requireRuntime(manifest, Runtime.EXECUTORCH, "xnnpack")
     if (manifest.target == "coreml") {
-        throw WrongRuntimeException("${manifest.name} is made for CoreML, which runs on Apple's systems alone", "Export with a recipe of the target xnnpack.")
+        throw WrongRuntimeException(Phrase.APPLE_ONLY.with(manifest.name), Phrase.EXPORT_TARGET.with("xnnpack"))
     }
+    // No recipe asks for an older ExecuTorch: the exporter writes for the one that it has.
+    RuntimeCheck.requireVersion(manifest, "ExecuTorch", Phrase.UPDATE_APP.with()) { version }
     val old = manifest.graphs.firstOrNull { !it.plannedOutputs }
     if (old != null) {
         // The runtime would write what it returns to memory that nobody gave, and end the process.
-        throw EngineException("${old.label} has no memory of its own for what it returns", Phrase.EXPORT_CURRENT.with())
+        throw EngineException(Phrase.UNPLANNED_OUTPUTS.with(old.label), Phrase.EXPORT_CURRENT.with())
     }
     return manifest
 }

@@ -83,7 +83,7 @@ class ExecutorchBundleTest {
     private fun Decoder.prefilled(ids: IntArray): List<Float> = prefill(ids)!!.let { row -> List(vocabSize) { row.buffer.get(row.offset + it) } }
 
     @Test
-    fun `a token makes no tensor and no buffer, and closing a program gives its memory back`() {
+    fun `a token makes no tensor and no buffer, and closing gives all memory back`() {
         val bundle = open("xnnpack")
         val allocator = CountingAllocator()
         val engine = ExecutorchGraphEngine(bundle, threads = 1, allocator = allocator)
@@ -94,7 +94,9 @@ class ExecutorchBundleTest {
             val before = engine.tensorsCreated to allocator.count
             repeat(20) { decoder.decode(301) }
             assertEquals(before, engine.tensorsCreated to allocator.count)
+            assertTrue(allocator.bytes > 0)
         }
+        assertEquals("closing gives all memory back", 0L, allocator.bytes)
     }
 
     @Test

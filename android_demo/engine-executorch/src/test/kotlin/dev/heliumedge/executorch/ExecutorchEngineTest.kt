@@ -8,6 +8,7 @@ import dev.heliumedge.core.EngineException
 import dev.heliumedge.core.GraphMismatchException
 import dev.heliumedge.core.Manifest
 import dev.heliumedge.core.Phase
+import dev.heliumedge.core.Phrase
 import dev.heliumedge.core.Vectors
 import dev.heliumedge.core.WrongRuntimeException
 import dev.heliumedge.core.assertFails
@@ -199,6 +200,45 @@ class ExecutorchEngineTest {
     }
 
     @Test
+    fun `a bundle that needs a newer ExecuTorch is refused, by its manifest alone too`() {
+        val manifest = manifest().copy(runtimeMinVersion = "1.5")
+        for (enough in listOf("1.5", "1.5.1", "2.0", null)) {
+            ExecutorchEngineFactory(enough).check(manifest)
+            val engine = ExecutorchGraphEngine(manifest, FakeProgram(manifest), version = enough)
+            assertEquals(if (enough == null) "ExecuTorch" else "ExecuTorch $enough", engine.name)
+        }
+        val errors = listOf(
+            assertFails<WrongRuntimeException> { ExecutorchGraphEngine(manifest, FakeProgram(manifest), version = "1.4.1") },
+            assertFails<WrongRuntimeException> { ExecutorchEngineFactory("1.4.1").check(manifest) },
+        )
+        for (error in errors) {
+            assertEquals(Phrase.OLD_RUNTIME to listOf<Any>("fake", "ExecuTorch", "1.5", "1.4.1"), error.said.phrase to error.said.values)
+        }
+        val factory = ExecutorchEngineFactory("1.5.1")
+        assertEquals(Phrase.APPLE_ONLY, assertFails<WrongRuntimeException> { factory.check(manifest.copy(target = "coreml")) }.said.phrase)
+        assertFails<WrongRuntimeException> { factory.check(manifest.copy(runtime = "onnxruntime")) }
+        val old = manifest.copy(graphs = manifest.graphs.map { it.copy(plannedOutputs = false) })
+        assertEquals(Phrase.UNPLANNED_OUTPUTS, assertFails<EngineException> { factory.check(old) }.said.phrase)
+    }
+
+    @Test
+    fun `all memory is given back when it is closed, also where the program fails to`() {
+        for (fails in listOf(false, true)) {
+            val manifest = manifest(listOf(4, 12), widths = listOf(2, 4), prefillBuckets = listOf(8))
+            val program = FakeProgram(manifest)
+            val allocator = CountingAllocator()
+            val failing = object : Program by program {
+                override fun close() = if (fails) throw EngineException("broken", "Load it again.") else program.close()
+            }
+            val decoder = Decoder(manifest, ExecutorchGraphEngine(manifest, failing, allocator), allocator)
+            drive(decoder, listOf(3, -1, 2, -1, 0, 4, -1))
+            assertTrue(allocator.bytes > 0)
+            if (fails) assertFails<EngineException> { decoder.close() } else decoder.close()
+            assertEquals(0L, allocator.bytes)
+        }
+    }
+
+    @Test
     fun `a program that is not the manifest's is refused`() {
         val manifest = manifest()
         assertFails<WrongRuntimeException> { ExecutorchGraphEngine(manifest.copy(runtime = "onnxruntime"), FakeProgram(manifest)) }
@@ -208,6 +248,9 @@ class ExecutorchEngineTest {
         assertFails<GraphMismatchException> { ExecutorchGraphEngine(manifest, FakeProgram(manifest, mapOf("get_max_context_len" to 8L))) }
         val old = manifest.copy(graphs = manifest.graphs.map { it.copy(plannedOutputs = false) })
         assertTrue("current" in assertFails<EngineException> { ExecutorchGraphEngine(old, FakeProgram(old)) }.fix)
+        val refused = FakeProgram(manifest, mapOf("get_vocab_size" to 51L))
+        assertFails<GraphMismatchException> { ExecutorchGraphEngine(manifest, refused) }
+        assertTrue("nobody else could close it", refused.closed)
         ExecutorchGraphEngine(manifest, FakeProgram(manifest, mapOf("get_vocab_size" to 50L, "get_max_context_len" to 16L)))
     }
 }

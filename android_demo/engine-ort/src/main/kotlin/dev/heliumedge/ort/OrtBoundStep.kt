@@ -31,9 +31,9 @@ internal class OrtBoundStep(
     private val allocator: BufferAllocator,
 ) : BoundStep {
     private val tensors = ArrayList<OnnxTensor>()
+    private val allocated = ArrayList<ByteBuffer>()
     private val inputs = LinkedHashMap<String, OnnxTensor>()
     private val outputs = LinkedHashMap<String, OnnxTensor>()
-    private val cacheTensors = cache?.let { kv -> kv.buffers.map { tensor(it, it.capacity(), graph.cacheDtype(), kv.shape) } }.orEmpty()
     private val rows = ArrayList<ByteBuffer>()
     private var position: ByteBuffer? = null
     private var lastIndex: ByteBuffer? = null
@@ -48,6 +48,17 @@ internal class OrtBoundStep(
     val tensorCount: Int get() = tensors.size
 
     init {
+        try {
+            bind(cache)
+        } catch (error: Throwable) {
+            // Nobody will close a step that was never there.
+            close()
+            throw error
+        }
+    }
+
+    private fun bind(cache: KvBuffers?) {
+        val cacheTensors = cache?.let { kv -> kv.buffers.map { tensor(it, it.capacity(), graph.cacheDtype(), kv.shape) } }.orEmpty()
         val past = cacheTensors.iterator()
         for (spec in graph.inputs) {
             inputs[spec.name] = when (spec.role) {
@@ -76,9 +87,12 @@ internal class OrtBoundStep(
         named("run ${graph.label}") { session.run(inputs, emptySet(), outputs, runOptions).close() }
     }
 
+    /** Ends the step and gives its memory back: neither [ids], [logits] nor [newRows] may be touched again. */
     override fun close() {
         tensors.forEach { it.close() }
         tensors.clear()
+        allocated.forEach(allocator::release)
+        allocated.clear()
     }
 
     private fun put(buffer: ByteBuffer?, spec: TensorSpec?, index: Int, value: Int) {
@@ -90,6 +104,7 @@ internal class OrtBoundStep(
         val shape = graph.shapeOf(spec, width, rowsOfLogits)
         val bytes = shape.fold(spec.dtype.bytes.toLong()) { size, dimension -> size * dimension }.toInt()
         val buffer = allocator.allocate(bytes)
+        allocated.add(buffer)
         keep(buffer)
         return tensor(buffer, bytes, spec.dtype, shape)
     }

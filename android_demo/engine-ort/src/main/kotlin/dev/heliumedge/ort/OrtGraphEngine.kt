@@ -13,10 +13,11 @@ import dev.heliumedge.core.GraphEngine
 import dev.heliumedge.core.GraphSpec
 import dev.heliumedge.core.HeliumException
 import dev.heliumedge.core.KvBuffers
+import dev.heliumedge.core.Manifest
 import dev.heliumedge.core.Phrase
 import dev.heliumedge.core.Runtime
+import dev.heliumedge.core.RuntimeCheck
 import dev.heliumedge.core.Said
-import dev.heliumedge.core.WrongRuntimeException
 
 /**
  * How ONNX Runtime runs.
@@ -49,26 +50,8 @@ public class OrtGraphEngine(
         get() = "ONNX Runtime ${environment.version}"
 
     init {
-        val manifest = bundle.manifest
-        if (manifest.runtime != Runtime.ONNX.id) {
-            throw WrongRuntimeException(
-                Phrase.NO_SUCH_RUNTIME.with(manifest.name, manifest.runtime, Runtime.ONNX.id), Phrase.USE_OTHER_RUNTIME.with("onnx"),
-            )
-        }
-        environment = named("start") {
-            // The library reports to its maker by default. What it sends while it starts only the variable
-            // ORT_DISABLE_TELEMETRY stops, which an app sets before it is loaded.
-            OrtEnvironment.getEnvironment(OrtLoggingLevel.ORT_LOGGING_LEVEL_ERROR).apply { setTelemetry(false) }
-        }
-        manifest.runtimeMinVersion?.let { oldest ->
-            val found = version(environment)
-            if (isOlder(found, oldest)) {
-                val change = if (manifest.cache?.dtype == Dtype.INT8) "without kv_cache: int8" else "with an older min_runtime"
-                throw WrongRuntimeException(
-                    Phrase.OLD_RUNTIME.with(manifest.name, oldest, found), Phrase.UPDATE_OR_EXPORT.with(change),
-                )
-            }
-        }
+        checkManifest(bundle.manifest, version)
+        environment = startedEnvironment()
         sessionOptions = named("start") { sessionOptions(options) }
         runOptions = named("start") { OrtSession.RunOptions() }
     }
@@ -129,15 +112,18 @@ public class OrtGraphEngine(
     }
 }
 
-/** Whether a version such as 1.26.0 comes before another such as 1.27; what is no number ends it. */
-internal fun isOlder(found: String, oldest: String): Boolean {
-    fun numbers(version: String) = version.split('.').map { it.toIntOrNull() }.takeWhile { it != null }.map { it ?: 0 }
-    val have = numbers(found)
-    for ((index, need) in numbers(oldest).withIndex()) {
-        val part = have.getOrElse(index) { 0 }
-        if (part != need) return part < need
-    }
-    return false
+/** Refuses a bundle by its manifest; the library is started where its version matters. */
+internal fun checkManifest(manifest: Manifest, version: (OrtEnvironment) -> String) {
+    RuntimeCheck.requireRuntime(manifest, Runtime.ONNX, "onnx")
+    val remedy = if (manifest.cache?.dtype == Dtype.INT8) Phrase.UPDATE_OR_PLAIN_CACHE else Phrase.UPDATE_OR_MIN_RUNTIME
+    RuntimeCheck.requireVersion(manifest, "ONNX Runtime", remedy.with()) { version(startedEnvironment()) }
+}
+
+/** The one environment of the process, started at the first call. */
+private fun startedEnvironment(): OrtEnvironment = named("start") {
+    // The library reports to its maker by default. What it sends while it starts only the variable
+    // ORT_DISABLE_TELEMETRY stops, which an app sets before it is loaded.
+    OrtEnvironment.getEnvironment(OrtLoggingLevel.ORT_LOGGING_LEVEL_ERROR).apply { setTelemetry(false) }
 }
 
 /** Names what ONNX Runtime throws: its own exception, and what its binding and the loading of its library end in. */
