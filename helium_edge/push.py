@@ -22,7 +22,7 @@ from helium_edge.progress import Progress
 
 APP_ID = "dev.heliumedge.app"
 ACTIVITY = f"{APP_ID}/.MainActivity"
-# Takes orders for a measurement; only the shell may start it.
+# Takes orders to load a bundle and to measure it; only the shell may start it.
 BENCHMARK_ACTIVITY = f"{APP_ID}/.BenchmarkOrders"
 # How long a fresh app may take to make its folder.
 _FOLDER_SECONDS = 5
@@ -322,4 +322,4 @@ def launch(adb: Adb, target: str) -> bool:
     if not adb.shell(f"pm path {APP_ID}").startswith("package:"):
         return False
     name = PurePosixPath(target).name
-    return "Error" not in adb.shell(f"am start -n {ACTIVITY} --es bundle {shlex.quote(name)}")
+    return "Error" not in adb.shell(f"am start -n {BENCHMARK_ACTIVITY} --es bundle {shlex.quote(name)}")
