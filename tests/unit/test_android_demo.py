@@ -62,14 +62,14 @@ def test_no_kotlin_file_is_long(path: Path) -> None:
 
 def test_the_app_may_keep_an_import_alive_and_nothing_else() -> None:
     asked = {element.attrib[f"{ANDROID}name"].rpartition(".")[2] for element in MANIFEST.iter("uses-permission")}
-    assert asked == {"FOREGROUND_SERVICE", "FOREGROUND_SERVICE_DATA_SYNC", "POST_NOTIFICATIONS"}
+    assert asked == {"FOREGROUND_SERVICE", "FOREGROUND_SERVICE_DATA_SYNC", "POST_NOTIFICATIONS", "WAKE_LOCK"}
 
 
-def test_only_the_shell_orders_benchmarks() -> None:
+def test_only_the_shell_gives_orders() -> None:
     alias = next(MANIFEST.iter("activity-alias"))
     assert alias.attrib[f"{ANDROID}permission"] == "android.permission.DUMP"
     assert f"{push.APP_ID}/{alias.attrib[f'{ANDROID}name']}" == push.BENCHMARK_ACTIVITY
-    code = (DEMO / "app/src/main/kotlin/dev/heliumedge/app/MainActivity.kt").read_text(encoding="utf-8")
+    code = (DEMO / "app/src/main/kotlin/dev/heliumedge/app/Order.kt").read_text(encoding="utf-8")
     assert f'"{push.BENCHMARK_ACTIVITY.replace("/", "")}"' in code
 
 
