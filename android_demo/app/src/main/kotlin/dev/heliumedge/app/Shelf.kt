@@ -32,7 +32,7 @@ class Shelf(private val bundles: File, private val caches: File) {
 
     /** Everything, bundles first. */
     fun list(): List<Stored> {
-        val folders = bundles.listFiles().orEmpty().filter { it.isDirectory && !it.name.endsWith(REPLACED) }
+        val folders = bundles.listFiles().orEmpty().filter { folder -> folder.isDirectory && GOING.none(folder.name::endsWith) }
         val kept = folders.map { Stored(if (isBundle(it)) Stored.Kind.BUNDLE else Stored.Kind.UNFINISHED, it.name.removeSuffix(PARTIAL), it, size(it)) }
         val owners = folders.filter(::isBundle).associate { cacheOf(it).name to it.name }
         val files = caches.listFiles().orEmpty().filter { it.isFile }
@@ -77,8 +77,8 @@ class Shelf(private val bundles: File, private val caches: File) {
     private companion object {
         const val CACHE_NAME = 16
 
-        // As BundleStore calls what is not yet, or no longer, a bundle.
+        // As BundleStore calls what is not yet a bundle, and what is one no longer, which it deletes by itself.
         const val PARTIAL = ".partial"
-        const val REPLACED = ".replaced"
+        val GOING = listOf(".replaced", ".deleted")
     }
 }

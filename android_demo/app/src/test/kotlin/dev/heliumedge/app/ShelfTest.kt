@@ -39,6 +39,7 @@ class ShelfTest {
         bundle("pushed", manifest = "")
         bundle("copied.partial")
         bundle("old.replaced")
+        bundle("older.deleted")
         File(bundles, "note.txt").writeText("x")
         cache(sha("a").take(16), 3)
         cache("0123456789abcdef", 4)
