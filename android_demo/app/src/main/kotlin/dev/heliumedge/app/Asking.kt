@@ -51,6 +51,7 @@ class Asking(private val activity: Activity, private val model: Model, private v
                 tell(model.loading.delete(question.stored))
             }
             is Question.EditSettings -> edit(question)
+            is Question.Told -> show(builder(question, R.string.close).setMessage(model.words.error(question.error)))
             is Question.Report -> report(question)
         }
     }
@@ -109,8 +110,8 @@ class Asking(private val activity: Activity, private val model: Model, private v
     }
 
     /** A dialog with a no, which a tap beside it or "back" is as well. */
-    private fun builder(question: Question) = AlertDialog.Builder(activity)
-        .setNegativeButton(R.string.cancel) { _, _ -> answer(question) {} }
+    private fun builder(question: Question, no: Int = R.string.cancel) = AlertDialog.Builder(activity)
+        .setNegativeButton(no) { _, _ -> answer(question) {} }
         .setOnCancelListener { answer(question) {} }
 
     private fun answer(question: Question, then: () -> Unit) {

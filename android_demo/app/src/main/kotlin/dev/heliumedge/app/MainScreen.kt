@@ -169,6 +169,8 @@ class MainScreen(private val activity: Activity, private val model: Model, pickF
     }
 
     override fun onError(error: HeliumException) {
+        // The output belongs to what runs.
+        if (error.said.phrase == Phrase.BUSY) return model.questions.ask(Question.Told(error))
         model.screen.stats(model.words.headline(error))
         model.screen.say(model.words.spoken(error))
         val folder = model.loading.tried

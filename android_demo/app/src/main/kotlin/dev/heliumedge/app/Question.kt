@@ -1,5 +1,6 @@
 package dev.heliumedge.app
 
+import dev.heliumedge.core.HeliumException
 import dev.heliumedge.core.NotEnoughMemoryException
 import java.io.File
 
@@ -22,6 +23,9 @@ sealed class Question {
 
     /** The settings, as texts of their fields. */
     class EditSettings(val draft: Draft) : Question()
+
+    /** Nothing but that something was not done, beside a text that goes on. */
+    class Told(val error: HeliumException) : Question()
 
     /** What is wrong with the answer that is shown. */
     class Report(val draft: Draft, val output: String, val answer: Answer?) : Question()
