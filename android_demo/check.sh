@@ -96,7 +96,9 @@ vectors=$!
 # Resources against the framework's own (of Android 10); code against stubs of the few classes that it touches.
 say "compile resources and stubs"
 aapt2 compile --dir app/src/main/res -o "$work/res.zip"
-sed 's,<manifest ,&package="dev.heliumedge.app" ,' app/src/main/AndroidManifest.xml >"$work/AndroidManifest.xml"
+# What Android 12 added to manifests is left out: these resources do not know it.
+sed 's,<manifest ,&package="dev.heliumedge.app" ,; /android:dataExtractionRules=/d' app/src/main/AndroidManifest.xml \
+    >"$work/AndroidManifest.xml"
 mkdir -p "$work/gen" "$work/flavours" "$out/android-stubs" "$out/ort-stubs" "$out/compile"
 aapt2 link -I /usr/share/android-framework-res/framework-res.apk --manifest "$work/AndroidManifest.xml" \
     --min-sdk-version 28 --target-sdk-version 29 --java "$work/gen" -o "$work/resources.apk" "$work/res.zip"

@@ -73,14 +73,14 @@ def test_the_app_may_keep_an_import_alive_and_nothing_else() -> None:
     # Those that archives bring: ONNX Runtime's, for its telemetry, from 1.29 on.
     assert removed == {"INTERNET", "ACCESS_NETWORK_STATE"}
     assert [element.get(f"{TOOLS}node") for element in MANIFEST.iter("provider")] == ["remove"]
-    assert asked == {"FOREGROUND_SERVICE", "FOREGROUND_SERVICE_DATA_SYNC", "POST_NOTIFICATIONS"}
+    assert asked == {"FOREGROUND_SERVICE", "FOREGROUND_SERVICE_DATA_SYNC", "POST_NOTIFICATIONS", "WAKE_LOCK"}
 
 
-def test_only_the_shell_orders_benchmarks() -> None:
+def test_only_the_shell_gives_orders() -> None:
     alias = next(MANIFEST.iter("activity-alias"))
     assert alias.attrib[f"{ANDROID}permission"] == "android.permission.DUMP"
     assert f"{push.APP_ID}/{alias.attrib[f'{ANDROID}name']}" == push.BENCHMARK_ACTIVITY
-    code = (DEMO / "app/src/main/kotlin/dev/heliumedge/app/MainActivity.kt").read_text(encoding="utf-8")
+    code = (DEMO / "app/src/main/kotlin/dev/heliumedge/app/Order.kt").read_text(encoding="utf-8")
     assert f'"{push.BENCHMARK_ACTIVITY.replace("/", "")}"' in code
 
 

@@ -3,6 +3,7 @@ package android.app;
 import android.content.ComponentCallbacks2;
 import android.content.Context;
 import android.content.Intent;
+import android.content.res.Configuration;
 import android.os.Bundle;
 import android.view.LayoutInflater;
 import android.view.View;
@@ -17,7 +18,11 @@ public class Activity extends Context implements ComponentCallbacks2 {
 
     protected void onStart() {}
 
+    protected void onResume() {}
+
     protected void onStop() {}
+
+    protected void onDestroy() {}
 
     public boolean isChangingConfigurations() { return false; }
 
@@ -30,6 +35,12 @@ public class Activity extends Context implements ComponentCallbacks2 {
 
     @Override
     public void onTrimMemory(int level) {}
+
+    @Override
+    public void onLowMemory() {}
+
+    @Override
+    public void onConfigurationChanged(Configuration newConfig) {}
 
     public void setContentView(int layoutResID) {}
 

@@ -25,6 +25,10 @@ public class AlertDialog {
 
         public Builder setNegativeButton(int textId, DialogInterface.OnClickListener listener) { return this; }
 
+        public Builder setNeutralButton(int textId, DialogInterface.OnClickListener listener) { return this; }
+
+        public Builder setOnCancelListener(DialogInterface.OnCancelListener onCancelListener) { return this; }
+
         public AlertDialog show() { return null; }
     }
 }

@@ -5,5 +5,7 @@ public class NotificationManager {
 
     public void createNotificationChannel(NotificationChannel channel) {}
 
+    public void cancel(int id) {}
+
     public void notify(int id, Notification notification) {}
 }

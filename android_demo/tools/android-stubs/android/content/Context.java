@@ -29,6 +29,8 @@ public abstract class Context {
 
     public ComponentName startForegroundService(Intent service) { return null; }
 
+    public void registerComponentCallbacks(ComponentCallbacks callback) {}
+
     public void startActivity(Intent intent) {}
 
     public final String getString(int resId) { return null; }

@@ -12,6 +12,10 @@ public class View {
 
     public void setOnClickListener(OnClickListener l) {}
 
+    public void setContentDescription(CharSequence contentDescription) {}
+
+    public CharSequence getContentDescription() { return null; }
+
     public void setVisibility(int visibility) {}
 
     public int getVisibility() { return 0; }

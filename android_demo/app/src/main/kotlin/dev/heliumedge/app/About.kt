@@ -2,10 +2,9 @@ package dev.heliumedge.app
 
 import android.content.Context
 import android.content.Intent
-import dev.heliumedge.core.LoadedBundle
 import dev.heliumedge.core.Manifest
 
-/** What the app says of itself and of the model, and the report of an answer. */
+/** What the app says of itself and of the model. */
 class About(private val context: Context) {
     /** The text of the page: whose the model is, under which licence, and that its texts may be wrong. */
     fun text(manifest: Manifest?): String {
@@ -16,12 +15,6 @@ class About(private val context: Context) {
             context.getString(R.string.about_model, manifest.name, manifest.source.checkpoint ?: unknown, manifest.source.license ?: unknown)
         }
         return "$model\n\n${context.getString(R.string.about_app)}"
-    }
-
-    /** A report of an answer: what was asked, what came, and of which model. */
-    fun report(bundle: LoadedBundle?, prompt: String, output: String): String {
-        val name = bundle?.let { "${it.manifest.name}, ${it.engineName}, ${it.bundle.manifestSha256()}" }.orEmpty()
-        return "$name\n\n$prompt\n\n$output"
     }
 
     companion object {

@@ -6,7 +6,6 @@ import android.view.View
 import android.widget.Button
 import android.widget.EditText
 import android.widget.TextView
-import dev.heliumedge.core.ChatLabels
 import dev.heliumedge.core.ChatSession
 import dev.heliumedge.core.ChatState
 
@@ -15,23 +14,17 @@ private const val SHOWN_CHARACTERS = 80
 
 /** The views of a conversation, shown in place of those of a text while there is one. */
 class ChatPanel(private val activity: Activity, private val chat: ChatState) {
-    /** Words of the screen around a conversation. */
-    fun labels() = ChatLabels(
-        activity.getString(R.string.speaker_system), activity.getString(R.string.speaker_user), activity.getString(R.string.speaker_model),
-    ) { activity.getString(R.string.forgotten, it) }
-
     /** The system message that is written. */
     val system: String get() = activity.findViewById<EditText>(R.id.system).text.toString()
 
-    /** Lets the user choose a message of theirs; [chosen] gets its place. */
-    fun chooseMessage(session: ChatSession, chosen: (turn: Int) -> Unit) {
+    /** A list of the user's messages; [chosen] gets the place of one. */
+    fun messages(session: ChatSession, chosen: (turn: Int) -> Unit): AlertDialog.Builder {
         // The last one first: it is the one that most are after.
         val places = session.editable.asReversed()
         val texts = places.map { session.turns[it].content.take(SHOWN_CHARACTERS) }
-        AlertDialog.Builder(activity)
+        return AlertDialog.Builder(activity)
             .setTitle(R.string.edit_which)
             .setItems(texts.toTypedArray<CharSequence>()) { _, index -> chosen(places[index]) }
-            .show()
     }
 
     /** Shows what belongs to a conversation, or hides it. */
@@ -46,6 +39,5 @@ class ChatPanel(private val activity: Activity, private val chat: ChatState) {
         edit.setText(if (current?.editing == null) R.string.edit else R.string.cancel_edit)
         activity.findViewById<TextView>(R.id.prompt).setHint(if (current == null) R.string.prompt_hint else R.string.message_hint)
         activity.findViewById<Button>(R.id.chat).setText(if (current == null) R.string.chat else R.string.continue_text)
-        if (current != null && !busy) activity.findViewById<Button>(R.id.run).setText(R.string.send)
     }
 }

@@ -1,7 +1,6 @@
 package dev.heliumedge.app
 
 import android.app.ActivityManager
-import android.app.ApplicationExitInfo
 import android.content.Context
 import android.os.Build
 import android.os.PowerManager
@@ -11,6 +10,9 @@ import android.system.OsConstants
 import dev.heliumedge.core.DeviceProbe
 import java.io.File
 import java.io.IOException
+
+/** As many as Android keeps. */
+private const val EXITS = 16
 
 /** What Android tells of the device. */
 class Device(private val context: Context) {
@@ -40,18 +42,10 @@ class Device(private val context: Context) {
     /** Memory that the app holds now. */
     fun residentBytes(): Long = DeviceProbe.residentBytes(pageSize = pageSize)
 
-    /** Why the process before this one ended, in the system's words; null where it does not tell. */
-    fun lastExit(): String? {
-        if (Build.VERSION.SDK_INT < Build.VERSION_CODES.R) return null
-        val exit = activities.getHistoricalProcessExitReasons(context.packageName, 0, 1).firstOrNull() ?: return null
-        return when (exit.reason) {
-            ApplicationExitInfo.REASON_LOW_MEMORY -> "REASON_LOW_MEMORY"
-            ApplicationExitInfo.REASON_SIGNALED -> "REASON_SIGNALED ${exit.status}"
-            ApplicationExitInfo.REASON_CRASH_NATIVE -> "REASON_CRASH_NATIVE"
-            ApplicationExitInfo.REASON_CRASH -> "REASON_CRASH"
-            ApplicationExitInfo.REASON_ANR -> "REASON_ANR"
-            else -> "${exit.reason}"
-        }
+    /** How the last processes of the app ended; empty before Android 11, which does not tell. */
+    fun exits(): List<Exit> {
+        if (Build.VERSION.SDK_INT < Build.VERSION_CODES.R) return emptyList()
+        return activities.getHistoricalProcessExitReasons(context.packageName, 0, EXITS).map { Exit(it.reason, it.status, it.timestamp) }
     }
 
     /** Facts for a benchmark's document. */

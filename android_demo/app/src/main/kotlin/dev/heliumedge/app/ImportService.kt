@@ -40,11 +40,17 @@ class ImportService : Service() {
 
     override fun onDestroy() {
         super.onDestroy()
-        running = null
+        if (running === this) running = null
+        // One that cannot be swiped away must not outlive its service.
+        manager.cancel(NOTE)
     }
 
     /** The system's time for such a service is up: the import goes on as long as the process is let live. */
-    override fun onTimeout(startId: Int, fgsType: Int) {
+    override fun onTimeout(startId: Int, fgsType: Int) = leave()
+
+    /** Ends it; nothing that is still on its way may show the notification again. */
+    private fun leave() {
+        running = null
         stopSelf()
     }
 
@@ -61,9 +67,9 @@ class ImportService : Service() {
         val app = PendingIntent.getActivity(this, 0, Intent(this, MainActivity::class.java), PendingIntent.FLAG_IMMUTABLE)
         return Notification.Builder(this, CHANNEL)
             .setSmallIcon(R.drawable.note)
-            .setContentTitle(getString(R.string.importing))
+            .setContentTitle(getString(if (loads) R.string.loading else R.string.importing))
             .setContentIntent(app)
-            .setProgress(100, percent, percent == 0)
+            .setProgress(100, percent, loads || percent == 0)
             .setOnlyAlertOnce(true)
             .setOngoing(true)
             .build()
@@ -74,6 +80,9 @@ class ImportService : Service() {
         private var wanted = false
         private var percent = 0
 
+        /** Whether all is copied, and what came is being loaded. */
+        private var loads = false
+
         /** The service once it is in front, until it ends. */
         private var running: ImportService? = null
 
@@ -81,6 +90,7 @@ class ImportService : Service() {
         fun begin(context: Context) {
             wanted = true
             percent = 0
+            loads = false
             start(context)
         }
 
@@ -92,13 +102,23 @@ class ImportService : Service() {
         /** Says how much is copied. */
         fun progress(copied: Int) {
             percent = copied
-            running?.let { it.manager.notify(NOTE, it.note(copied)) }
+            show()
+        }
+
+        /** Says that the copy is being loaded. */
+        fun loads() {
+            loads = true
+            show()
+        }
+
+        private fun show() {
+            running?.let { it.manager.notify(NOTE, it.note(percent)) }
         }
 
         /** Lets it go. */
         fun end() {
             wanted = false
-            running?.stopSelf()
+            running?.leave()
         }
 
         private fun start(context: Context) {

@@ -14,21 +14,37 @@ import dev.heliumedge.core.VerificationLog
 import java.io.File
 
 /**
- * The one model of the process, and what the screen shows of it. It outlives activities: a rotated, folded or translated
- * screen finds both as they were.
+ * The one model of the process, what it does, and what the screen shows of it. It outlives activities: a translated or
+ * darkened screen, and one that is opened anew, find all as it was.
  */
 class Model private constructor(context: Context) {
     /** What Android tells of the device. */
     val device = Device(context)
 
+    /** The settings. */
+    val settings = SettingsStore(context.getSharedPreferences("settings", Context.MODE_PRIVATE))
+
+    /** What is said, in the language of the moment. */
+    val words = Words(context, device::residentBytes)
+
+    private val note = File(context.filesDir, "loading.txt")
+
     /** Tells a load that ended the process from one that went well. */
-    val guard = CrashGuard(File(context.filesDir, "loading.txt"))
+    val guard = CrashGuard(note)
 
     /** The app's own folder on shared storage, where `helium-edge push` writes; without one, private storage. */
     val folder: File = context.getExternalFilesDir(null) ?: context.filesDir
 
+    private val bundles = File(folder, "bundles").apply { mkdirs() }
+
     /** The bundles in it. */
-    val store = BundleStore(File(folder, "bundles").apply { mkdirs() })
+    val store = BundleStore(bundles)
+
+    /** All that takes space. */
+    val shelf = Shelf(bundles, File(context.filesDir, "caches"))
+
+    /** Reports of answers. */
+    val reports = Reports(File(folder, "reports"))
 
     private val loader = BundleLoader(
         Engines.factories, SharedMemoryAllocator, guard, VerificationLog(File(context.filesDir, "verified.txt")), device::availableMemory,
@@ -45,8 +61,26 @@ class Model private constructor(context: Context) {
     /** What the screen shows. */
     val screen = ScreenText(main)
 
+    /** What the screen asks. */
+    val questions = Questions()
+
     /** The conversation with the loaded bundle, if there is one. */
     val chat = ChatState()
+
+    /** Opens bundles and frees them. */
+    val loading = Loading(context, this)
+
+    /** Copies bundles. */
+    val importing = Importing(context, this)
+
+    /** Texts, answers, labels. */
+    val texts = Texts(context, this)
+
+    /** Benchmarks. */
+    val measuring = Measuring(context, this)
+
+    /** Why the process ended that was loading the bundle which the [guard] suspects. */
+    fun exitReason(): ExitReason = ExitReason.of(device.exits(), note.lastModified())
 
     companion object {
         private var model: Model? = null
@@ -54,7 +88,11 @@ class Model private constructor(context: Context) {
         /** The model; the main thread alone asks for it. */
         fun of(context: Context): Model = model ?: run {
             Os.setenv("ORT_DISABLE_TELEMETRY", "1", false) // before ONNX Runtime is loaded
-            Model(context.applicationContext).also { model = it }
+            val app = context.applicationContext
+            Model(app).also {
+                model = it
+                app.registerComponentCallbacks(MemoryWatch({ it.importing.isRunning }, { it.session.observer != null }, it.loading::unload))
+            }
         }
     }
 }

@@ -23,11 +23,15 @@ class ScreenText(private val main: Handler) {
 
         /** A text for the input field. */
         fun draft(text: String)
+
+        /** What a screen reader says: a result, once, and not all that changes. */
+        fun say(text: String)
     }
 
     private var facts: String? = null
     private var stats = ""
     private var draft: String? = null
+    private var said: String? = null
     private val output = StringBuilder()
     private val fresh = StringBuilder()
     private var isPosted = false
@@ -36,8 +40,13 @@ class ScreenText(private val main: Handler) {
     /** The output. */
     val text: String get() = output.toString()
 
-    /** Shows everything on a screen, and from now on what changes. */
+    /** How the output was made; null where no model made it. */
+    var answer: Answer? = null
+
+    /** Shows everything on a screen, and from now on what changes. What the screen restores by itself it has restored before. */
     fun attach(screen: View) {
+        // A screen that only lost the focus shows it all, and what the user selected in it.
+        if (view === screen) return
         flush()
         view = screen
         facts?.let(screen::facts)
@@ -45,6 +54,8 @@ class ScreenText(private val main: Handler) {
         screen.output(text)
         draft?.let(screen::draft)
         draft = null
+        said?.let(screen::say)
+        said = null
     }
 
     /** The screen goes. */
@@ -64,8 +75,9 @@ class ScreenText(private val main: Handler) {
         view?.stats(text)
     }
 
-    /** See [View.output]. */
-    fun output(text: String) {
+    /** See [View.output]; [made] says how. */
+    fun output(text: String, made: Answer? = null) {
+        answer = made
         fresh.setLength(0)
         output.setLength(0)
         output.append(text)
@@ -85,6 +97,12 @@ class ScreenText(private val main: Handler) {
     fun draft(text: String) {
         val screen = view
         if (screen == null) draft = text else screen.draft(text)
+    }
+
+    /** See [View.say]; without a screen the last one waits for it. */
+    fun say(text: String) {
+        val screen = view
+        if (screen == null) said = text else screen.say(text)
     }
 
     private fun flush() {

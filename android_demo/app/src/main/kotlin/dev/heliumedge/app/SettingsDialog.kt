@@ -3,6 +3,7 @@ package dev.heliumedge.app
 import android.app.Activity
 import android.app.AlertDialog
 import android.content.DialogInterface
+import android.view.View
 import android.widget.ArrayAdapter
 import android.widget.EditText
 import android.widget.Spinner
@@ -11,38 +12,39 @@ import dev.heliumedge.core.InvalidRequestException
 import dev.heliumedge.core.Settings
 
 /** The settings in a dialog, which stays open with what was written while a value is out of range. */
-class SettingsDialog(private val activity: Activity, private val store: SettingsStore, private val words: Words) {
-    /** Shows it; [saved] is told whether the bundle has to be loaded again. */
-    fun show(saved: (reload: Boolean) -> Unit) {
-        val form = activity.layoutInflater.inflate(R.layout.dialog_settings, null)
-        val fields = FIELDS.mapValues { (_, id) -> form.findViewById<EditText>(id) }
-        fields.forEach { (key, field) -> field.setText(store.text(key)) }
-        val runtimes = listOf("") + Engines.factories.keys.map { it.id }
-        val runtime = form.findViewById<Spinner>(R.id.runtime)
-        runtime.adapter = ArrayAdapter(activity, android.R.layout.simple_spinner_dropdown_item, runtimes.map(::named).toTypedArray())
-        runtime.setSelection(maxOf(0, runtimes.indexOf(store.text("runtime"))))
-        val dialog = AlertDialog.Builder(activity)
-            .setTitle(R.string.settings)
-            .setView(form)
-            .setPositiveButton(R.string.save, null)
-            .setNegativeButton(R.string.cancel, null)
-            .show()
+class SettingsDialog(activity: Activity, private val store: SettingsStore, private val words: Words, private val draft: Draft) : Form {
+    override val view: View = activity.layoutInflater.inflate(R.layout.dialog_settings, null)
+    private val fields = FIELDS.mapValues { (_, id) -> view.findViewById<EditText>(id) }
+    private val runtimes = listOf("") + Engines.factories.keys.map { it.id }
+    private val runtime = view.findViewById<Spinner>(R.id.runtime)
+
+    init {
+        fields.forEach { (key, field) -> field.setText(draft.text(key)) }
+        val names = runtimes.map { it.ifEmpty { activity.getString(R.string.runtime_any) } }
+        runtime.adapter = ArrayAdapter(activity, android.R.layout.simple_spinner_dropdown_item, names.toTypedArray())
+        runtime.setSelection(maxOf(0, runtimes.indexOf(draft.text("runtime"))))
+    }
+
+    override fun keep() = texts().forEach(draft::write)
+
+    /** Lets a tap save; [saved] is told whether the bundle has to be loaded again. */
+    fun onSave(dialog: AlertDialog, saved: (reload: Boolean) -> Unit) {
         // Set now, or the button would close the dialog whatever is written in it.
         dialog.getButton(DialogInterface.BUTTON_POSITIVE).setOnClickListener {
             try {
                 val before = loading(store.load())
-                store.save(fields.mapValues { (_, field) -> field.text.toString() } + ("runtime" to runtimes[runtime.selectedItemPosition]))
+                store.save(texts())
                 dialog.dismiss()
                 saved(loading(store.load()) != before)
             } catch (error: InvalidRequestException) {
-                val problem = form.findViewById<TextView>(R.id.problem)
+                val problem = view.findViewById<TextView>(R.id.problem)
                 problem.text = "${words.say(error.said)}. ${words.say(error.remedy)}"
                 problem.requestFocus()
             }
         }
     }
 
-    private fun named(runtime: String): String = runtime.ifEmpty { activity.getString(R.string.runtime_any) }
+    private fun texts() = fields.mapValues { (_, field) -> field.text.toString() } + ("runtime" to runtimes[runtime.selectedItemPosition])
 
     /** What a loaded bundle and its memory depend on; everything else holds from the next text on. */
     private fun loading(settings: Settings) = listOf(settings.runtime, settings.threads, settings.contextTokens)

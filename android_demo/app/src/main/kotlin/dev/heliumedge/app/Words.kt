@@ -2,6 +2,7 @@ package dev.heliumedge.app
 
 import android.content.Context
 import dev.heliumedge.core.CacheFullException
+import dev.heliumedge.core.ChatLabels
 import dev.heliumedge.core.DamagedFileException
 import dev.heliumedge.core.EngineException
 import dev.heliumedge.core.GenerationStats
@@ -18,12 +19,15 @@ import dev.heliumedge.core.UnexpectedException
 import dev.heliumedge.core.WrongRuntimeException
 
 /** What the core finds, in the words of the user's language; what only helps to find a fault stays as the core has it. */
-class Words(private val context: Context, private val device: Device) {
+class Words(private val context: Context, private val residentBytes: () -> Long) {
     /** An error, what to do, and for one that nobody foresaw a report to copy. */
     fun error(error: HeliumException): String {
         val report = (error as? UnexpectedException)?.let { "\n\n${it.report}" }.orEmpty()
         return "${headline(error)}\n\n${say(error.said)}.\n\n${say(error.remedy)}$report"
     }
+
+    /** An error as it is read aloud. */
+    fun spoken(error: HeliumException): String = "${headline(error)}. ${say(error.said)}. ${say(error.remedy)}"
 
     /** A phrase in the user's language, or a detail as it is. */
     fun say(said: Said): String = said.phrase?.let { context.getString(textOf(it), *said.values.toTypedArray()) } ?: said.text
@@ -46,10 +50,13 @@ class Words(private val context: Context, private val device: Device) {
     fun stats(stats: GenerationStats): String {
         val line = context.getString(
             R.string.figures, stats.firstTokenNanos / 1e9, stats.prefillTokensPerSecond, stats.decodeTokensPerSecond, stats.newTokens,
-            MemoryEstimate.megabytes(device.residentBytes()),
+            MemoryEstimate.megabytes(residentBytes()),
         )
-        return stats.stopReason?.let { "$line ${context.getString(reason(it))}" } ?: line
+        return "$line ${ending(stats)}".trimEnd()
     }
+
+    /** Why a text ended; empty while it goes on. */
+    fun ending(stats: GenerationStats): String = stats.stopReason?.let { context.getString(reason(it)) }.orEmpty()
 
     private fun reason(reason: StopReason): Int = when (reason) {
         StopReason.EOS, StopReason.STOP_STRING -> R.string.end_model
@@ -62,4 +69,22 @@ class Words(private val context: Context, private val device: Device) {
     fun estimate(estimate: MemoryEstimate): String = context.getString(
         R.string.estimate, MemoryEstimate.megabytes(estimate.resident), estimate.contextTokens, MemoryEstimate.megabytes(estimate.mapped),
     )
+
+    /** Something stored, with its size. */
+    fun stored(stored: Stored): String {
+        val kind = when (stored.kind) {
+            Stored.Kind.BUNDLE -> R.string.stored_bundle
+            Stored.Kind.UNFINISHED -> R.string.stored_unfinished
+            Stored.Kind.CACHE -> R.string.stored_cache
+        }
+        return context.getString(kind, stored.name, MemoryEstimate.megabytes(stored.bytes))
+    }
+
+    /** Words of the screen around a conversation. They hold no screen: a conversation outlives many. */
+    fun labels() = ChatLabels(
+        context.getString(R.string.speaker_system), context.getString(R.string.speaker_user), context.getString(R.string.speaker_model),
+    ) { context.getString(R.string.forgotten, it) }
+
+    /** Tells one language from another. */
+    fun language(): String = "${context.getString(R.string.speaker_user)} ${context.getString(R.string.speaker_model)}"
 }

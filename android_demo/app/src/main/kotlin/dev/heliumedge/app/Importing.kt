@@ -1,0 +1,81 @@
+package dev.heliumedge.app
+
+import android.content.Context
+import dev.heliumedge.core.BundleImporter
+import dev.heliumedge.core.BundleSource
+import dev.heliumedge.core.StopSignal
+import java.io.File
+
+/** Copies a bundle and loads it; another app may be in front meanwhile, and the screen off. */
+class Importing(private val context: Context, private val model: Model) {
+    private val session = model.session
+    private val screen = model.screen
+
+    /** Whether a bundle is being copied, or loaded behind that: both go on in the background. */
+    @Volatile
+    var isRunning = false
+        private set
+
+    /**
+     * Begins an import.
+     *
+     * @param grant The right to read the source.
+     * @return False where there is work already, and nothing was done.
+     */
+    fun begin(source: BundleSource, grant: Hold): Boolean {
+        if (session.isBusy) return false
+        val awake = Awake(context)
+        val holds = Holds(listOf(grant, service, awake))
+        holds.take()
+        isRunning = true
+        screen.say(context.getString(R.string.importing))
+        val started = session.start { stop ->
+            try {
+                copy(source, stop, awake)?.let { use(it, stop) }
+            } finally {
+                isRunning = false
+                show { holds.release() }
+            }
+        }
+        if (!started) {
+            isRunning = false
+            holds.release()
+        }
+        return started
+    }
+
+    private fun copy(source: BundleSource, stop: StopSignal, awake: Awake): File? {
+        val copied = model.loading.progress(R.string.copied, stop) { percent ->
+            ImportService.progress(percent)
+            awake.renew()
+        }
+        return BundleImporter(model.store).import(source, { needed -> model.device.freeBytes(model.folder, needed) }, copied)
+    }
+
+    /**
+     * Loads the copy, where somebody waits for it. Otherwise the process would take gigabytes while nobody needs them,
+     * which is when the system ends processes, and the bundle would be blamed for it.
+     */
+    private fun use(folder: File, stop: StopSignal) {
+        model.settings.lastBundle = folder.name
+        val imported = context.getString(R.string.imported, folder.name)
+        show {
+            screen.stats(imported)
+            screen.say(imported)
+        }
+        if (session.observer != null) {
+            show { ImportService.loads() }
+            model.loading.load(folder, stop, model.settings.load(), anyway = false)
+        } else if (session.loaded == null) {
+            show { screen.facts(context.getString(R.string.last_bundle, folder.name)) }
+        }
+    }
+
+    private val service = object : Hold {
+        override fun take() = ImportService.begin(context)
+
+        override fun release() = ImportService.end()
+    }
+
+    private fun show(block: () -> Unit) = session.deliver(block)
+}

@@ -1,0 +1,161 @@
+package dev.heliumedge.app
+
+import android.content.Context
+import dev.heliumedge.core.LoadedBundle
+import dev.heliumedge.core.MemoryEstimate
+import dev.heliumedge.core.MissingFileException
+import dev.heliumedge.core.Phrase
+import dev.heliumedge.core.Settings
+import dev.heliumedge.core.StopSignal
+import java.io.File
+import kotlin.concurrent.thread
+
+/** Opens bundles and frees them, in the model's thread; it writes to the kept screen and knows no views. */
+class Loading(private val context: Context, private val model: Model) {
+    private val session = model.session
+    private val screen = model.screen
+
+    /** The bundle that was tried last. */
+    @Volatile
+    var tried: File? = null
+        private set
+
+    /** What the loaded bundle was loaded with: the stored settings may have changed since. */
+    @Volatile
+    var chosen: Settings? = null
+        private set
+
+    /** Says which bundle was loaded last, where none is now. */
+    fun offerLast() {
+        if (session.loaded != null || session.isBusy) return
+        val last = model.settings.lastBundle ?: return
+        // A look at the storage alone, which may be slow, and no work that an order would have to wait for.
+        thread(name = "helium-look") {
+            if (model.shelf.has(last)) show { if (session.loaded == null && !session.isBusy) screen.facts(said(last)) }
+        }
+    }
+
+    /** Opens a bundle by its name, as a computer asks for it; false where there is work already. */
+    fun order(name: String): Boolean = session.start { stop -> open(find(name), stop) }
+
+    /** Opens a bundle, unless it ended the app before: then the user is asked. False where there is work already. */
+    fun open(folder: File): Boolean = session.start { stop -> open(folder, stop) }
+
+    /** Loads a bundle that the user was warned of. */
+    fun openAnyway(folder: File, memory: Boolean): Boolean = session.start { stop ->
+        model.guard.forget()
+        load(folder, stop, model.settings.load(), anyway = memory)
+    }
+
+    /** A bundle by its name. */
+    fun find(name: String): File = model.store.bundle(name) ?: throw MissingFileException(Phrase.NO_FOLDER.with("bundles/$name"))
+
+    private fun open(folder: File, stop: StopSignal) {
+        if (model.guard.suspect() == folder.name) {
+            val question = Question.LoadSuspect(folder, model.exitReason())
+            show { model.questions.ask(question) }
+        } else {
+            load(folder, stop, model.settings.load(), anyway = false)
+        }
+    }
+
+    /**
+     * Loads a bundle, within work.
+     *
+     * @param quietly Nothing is read aloud: it is one load of many.
+     * @return Null when it was stopped.
+     */
+    fun load(folder: File, stop: StopSignal, wanted: Settings, anyway: Boolean, quietly: Boolean = false): LoadedBundle? {
+        tried = folder
+        val (bundle, estimate) = model.inspect(folder, wanted)
+        val name = bundle.manifest.name
+        val free = MemoryEstimate.megabytes(model.device.availableMemory())
+        show { screen.facts(context.getString(R.string.needs, name, model.words.estimate(estimate), free)) }
+        val checked = progress(R.string.checked, stop)
+        model.chat.pause()
+        val ready = session.load(folder, wanted, stop, anyway) { done, total ->
+            checked(done, total)
+            if (done == total) show { tell(context.getString(R.string.loading), quietly) }
+        } ?: return null
+        chosen = wanted
+        ready.decoder?.onChunk = { chunk, chunks -> if (chunks > 1) show { screen.stats(context.getString(R.string.chunk, chunk, chunks)) } }
+        model.texts.goOn(ready)
+        model.settings.lastBundle = folder.name
+        show {
+            screen.stats("")
+            val loaded = context.getString(R.string.loaded, name, ready.engineName, model.words.estimate(estimate))
+            screen.facts(loaded)
+            if (!quietly) screen.say(loaded)
+        }
+        return ready
+    }
+
+    /** Frees the model. */
+    fun unload() {
+        if (session.loaded == null && !session.isBusy) return
+        session.startNext { free() }
+    }
+
+    /** Frees the model, within work. */
+    fun free() {
+        model.chat.pause()
+        session.release()
+        chosen = null
+        val last = model.settings.lastBundle?.takeIf(model.shelf::has)
+        show { screen.facts(if (last == null) context.getString(R.string.no_bundle) else said(last)) }
+    }
+
+    /** Lists what is stored, and asks which bundle to open. */
+    fun choose(): Boolean = session.start {
+        val bundles = model.store.bundles().map { it.name }.sortedBy { it != model.settings.lastBundle }
+        val stored = model.shelf.list()
+        // In the order of the store, which also knows what it may not read.
+        val openable = bundles.mapNotNull { name -> stored.firstOrNull { it.kind == Stored.Kind.BUNDLE && it.file.name == name } }
+        show {
+            if (openable.isEmpty()) screen.output(context.getString(R.string.no_bundles_found))
+            when {
+                openable.isNotEmpty() -> model.questions.ask(Question.WhichBundle(openable))
+                stored.isNotEmpty() -> model.questions.ask(Question.WhichToDelete(stored))
+            }
+        }
+    }
+
+    /** Lists what is stored, and asks what to delete. */
+    fun chooseToDelete(): Boolean = session.start {
+        val stored = model.shelf.list()
+        show { if (stored.isNotEmpty()) model.questions.ask(Question.WhichToDelete(stored)) }
+    }
+
+    /** Deletes something; the loaded bundle is freed before. */
+    fun delete(stored: Stored): Boolean = session.start {
+        if (session.loaded?.bundle?.folder == stored.file) free()
+        model.shelf.delete(stored)
+        show { tell(context.getString(R.string.deleted, model.words.stored(stored))) }
+        if (session.loaded == null) free()
+    }
+
+    /** Says how far something is, for each percent; what it makes goes on as long as it is true. */
+    fun progress(verb: Int, stop: StopSignal, tell: (percent: Int) -> Unit = {}): (Long, Long) -> Boolean {
+        var shown = -1
+        return { done, total ->
+            val percent = if (total == 0L) 100 else (100 * done / total).toInt()
+            if (percent != shown) {
+                shown = percent
+                show {
+                    screen.stats(context.getString(verb, percent, MemoryEstimate.megabytes(total)))
+                    tell(percent)
+                }
+            }
+            !stop.isRequested
+        }
+    }
+
+    private fun said(last: String) = context.getString(R.string.last_bundle, last)
+
+    private fun tell(text: String, quietly: Boolean = false) {
+        screen.stats(text)
+        if (!quietly) screen.say(text)
+    }
+
+    private fun show(block: () -> Unit) = session.deliver(block)
+}

@@ -1,0 +1,76 @@
+package dev.heliumedge.app
+
+import dev.heliumedge.core.HeliumException
+import dev.heliumedge.core.NotEnoughMemoryException
+import java.io.File
+
+/** What the user is asked, and what they have written so far. */
+sealed class Question {
+    /** Whether to load what there is no memory for. */
+    class LoadAnyway(val bundle: File, val error: NotEnoughMemoryException) : Question()
+
+    /** Whether to load what ended the app before. */
+    class LoadSuspect(val bundle: File, val reason: ExitReason) : Question()
+
+    /** Which bundle to open. */
+    class WhichBundle(val bundles: List<Stored>) : Question()
+
+    /** What to delete. */
+    class WhichToDelete(val stored: List<Stored>) : Question()
+
+    /** Whether to delete it. */
+    class Delete(val stored: Stored) : Question()
+
+    /** The settings, as texts of their fields. */
+    class EditSettings(val draft: Draft) : Question()
+
+    /** Nothing but that something was not done, beside a text that goes on. */
+    class Told(val error: HeliumException) : Question()
+
+    /** What is wrong with the answer that is shown. */
+    class Report(val draft: Draft, val output: String, val answer: Answer?) : Question()
+}
+
+/** Texts of a form that is being filled in, by the names of its fields. */
+class Draft(private val before: (String) -> String) {
+    private val written = HashMap<String, String>()
+
+    /** What was written, or stood there before. */
+    fun text(field: String): String = written[field] ?: before(field)
+
+    /** Keeps what was written. */
+    fun write(field: String, text: String) {
+        written[field] = text
+    }
+}
+
+/** The question that waits for an answer; it outlives the dialog, which goes with its screen. The main thread alone touches it. */
+class Questions {
+    private var asker: ((Question) -> Unit)? = null
+
+    /** The question without an answer. */
+    var pending: Question? = null
+        private set
+
+    /** Asks on a screen from now on, first what has no answer yet. */
+    fun attach(screen: (Question) -> Unit) {
+        asker = screen
+        pending?.let(screen)
+    }
+
+    /** The screen goes; its question stays. */
+    fun detach(screen: (Question) -> Unit) {
+        if (asker === screen) asker = null
+    }
+
+    /** Asks, in place of what was asked before. */
+    fun ask(question: Question) {
+        pending = question
+        asker?.invoke(question)
+    }
+
+    /** It has an answer, be it no. */
+    fun answered(question: Question) {
+        if (pending === question) pending = null
+    }
+}
