@@ -102,6 +102,10 @@ sed 's,<manifest ,&package="dev.heliumedge.app" ,; /android:dataExtractionRules=
 mkdir -p "$work/gen" "$work/flavours" "$out/android-stubs" "$out/ort-stubs" "$out/compile"
 aapt2 link -I /usr/share/android-framework-res/framework-res.apk --manifest "$work/AndroidManifest.xml" \
     --min-sdk-version 28 --target-sdk-version 29 --java "$work/gen" -o "$work/resources.apk" "$work/res.zip"
+# What the Android plugin writes out of app/build.gradle.kts.
+version="$(sed -n 's/^executorch = //p' gradle/libs.versions.toml)"
+printf 'package dev.heliumedge.app;\n\npublic final class BuildConfig {\n  public static final String EXECUTORCH_VERSION = %s;\n}\n' \
+    "$version" >"$work/gen/BuildConfig.java"
 find tools/android-stubs "$work/gen" -name '*.java' >"$work/java.txt"
 javac -Xlint:-options --release 8 -d "$out/android-stubs" "@$work/java.txt"
 javac -Xlint:-options --release 8 -d "$out/ort-stubs" tools/sdk-stubs/onnxruntime/*.java

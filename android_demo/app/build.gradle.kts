@@ -14,6 +14,8 @@ android {
         targetSdk = libs.versions.targetSdk.get().toInt()
         versionCode = 1
         versionName = "0.1.0"
+        // ExecuTorch's binding does not tell its own version, and older ones cannot run newer programs.
+        buildConfigField("String", "EXECUTORCH_VERSION", "\"${libs.versions.executorch.get()}\"")
         ndk {
             abiFilters += listOf("arm64-v8a", "x86_64")
         }
@@ -36,6 +38,10 @@ android {
             // So that a minified build can be tried; a release is signed with a key of its own.
             signingConfig = signingConfigs.getByName("debug")
         }
+    }
+
+    buildFeatures {
+        buildConfig = true
     }
 
     androidResources {

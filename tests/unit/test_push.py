@@ -100,7 +100,7 @@ def test_a_bundle_arrives_whole_and_the_app_opens(
     log = (tmp_path / "adb.log").read_text().splitlines()
     sent = [line for line in log if " exec-in " in line]
     assert MANIFEST_NAME in sent[-1]
-    assert f"am start -n {transfer.ACTIVITY} --es bundle tiny" in log[-1]
+    assert f"am start -n {transfer.BENCHMARK_ACTIVITY} --es bundle tiny" in log[-1]
 
 
 def test_the_app_makes_its_folder_before_the_first_bundle(

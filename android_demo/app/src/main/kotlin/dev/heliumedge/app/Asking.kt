@@ -3,6 +3,7 @@ package dev.heliumedge.app
 import android.app.Activity
 import android.app.AlertDialog
 import android.content.Intent
+import dev.heliumedge.core.StoredItem
 
 /**
  * Asks what waits for an answer, in dialogs. A dialog goes with its screen; the question is then asked again on the next
@@ -60,15 +61,15 @@ class Asking(private val activity: Activity, private val model: Model, private v
         "${activity.getString(R.string.suspect, question.bundle.name)} ${activity.getString(question.reason.text)}"
 
     private fun open(question: Question.WhichBundle) {
-        val builder = chooser(question, R.string.open, question.bundles) { tell(model.loading.open(it.file)) }
+        val builder = chooser(question, R.string.open, question.bundles) { tell(model.loading.open(it.name)) }
         show(builder.setNeutralButton(R.string.delete) { _, _ -> answer(question) { tell(model.loading.chooseToDelete()) } })
     }
 
-    private fun choose(question: Question, title: Int, stored: List<Stored>, chosen: (Stored) -> Unit) {
+    private fun choose(question: Question, title: Int, stored: List<StoredItem>, chosen: (StoredItem) -> Unit) {
         show(chooser(question, title, stored, chosen))
     }
 
-    private fun chooser(question: Question, title: Int, stored: List<Stored>, chosen: (Stored) -> Unit): AlertDialog.Builder =
+    private fun chooser(question: Question, title: Int, stored: List<StoredItem>, chosen: (StoredItem) -> Unit): AlertDialog.Builder =
         builder(question)
             .setTitle(title)
             .setItems(stored.map(model.words::stored).toTypedArray<CharSequence>()) { _, index -> answer(question) { chosen(stored[index]) } }

@@ -48,12 +48,11 @@ class Device(private val context: Context) {
         return activities.getHistoricalProcessExitReasons(context.packageName, 0, EXITS).map { Exit(it.reason, it.status, it.timestamp) }
     }
 
-    /** Facts for a benchmark's document. */
-    fun facts(threads: Int): Map<String, Any?> = mapOf(
+    /** Facts for a benchmark's document; the threads are those of the bundle. */
+    fun facts(): Map<String, Any?> = mapOf(
         "device" to "${Build.MANUFACTURER} ${Build.MODEL}",
         "android" to Build.VERSION.RELEASE,
         "abi" to Build.SUPPORTED_ABIS.firstOrNull(),
-        "threads" to threads,
         "resident_bytes" to residentBytes(),
         "thermal_status" to thermalStatus(),
     )

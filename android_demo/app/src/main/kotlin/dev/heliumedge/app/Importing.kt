@@ -49,7 +49,7 @@ class Importing(private val context: Context, private val model: Model) {
             ImportService.progress(percent)
             awake.renew()
         }
-        return BundleImporter(model.store).import(source, { needed -> model.device.freeBytes(model.folder, needed) }, copied)
+        return BundleImporter(model.store, model.verified, model.loader::check).import(source, { needed -> model.device.freeBytes(model.folder, needed) }, copied)
     }
 
     /**

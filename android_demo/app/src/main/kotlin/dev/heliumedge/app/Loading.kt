@@ -7,6 +7,9 @@ import dev.heliumedge.core.MissingFileException
 import dev.heliumedge.core.Phrase
 import dev.heliumedge.core.Settings
 import dev.heliumedge.core.StopSignal
+import dev.heliumedge.core.StorageException
+import dev.heliumedge.core.StoredItem
+import dev.heliumedge.core.StoredKind
 import java.io.File
 import kotlin.concurrent.thread
 
@@ -20,23 +23,18 @@ class Loading(private val context: Context, private val model: Model) {
     var tried: File? = null
         private set
 
-    /** What the loaded bundle was loaded with: the stored settings may have changed since. */
-    @Volatile
-    var chosen: Settings? = null
-        private set
-
     /** Says which bundle was loaded last, where none is now. */
     fun offerLast() {
         if (session.loaded != null || session.isBusy) return
         val last = model.settings.lastBundle ?: return
         // A look at the storage alone, which may be slow, and no work that an order would have to wait for.
         thread(name = "helium-look") {
-            if (model.shelf.has(last)) show { if (session.loaded == null && !session.isBusy) screen.facts(said(last)) }
+            if (isThere(last)) show { if (session.loaded == null && !session.isBusy) screen.facts(said(last)) }
         }
     }
 
-    /** Opens a bundle by its name, as a computer asks for it; false where there is work already. */
-    fun order(name: String): Boolean = session.start { stop -> open(find(name), stop) }
+    /** Opens a bundle by its name, as a list or a computer asks for it; false where there is work already. */
+    fun open(name: String): Boolean = session.start { stop -> open(find(name), stop) }
 
     /** Opens a bundle, unless it ended the app before: then the user is asked. False where there is work already. */
     fun open(folder: File): Boolean = session.start { stop -> open(folder, stop) }
@@ -67,7 +65,7 @@ class Loading(private val context: Context, private val model: Model) {
      */
     fun load(folder: File, stop: StopSignal, wanted: Settings, anyway: Boolean, quietly: Boolean = false): LoadedBundle? {
         tried = folder
-        val (bundle, estimate) = model.inspect(folder, wanted)
+        val (bundle, estimate) = model.loader.inspect(folder, wanted)
         val name = bundle.manifest.name
         val free = MemoryEstimate.megabytes(model.device.availableMemory())
         show { screen.facts(context.getString(R.string.needs, name, model.words.estimate(estimate), free)) }
@@ -77,7 +75,6 @@ class Loading(private val context: Context, private val model: Model) {
             checked(done, total)
             if (done == total) show { tell(context.getString(R.string.loading), quietly) }
         } ?: return null
-        chosen = wanted
         ready.decoder?.onChunk = { chunk, chunks -> if (chunks > 1) show { screen.stats(context.getString(R.string.chunk, chunk, chunks)) } }
         model.texts.goOn(ready)
         model.settings.lastBundle = folder.name
@@ -100,17 +97,14 @@ class Loading(private val context: Context, private val model: Model) {
     fun free() {
         model.chat.pause()
         session.release()
-        chosen = null
-        val last = model.settings.lastBundle?.takeIf(model.shelf::has)
+        val last = model.settings.lastBundle?.takeIf(::isThere)
         show { screen.facts(if (last == null) context.getString(R.string.no_bundle) else said(last)) }
     }
 
     /** Lists what is stored, and asks which bundle to open. */
     fun choose(): Boolean = session.start {
-        val bundles = model.store.bundles().map { it.name }.sortedBy { it != model.settings.lastBundle }
-        val stored = model.shelf.list()
-        // In the order of the store, which also knows what it may not read.
-        val openable = bundles.mapNotNull { name -> stored.firstOrNull { it.kind == Stored.Kind.BUNDLE && it.file.name == name } }
+        val stored = model.storage.items()
+        val openable = stored.filter { it.kind == StoredKind.BUNDLE }.sortedBy { it.name != model.settings.lastBundle }
         show {
             if (openable.isEmpty()) screen.output(context.getString(R.string.no_bundles_found))
             when {
@@ -122,14 +116,17 @@ class Loading(private val context: Context, private val model: Model) {
 
     /** Lists what is stored, and asks what to delete. */
     fun chooseToDelete(): Boolean = session.start {
-        val stored = model.shelf.list()
+        val stored = model.storage.items()
         show { if (stored.isNotEmpty()) model.questions.ask(Question.WhichToDelete(stored)) }
     }
 
-    /** Deletes something; the loaded bundle is freed before. */
-    fun delete(stored: Stored): Boolean = session.start {
-        if (session.loaded?.bundle?.folder == stored.file) free()
-        model.shelf.delete(stored)
+    /** Deletes something, and with a bundle the cache that is of no use without it; the loaded bundle is freed before. */
+    fun delete(stored: StoredItem): Boolean = session.start {
+        if (stored.kind == StoredKind.BUNDLE) {
+            if (session.loaded?.bundle?.folder?.name == stored.name) free()
+            model.storage.items().filter { it.kind == StoredKind.KEPT_CACHE && it.name == stored.name }.forEach(model.storage::delete)
+        }
+        model.storage.delete(stored)
         show { tell(context.getString(R.string.deleted, model.words.stored(stored))) }
         if (session.loaded == null) free()
     }
@@ -148,6 +145,13 @@ class Loading(private val context: Context, private val model: Model) {
             }
             !stop.isRequested
         }
+    }
+
+    /** Whether there is a bundle; one that may not be read is said when it is opened. */
+    private fun isThere(name: String): Boolean = try {
+        model.store.bundle(name) != null
+    } catch (_: StorageException) {
+        false
     }
 
     private fun said(last: String) = context.getString(R.string.last_bundle, last)

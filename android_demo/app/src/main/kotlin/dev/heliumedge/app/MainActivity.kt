@@ -85,7 +85,7 @@ class MainActivity : Activity() {
             val again = intent.flags and Intent.FLAG_ACTIVITY_LAUNCHED_FROM_HISTORY != 0
             when (val order = Order.of(intent.component?.className, again) { name -> intent.getStringExtra(name) }) {
                 is Order.Look -> model.loading.offerLast()
-                is Order.Open -> if (!model.loading.order(order.bundle)) throw busy()
+                is Order.Open -> if (!model.loading.open(order.bundle)) throw busy()
                 is Order.Measure -> model.measuring.measure(order) { name -> intent.getStringExtra(name) }
             }
         }

@@ -6,11 +6,13 @@ import dev.heliumedge.core.BenchmarkPlan
 import dev.heliumedge.core.BenchmarkRequest
 import dev.heliumedge.core.DeviceProbe
 import dev.heliumedge.core.InvalidRequestException
+import dev.heliumedge.core.LoadedBundle
 import dev.heliumedge.core.Phrase
 import dev.heliumedge.core.RemoteBenchmark
 import dev.heliumedge.core.Settings
 import dev.heliumedge.core.StopSignal
 import dev.heliumedge.core.SustainedBenchmark
+import dev.heliumedge.core.ThreadSweep
 import java.io.File
 
 private const val WINDOWS = 30
@@ -23,36 +25,23 @@ class Measuring(private val context: Context, private val model: Model) {
 
     /** Measures each number of threads, keeps the best one, and measures that one in full; false where there is work already. */
     fun benchmark(): Boolean = session.start { stop ->
-        val folder = session.ready().bundle.folder
-        val chosen = model.settings.load()
-        val search = ThreadSearch(
-            load = { threads ->
-                show { screen.stats(context.getString(R.string.trying, threads)) }
-                loading.load(folder, stop, chosen.copy(threads = threads), anyway = true, quietly = true) != null
-            },
-            speed = { speed(chosen, stop) },
-            leave = { threads -> leave(folder, chosen.copy(threads = threads)) },
-        )
-        val best = search.best(loading.chosen?.threads ?: chosen.threads, DeviceProbe.threadsToTry()) ?: return@start
-        model.settings.save("threads", best.toString())
-        val ready = session.loaded ?: return@start
-        val plan = BenchmarkPlan.fitting(chosen.contextOf(ready.manifest))
+        val best = ThreadSweep(session) { folder, wanted, signal -> load(folder, wanted, signal) }.run(DeviceProbe.threadsToTry(), stop) { threads ->
+            show { screen.stats(context.getString(R.string.trying, threads)) }
+        } ?: return@start
+        model.settings.save("threads", best.threads.toString())
+        val ready = session.ready()
+        val plan = BenchmarkPlan.fitting(ready.settings.contextOf(ready.manifest))
         val report = Benchmark(ready.decoder ?: return@start).run(plan, stop) { repeat ->
             show { screen.stats(context.getString(R.string.repeat, repeat, plan.repeats)) }
         } ?: return@start
-        result(report.toJson(ready.manifest, ready.engineName, model.device.facts(best)))
+        result(report.toJson(ready, model.device.facts()))
     }
 
-    private fun speed(chosen: Settings, stop: StopSignal): Double? {
-        val ready = session.ready()
-        val plan = BenchmarkPlan.fitting(minOf(96, chosen.contextOf(ready.manifest)), repeats = 2)
-        return Benchmark(ready.decoder ?: return null).run(plan, stop)?.decode?.mean
-    }
-
-    /** Also when the search was stopped, which the load of what there was before does not heed; without a screen it is freed. */
-    private fun leave(folder: File, wanted: Settings) {
-        if (session.loaded != null && loading.chosen?.threads == wanted.threads) return
-        if (session.observer == null) loading.free() else loading.load(folder, StopSignal(), wanted, anyway = true, quietly = true)
+    /** What a sweep loads; behind a stopped one nobody may look any more, and then gigabytes are not loaded again. */
+    private fun load(folder: File, wanted: Settings, stop: StopSignal): LoadedBundle? {
+        if (session.observer != null) return loading.load(folder, stop, wanted, anyway = true, quietly = true)
+        loading.free()
+        return null
     }
 
     /** Decodes for five minutes, with how hot the device gets; false where there is work already. */
@@ -62,7 +51,7 @@ class Measuring(private val context: Context, private val model: Model) {
         val report = SustainedBenchmark(decoder, thermal = model.device::thermalStatus).run(windows = WINDOWS, stop = stop) { window ->
             show { screen.stats(context.getString(R.string.repeat, window, WINDOWS)) }
         } ?: return@start
-        result(report.toJson(ready.manifest, ready.engineName, model.device.facts(loading.chosen?.threads ?: 0)))
+        result(report.toJson(ready, model.device.facts()))
     }
 
     /**
@@ -88,7 +77,7 @@ class Measuring(private val context: Context, private val model: Model) {
         // It fills the cache: memory is asked for as if the longest conversation came.
         val chosen = stored.copy(threads = if (request.threads == 0) stored.threads else request.threads, contextTokens = 0)
         val ready = loading.load(loading.find(bundle), stop, chosen, anyway = false, quietly = true) ?: return null
-        return RemoteBenchmark(residentBytes = model.device::residentBytes).run(ready, request, model.device.facts(chosen.threads), stop) { round ->
+        return RemoteBenchmark(residentBytes = model.device::residentBytes).run(ready, request, model.device.facts(), stop) { round ->
             show { screen.stats(context.getString(R.string.repeat, round + 1, request.warmup + request.repeats)) }
         }
     }

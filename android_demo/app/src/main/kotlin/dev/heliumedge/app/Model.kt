@@ -10,8 +10,10 @@ import dev.heliumedge.core.BundleStore
 import dev.heliumedge.core.ChatState
 import dev.heliumedge.core.CrashGuard
 import dev.heliumedge.core.HeliumSession
+import dev.heliumedge.core.Storage
 import dev.heliumedge.core.VerificationLog
 import java.io.File
+import kotlin.concurrent.thread
 
 /**
  * The one model of the process, what it does, and what the screen shows of it. It outlives activities: a translated or
@@ -35,23 +37,20 @@ class Model private constructor(context: Context) {
     /** The app's own folder on shared storage, where `helium-edge push` writes; without one, private storage. */
     val folder: File = context.getExternalFilesDir(null) ?: context.filesDir
 
-    private val bundles = File(folder, "bundles").apply { mkdirs() }
-
     /** The bundles in it. */
-    val store = BundleStore(bundles)
+    val store = BundleStore(File(folder, "bundles").apply { mkdirs() })
 
     /** All that takes space. */
-    val shelf = Shelf(bundles, File(context.filesDir, "caches"))
+    val storage = Storage(store, File(context.filesDir, "caches"))
 
     /** Reports of answers. */
     val reports = Reports(File(folder, "reports"))
 
-    private val loader = BundleLoader(
-        Engines.factories, SharedMemoryAllocator, guard, VerificationLog(File(context.filesDir, "verified.txt")), device::availableMemory,
-    )
+    /** Which files were found right: an import tells it, so that the load behind it reads nothing again. */
+    val verified = VerificationLog(File(context.filesDir, "verified.txt"))
 
-    /** Checks a bundle before it is loaded. */
-    val inspect = loader::inspect
+    /** Checks bundles before they are copied or loaded. */
+    val loader = BundleLoader(Engines.factories, SharedMemoryAllocator, guard, verified, device::availableMemory)
 
     private val main = Handler(Looper.getMainLooper())
 
@@ -66,6 +65,11 @@ class Model private constructor(context: Context) {
 
     /** The conversation with the loaded bundle, if there is one. */
     val chat = ChatState()
+
+    init {
+        // What a killed import or deletion left may be gigabytes; an import ends it as well.
+        thread(name = "recover", isDaemon = true) { runCatching { store.recover() } }
+    }
 
     /** Opens bundles and frees them. */
     val loading = Loading(context, this)

@@ -2,6 +2,7 @@ package dev.heliumedge.app
 
 import dev.heliumedge.core.HeliumException
 import dev.heliumedge.core.NotEnoughMemoryException
+import dev.heliumedge.core.StoredItem
 import java.io.File
 
 /** What the user is asked, and what they have written so far. */
@@ -13,13 +14,13 @@ sealed class Question {
     class LoadSuspect(val bundle: File, val reason: ExitReason) : Question()
 
     /** Which bundle to open. */
-    class WhichBundle(val bundles: List<Stored>) : Question()
+    class WhichBundle(val bundles: List<StoredItem>) : Question()
 
     /** What to delete. */
-    class WhichToDelete(val stored: List<Stored>) : Question()
+    class WhichToDelete(val stored: List<StoredItem>) : Question()
 
     /** Whether to delete it. */
-    class Delete(val stored: Stored) : Question()
+    class Delete(val stored: StoredItem) : Question()
 
     /** The settings, as texts of their fields. */
     class EditSettings(val draft: Draft) : Question()

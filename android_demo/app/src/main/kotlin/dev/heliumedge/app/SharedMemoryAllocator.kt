@@ -4,6 +4,7 @@ import android.os.SharedMemory
 import android.system.ErrnoException
 import dev.heliumedge.core.BufferAllocator
 import dev.heliumedge.core.NotEnoughMemoryException
+import dev.heliumedge.core.Phrase
 import java.nio.ByteBuffer
 import java.nio.ByteOrder
 
@@ -19,7 +20,7 @@ object SharedMemoryAllocator : BufferAllocator {
         memory.close()
         buffer
     } catch (error: ErrnoException) {
-        throw NotEnoughMemoryException("no memory for a buffer of $bytes bytes (${error.message})")
+        throw NotEnoughMemoryException(Phrase.NO_BUFFER.with(bytes, error.message.orEmpty()))
     }
 
     // Without this the pages would stay until the garbage collector looks at the few bytes of the buffer's object.

@@ -9,7 +9,6 @@ import dev.heliumedge.core.GenerationStats
 import dev.heliumedge.core.LoadedBundle
 import dev.heliumedge.core.SelfTest
 import dev.heliumedge.core.Settings
-import java.io.File
 import java.util.Locale
 
 private const val SHOWN_LABELS = 5
@@ -132,18 +131,16 @@ class Texts(private val context: Context, private val model: Model) {
     /** Keeps what the cache holds, for a later start. */
     fun saveCache(): Boolean = session.start {
         val ready = session.ready()
-        val tokens = ready.saveCache(cacheFile(ready).apply { parentFile!!.mkdirs() })
+        val tokens = ready.saveCache(model.storage.cacheOf(ready.bundle))
         tell(context.getString(R.string.cache_saved, tokens))
     }
 
     /** Takes what was kept: a text or a conversation that begins with it starts at once. */
     fun loadCache(): Boolean = session.start {
         val ready = session.ready()
-        val tokens = ready.loadCache(cacheFile(ready))
+        val tokens = ready.loadCache(model.storage.cacheOf(ready.bundle))
         tell(context.getString(R.string.cache_loaded, tokens))
     }
-
-    private fun cacheFile(ready: LoadedBundle): File = model.shelf.cacheOf(ready.bundle.manifestSha256())
 
     private fun result(text: String) = show {
         screen.output(text)

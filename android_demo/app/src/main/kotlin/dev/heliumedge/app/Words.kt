@@ -15,6 +15,8 @@ import dev.heliumedge.core.NotEnoughMemoryException
 import dev.heliumedge.core.Said
 import dev.heliumedge.core.StopReason
 import dev.heliumedge.core.StorageException
+import dev.heliumedge.core.StoredItem
+import dev.heliumedge.core.StoredKind
 import dev.heliumedge.core.UnexpectedException
 import dev.heliumedge.core.WrongRuntimeException
 
@@ -71,11 +73,11 @@ class Words(private val context: Context, private val residentBytes: () -> Long)
     )
 
     /** Something stored, with its size. */
-    fun stored(stored: Stored): String {
+    fun stored(stored: StoredItem): String {
         val kind = when (stored.kind) {
-            Stored.Kind.BUNDLE -> R.string.stored_bundle
-            Stored.Kind.UNFINISHED -> R.string.stored_unfinished
-            Stored.Kind.CACHE -> R.string.stored_cache
+            StoredKind.BUNDLE -> R.string.stored_bundle
+            StoredKind.ABANDONED_IMPORT -> R.string.stored_unfinished
+            StoredKind.KEPT_CACHE -> R.string.stored_cache
         }
         return context.getString(kind, stored.name, MemoryEstimate.megabytes(stored.bytes))
     }

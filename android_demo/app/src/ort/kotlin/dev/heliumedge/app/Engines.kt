@@ -2,12 +2,11 @@ package dev.heliumedge.app
 
 import dev.heliumedge.core.EngineFactory
 import dev.heliumedge.core.Runtime
-import dev.heliumedge.ort.OrtGraphEngine
-import dev.heliumedge.ort.OrtOptions
+import dev.heliumedge.ort.OrtEngineFactory
 
 /** The runtimes of this flavour. */
 object Engines {
     val factories: Map<Runtime, EngineFactory> = mapOf(
-        Runtime.ONNX to EngineFactory { bundle, threads, allocator -> OrtGraphEngine(bundle, OrtOptions(threads), allocator) },
+        Runtime.ONNX to OrtEngineFactory(),
     )
 }

@@ -33,7 +33,7 @@ class QuestionsTest {
     fun `an answer ends it, but no later question`() {
         questions.attach(screen)
         questions.ask(question)
-        val later = Question.Delete(Stored(Stored.Kind.BUNDLE, "tiny", java.io.File("tiny"), 5))
+        val later = Question.WhichToDelete(emptyList())
         questions.ask(later)
         questions.answered(question)
         assertSame(later, questions.pending)

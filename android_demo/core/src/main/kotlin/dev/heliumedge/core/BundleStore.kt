@@ -5,7 +5,8 @@ import java.io.FileOutputStream
 import java.io.IOException
 import java.util.UUID
 
-private const val PARTIAL = ".partial"
+/** Behind the name of a bundle that an import collects. */
+internal const val PARTIAL = ".partial"
 private const val REPLACED = ".replaced"
 private const val DELETED = ".deleted"
 
@@ -34,9 +35,14 @@ public class BundleStore(private val folder: File) {
     /** A bundle by the name of its folder; null where there is none. Any text may be asked for. */
     public fun bundle(name: String): File? = bundles().firstOrNull { it.name == name }
 
-    /** What imports left that were cut off, and that nobody continues now; the next import of the same bundle would. */
+    /**
+     * What imports and pushes left that were cut off, and that no import continues now; the next one of the same bundle
+     * would. A push sends the manifest last, and one that runs looks the same.
+     */
     public fun abandoned(): List<File> = synchronized(RENAMES) {
-        folder.listFiles().orEmpty().filter { it.name.endsWith(PARTIAL) && it.name.removeSuffix(PARTIAL) !in importing }.sortedBy { it.name }
+        folder.listFiles().orEmpty().filter {
+            if (it.name.endsWith(PARTIAL)) it.name.removeSuffix(PARTIAL) !in importing else !isInternal(it) && it.isDirectory && !File(it, MANIFEST_NAME).isFile
+        }.sortedBy { it.name }
     }
 
     /**

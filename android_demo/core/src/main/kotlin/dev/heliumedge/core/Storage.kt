@@ -10,7 +10,7 @@ public enum class StoredKind {
     /** A whole bundle. */
     BUNDLE,
 
-    /** What an import left that was cut off. */
+    /** What an import or a push left that was cut off. */
     ABANDONED_IMPORT,
 
     /** A prompt cache that was kept. */
@@ -33,7 +33,7 @@ public class StoredItem internal constructor(public val kind: StoredKind, public
  */
 public class Storage(private val store: BundleStore, private val caches: File) {
     /**
-     * Bundles, then what imports left, then kept caches, each by name.
+     * Bundles, then what imports and pushes left, then kept caches, each by name.
      *
      * @throws StorageException A folder or a manifest cannot be read.
      */
@@ -42,7 +42,7 @@ public class Storage(private val store: BundleStore, private val caches: File) {
         val owners = bundles.associateBy({ cacheName(sha256(File(it, MANIFEST_NAME)) { true }.orEmpty()) }, { it.name })
         val kept = caches.listFiles().orEmpty().filter { it.isFile }
         return bundles.map { StoredItem(StoredKind.BUNDLE, it.name, bytesOf(it), it) } +
-            store.abandoned().map { StoredItem(StoredKind.ABANDONED_IMPORT, it.nameWithoutExtension, bytesOf(it), it) } +
+            store.abandoned().map { StoredItem(StoredKind.ABANDONED_IMPORT, it.name.removeSuffix(PARTIAL), bytesOf(it), it) } +
             kept.map { StoredItem(StoredKind.KEPT_CACHE, owners[it.name] ?: it.name, bytesOf(it), it) }.sortedBy { it.name }
     }
 

@@ -95,6 +95,17 @@ class BundleStoreTest {
     }
 
     @Test
+    fun `a push that was cut off is no bundle, and may go`() {
+        File(folder, "tiny-v1.2/tokenizer").mkdirs()
+        File(folder, "tiny-v1.2/weights.bin.part").writeBytes(ByteArray(9))
+        assertEquals(emptyList<File>(), store.bundles())
+        val item = storage.items().single()
+        assertEquals(listOf(StoredKind.ABANDONED_IMPORT, "tiny-v1.2", 9L), listOf(item.kind, item.name, item.bytes))
+        storage.delete(item)
+        assertEquals(emptyList<String>(), folder.list()!!.toList())
+    }
+
+    @Test
     fun `a deletion that was killed is no bundle, and ends at the next chance`() {
         val trash = File(folder, "0-1.deleted").apply { mkdirs() }
         bundle.copyRecursively(trash, overwrite = true)
