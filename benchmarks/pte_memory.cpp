@@ -67,6 +67,8 @@ int main(int argc, char** argv) try {
     const auto meta = program.method_meta(method);
     check(meta.error(), method);
     std::vector<EValue> inputs;
+    for (size_t i = 0; i < meta->num_outputs(); ++i)
+      if (!meta->output_tensor_meta(i)->is_memory_planned()) throw std::runtime_error("export the bundle again");
     for (size_t i = 0; i < meta->num_inputs(); ++i) inputs.push_back(zeros(*meta->input_tensor_meta(i)));
     check(program.execute(method, inputs).error(), method);
   }

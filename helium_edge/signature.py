@@ -8,7 +8,8 @@ Hkv key-value heads, D head_dim, V vocabulary, C hidden_size, L labels, R rows o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -38,6 +39,7 @@ SYMBOLIC_TOTAL = "total"
 """Name of the symbolic mask length in the onnxruntime-genai graph."""
 
 Dim = int | str
+_WIDTHS = {"float32": 4, "float16": 2, "int8": 1}
 
 
 def free_shape(role: str, shape: Sequence[Dim]) -> list[Dim]:
@@ -103,8 +105,7 @@ class CacheSpec:
     @property
     def bytes_per_token(self) -> int:
         """Bytes that one token occupies over all layers, keys and values."""
-        width = {"float32": 4, "float16": 2, "int8": 1}[self.dtype]
-        return 2 * self.layers * self.num_key_value_heads * self.head_dim * width
+        return 2 * self.layers * self.num_key_value_heads * self.head_dim * _WIDTHS[self.dtype]
 
     @property
     def total_bytes(self) -> int:
@@ -227,6 +228,15 @@ class TextSignature:
         """(1, L) logits of the text, (1, T, L) logits of the tokens, or (1, T, C) hidden states."""
         shape = self.task.returned_shape(self.tokens, self.labels or self.hidden_size)
         return (TensorSpec(self.task.output, self.task.role, "float32", shape),)
+
+
+def returned_bytes(signatures: Iterable[GraphSignature | TextSignature]) -> int:
+    """Bytes of what methods of static shapes return, each of which has memory of its own for it."""
+    return sum(
+        _WIDTHS[spec.dtype] * math.prod(int(dim) for dim in spec.shape)
+        for signature in signatures
+        for spec in signature.outputs()
+    )
 
 
 def text_signature(config: ModelConfig, tokens: int) -> TextSignature:

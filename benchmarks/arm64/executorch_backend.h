@@ -24,6 +24,11 @@ class ExecutorchBackend : public Backend {
 
   void run(const Graph& graph, const std::vector<Buffer>& inputs, const std::vector<Buffer>& outputs) override {
     Module& program = module(graph.file);
+    const auto meta = program.method_meta(graph.method);
+    check(graph, meta.error());
+    for (size_t i = 0; i < meta->num_outputs(); ++i) {
+      if (!meta->output_tensor_meta(i)->is_memory_planned()) throw std::runtime_error("export the bundle again");
+    }
     tensors_.clear();
     auto results = program.execute(graph.method, values(inputs));
     check(graph, results.error());

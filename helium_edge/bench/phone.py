@@ -64,6 +64,11 @@ def run_on_phone(
     made_for = target_of(bundle)
     if not made_for.runs_on_android:
         raise UsageError(f"{bundle.folder}: bundles of the target {made_for.name} do not run on Android")
+    if any(graph.method is not None and not graph.planned_outputs for graph in bundle.manifest.graphs):
+        raise UsageError(
+            f"{bundle.folder}: its methods have no memory for what they return, which no app for Android gives",
+            hint="export the checkpoint again",
+        )
     if settings.static:
         raise UsageError("--static: the app takes the graph for both phases where there is one")
     cases = plan_cases([bundle.manifest], settings)

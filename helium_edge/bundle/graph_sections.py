@@ -59,7 +59,7 @@ class GraphEntry(Section):
     outputs: Items[TensorEntry]
     """In the order in which the runtime returns them."""
     planned_outputs: bool = False
-    """Whether what it returns lies in memory of the program (ExecuTorch); otherwise a host gives the memory."""
+    """Whether what it returns lies in memory of the program; a `.pte` without it wants that of a host."""
     free_rows: bool = False
     """Whether `last_index` may have any number of entries, a row of `logits` for each; shapes are for one."""
     required_operators: Items[str] = ()

@@ -108,7 +108,7 @@ class MethodBuilder:
         return value
 
     def output(self, dtype: torch.dtype, shape: Sequence[int]) -> int:
-        """A tensor that the method returns, in memory of its own: bindings for Java and Swift can give it none."""
+        """A tensor that the method returns, in memory of its own: `execute` of Java and of Swift gives it none."""
         value = self.planned(dtype, shape)
         self.plan.outputs.append(value)
         return value
@@ -118,7 +118,7 @@ class MethodBuilder:
         return self._tensor(dtype, shape)
 
     def planned(self, dtype: torch.dtype, shape: Sequence[int]) -> int:
-        """A tensor of the method's own memory; each has a place to itself, since they are few and small."""
+        """A tensor of the method's own memory; each has a place to itself."""
         value = self._tensor(dtype, shape)
         low = self.plan.non_const_buffer_sizes[1]
         tensor = self.plan.values[value].val

@@ -11,7 +11,7 @@ from __future__ import annotations
 from helium_edge.config import ModelConfig
 from helium_edge.recipe import Recipe
 
-CONTRACT_VERSION = 1
+CONTRACT_VERSION = 2
 """Version of the inputs, outputs and cache rules of the methods."""
 
 

@@ -23,7 +23,8 @@ from tests.helpers.exports import random_tokens
 if importlib.util.find_spec("executorch") is None:
     pytest.skip("executorch is not installed", allow_module_level=True)
 
-from helium_edge.pte.builder import ProgramBuilder
+from helium_edge.pte.builder import MethodBuilder, ProgramBuilder
+from helium_edge.pte.requirements import read_requirements
 from helium_edge.runtime.executorch_runner import ExecutorchRunner
 from helium_edge.targets.xnnpack.anatomy import Delegate, inputs_of
 from helium_edge.targets.xnnpack.target import XnnpackTarget
@@ -129,6 +130,28 @@ def test_a_prefill_of_one_token_is_a_decode_step(tmp_path: Path) -> None:
     first, second = exported.runner(), exported.runner()
     assert np.array_equal(first.prefill(tokens)[-1], [second.decode(token) for token in tokens][-1])
     assert exported.shorter == {}
+
+
+def test_a_program_without_memory_for_its_outputs_runs_as_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of earlier versions: the host gives the memory."""
+
+    def unplanned(method: MethodBuilder, dtype: torch.dtype, shape: list[int]) -> int:
+        method.plan.outputs.append(method._tensor(dtype, shape))
+        return method.plan.outputs[-1]
+
+    checkpoint, recipe = make_checkpoint(tmp_path / "checkpoint", **MODEL), xnnpack_recipe("xnnpack-int4")
+    exported = export_xnnpack(checkpoint, recipe, tmp_path / "out")
+    with monkeypatch.context() as patch:
+        patch.setattr(MethodBuilder, "output", unplanned)
+        old = export_xnnpack(checkpoint, recipe, tmp_path / "old")
+    planned = [{each.planned_outputs for each in read_requirements(one.path).values()} for one in (old, exported)]
+    assert (planned[0] & {False}, planned[1]) == ({False}, {True})
+    tokens = random_tokens(12, exported.spec.vocab_size)
+    first, second = exported.runner(), old.runner()
+    assert np.array_equal(first.prefill(tokens), second.prefill(tokens))
+    assert np.array_equal(first.decode(tokens[0]), second.decode(tokens[0]))
 
 
 def test_a_host_of_its_own_runs_a_shorter_cache(exported: XnnpackExport) -> None:

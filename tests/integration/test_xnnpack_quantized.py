@@ -217,7 +217,7 @@ def test_metadata(exported: XnnpackExport) -> None:
     expected = {
         "get_vocab_size": config.vocab_size, "get_bos_id": 1, "get_max_seq_len": 8, "get_max_context_len": 48,
         "use_kv_cache": True, "use_sdpa_with_kv_cache": False, "enable_dynamic_shape": False,
-        "helium_edge_contract": 1, "helium_edge_layers": 2, "helium_edge_logits_all": False,
+        "helium_edge_contract": 2, "helium_edge_layers": 2, "helium_edge_logits_all": False,
     }  # fmt: skip
     assert {name: program.load_method(name).execute([])[0] for name in expected} == expected
     assert program.load_method("get_eos_ids").execute([]) == list(config.eos_token_ids)

@@ -14,7 +14,7 @@ import jsonschema
 import pytest
 
 PUBLISHED = {
-    "bundle": ("1.7", "d4ae10f8bf11c26d"),
+    "bundle": ("1.7", "c80c24d93bcdf609"),
     "parity": ("2.1", "87b58373d84184d3"),
     "bench": ("1.0", "aebd0f02e0558e44"),
     "evaluate": ("1.0", "e40930fa660eafd1"),

@@ -1,11 +1,13 @@
 // The native half of ../sdk-stubs/executorch/Module.kt, over the libraries in executorch's wheel: what the published
-// binding for Android does with a program, and no more. Above all it gives outputs no memory.
+// binding for Android does with a program. Above all it gives outputs no memory. Two things it leaves out: the number of
+// threads, for which the wheel has no header, and inputs of ones where a method is run without any.
 //
 // Source: pytorch/executorch extension/android/jni/jni_layer.cpp (main at cff6f4dd).
 
 #include <jni.h>
 
 #include <functional>
+#include <sstream>
 
 #include <executorch/extension/module/module.h>
 #include <executorch/extension/tensor/tensor.h>
@@ -91,7 +93,10 @@ JNIEXPORT void JNICALL Java_org_pytorch_executorch_Module_close(JNIEnv*, jclass,
 JNIEXPORT jobjectArray JNICALL Java_org_pytorch_executorch_Module_names(JNIEnv* env, jclass, jlong handle) {
   return guarded<jobjectArray>(env, [&] {
     const auto names = reinterpret_cast<Module*>(handle)->method_names();
-    check(names.error(), "Cannot get load module");
+    // A damaged file: the published one hides the code in its words.
+    std::ostringstream what;
+    what << "Cannot get load module [Native Error: 0x" << std::hex << std::uppercase << static_cast<uint32_t>(names.error()) << "]";
+    check(names.ok() ? Error::Ok : Error::InvalidArgument, what.str());
     jobjectArray result = env->NewObjectArray(static_cast<jsize>(names->size()), env->FindClass("java/lang/String"), nullptr);
     jsize index = 0;
     for (const std::string& name : *names) env->SetObjectArrayElement(result, index++, env->NewStringUTF(name.c_str()));

@@ -27,7 +27,15 @@ from helium_edge.runtime.coreml_program import BACKEND, read_coreml, require_cor
 from helium_edge.runtime.quiet import quiet
 from helium_edge.runtime.runner import CachedRunner
 from helium_edge.runtime.text_runner import TextRunner
-from helium_edge.signature import CacheSpec, GraphSignature, Phase, TextSignature, cache_spec, text_signature
+from helium_edge.signature import (
+    CacheSpec,
+    GraphSignature,
+    Phase,
+    TextSignature,
+    cache_spec,
+    returned_bytes,
+    text_signature,
+)
 from helium_edge.targets.artifact import Artifact
 from helium_edge.targets.base import TEXT_STEM, BuiltGraph, Target, layer_width
 from helium_edge.targets.coreml.options import CoremlOptions
@@ -107,14 +115,22 @@ class CoremlTarget(Target):
         stored = sum(_stored_bytes(weight) for weight in weights)
         if not config.task.has_cache:
             scores = config.num_attention_heads * rows
-            return {"weights": stored, "cache": 0, "activations": 2 * rows * (width + 2 * scores)}
+            returned = returned_bytes([text_signature(config, rows)])
+            return {"weights": stored, "cache": 0, "activations": 2 * rows * (width + 2 * scores) + returned}
         scores = config.num_attention_heads * (recipe.shapes.cache_len + rows)
-        head_rows = rows if recipe.logits == "all" else 1
+        returned = returned_bytes(self._signatures(config, recipe))
         return {
             "weights": stored,
             "cache": self.cache(config, recipe).total_bytes,
-            "activations": 2 * rows * (width + 2 * scores) + 4 * head_rows * config.vocab_size,
+            "activations": 2 * rows * (width + 2 * scores) + returned,
         }
+
+    def _signatures(self, config: ModelConfig, recipe: Recipe) -> list[GraphSignature]:
+        cache = self.cache(config, recipe)
+        return [
+            GraphSignature(phase, tokens, config.vocab_size, cache, recipe.logits, index_dtype="int64")
+            for phase, tokens in zip(_PHASES, (recipe.shapes.prefill_len, 1), strict=True)
+        ]
 
     @override
     def build_memory(self, config: ModelConfig, recipe: Recipe, weights: list[PlannedWeight]) -> int:
@@ -145,11 +161,7 @@ class CoremlTarget(Target):
             file, signatures = TEXT_FILE, [text_signature(store.config, shapes.prefill_len)]
             facts = text_metadata(store.config, shapes.prefill_len)
         else:
-            file, cache = PROGRAM_FILE, self.cache(store.config, recipe)
-            signatures = [
-                GraphSignature(phase, tokens, store.config.vocab_size, cache, recipe.logits, index_dtype="int64")
-                for phase, tokens in zip(_PHASES, (shapes.prefill_len, 1), strict=True)
-            ]
+            file, signatures = PROGRAM_FILE, [*self._signatures(store.config, recipe)]
             facts = metadata_methods(store.config, recipe, [shapes.cache_len], [shapes.prefill_len], [])
         write_program(store, signatures, facts, ios, folder / file, on_weight)
         return with_requirements(folder, [BuiltGraph(file, each.phase, each) for each in signatures])

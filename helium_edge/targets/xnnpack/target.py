@@ -33,7 +33,7 @@ from helium_edge.recipe import Recipe
 from helium_edge.runtime.executorch_library import load_runtime, require_executorch
 from helium_edge.runtime.runner import CachedRunner
 from helium_edge.runtime.text_runner import TextRunner
-from helium_edge.signature import CLASSIFY, CacheSpec, GraphSignature, cache_spec, text_signature
+from helium_edge.signature import CLASSIFY, CacheSpec, GraphSignature, cache_spec, returned_bytes, text_signature
 from helium_edge.targets.artifact import Artifact
 from helium_edge.targets.base import TEXT_STEM, BuiltGraph, Target, layer_width
 from helium_edge.targets.debug import DebugProgram
@@ -113,17 +113,15 @@ class XnnpackTarget(Target):
         stored = sum(sum(stored_bytes(weight)) for weight in weights if weight.name != EMBEDDING)
         if not config.task.has_cache:
             scores = 2 * config.num_attention_heads * rows * rows
-            return {"weights": stored, "cache": 0, "activations": 4 * (rows * width + scores)}
+            returned = returned_bytes([text_signature(config, rows)])
+            return {"weights": stored, "cache": 0, "activations": 4 * (rows * width + scores) + returned}
         # Scores and their softmax, and the past keys transposed for the product.
         attention = 2 * config.num_attention_heads * (slots + rows) * rows + config.kv_size * slots
         if recipe.kv_cache != "float32":
             # Keys or values of one layer as float32.
             attention += config.kv_size * slots
         cache = self.cache(config, recipe)
-        # Every method has memory of its own for what it returns: the rows of its tokens, and logits.
-        tokens = [int(signature.token_dim) for signature in self._signatures(config, recipe).values()]
-        logits = sum(tokens) if recipe.logits == "all" else len(tokens)
-        returned = sum(tokens) * cache.bytes_per_token + 4 * logits * config.vocab_size
+        returned = returned_bytes(self._signatures(config, recipe).values())
         shorter = [*cache_buckets(recipe)[:-1], *(slots for _, slots in prefill_cache_buckets(recipe))]
         return {
             "weights": stored,

@@ -19,6 +19,7 @@ from helium_edge.bench.cases import Settings, plan_cases
 from helium_edge.bench.phone import intent
 from helium_edge.bench.schema import document_schema as bench_schema
 from helium_edge.bundle import read_manifest
+from helium_edge.bundle.seal import sealed_json
 from tests.unit.bundle.bundles import write_bundle
 
 # The app: started with an intent, it writes FAKE_ANSWER under the name that it was given, after FAKE_POLLS looks.
@@ -189,6 +190,19 @@ def test_what_a_phone_cannot_do_is_refused_before_anything_is_sent(
     bundle: Path, phone: Path, arguments: tuple[str, ...]
 ) -> None:
     assert run(["bench", str(bundle), "--adb", *arguments]) == 2
+    assert not list((phone / "bundles").iterdir())
+
+
+def test_a_program_that_android_cannot_run_is_not_sent(
+    bundle: Path, phone: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = bundle / "helium-edge.json"
+    data = json.loads(path.read_text())
+    for graph in data["graphs"]:
+        graph["method"] = graph["phase"]
+    path.write_text(sealed_json(data))
+    assert run(["bench", str(bundle), *ARGUMENTS]) == 2
+    assert "no memory for what they return" in capsys.readouterr().err
     assert not list((phone / "bundles").iterdir())
 
 

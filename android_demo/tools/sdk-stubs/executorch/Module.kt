@@ -7,7 +7,7 @@ import java.nio.ByteBuffer
 import java.nio.ByteOrder
 
 /**
- * What the published class does, over the runtime of the exporter's Python package (`tools/executorch-jni`) where
+ * As much of the published class as the engine calls, over the runtime of the exporter's Python package (`tools/executorch-jni`) where
  * `executorch.native.path` names its library. Like the published one it hands inputs over where they lie, gives outputs
  * no memory, and returns them as views of the program's, which the next call overwrites.
  */

@@ -61,7 +61,13 @@ internal inline fun <T> named(what: String, call: () -> T): T = try {
 
 internal fun firstLine(error: Throwable): String = error.message?.lineSequence()?.firstOrNull()?.trimEnd('.') ?: error.javaClass.simpleName
 
-internal fun fixFor(error: RuntimeException): Said = when ((error as? ExecutorchRuntimeException)?.errorCode) {
+/** A file that cannot be read is reported as an invalid argument, with the runtime's own code in the text. */
+private val NATIVE_ERROR = Regex("Native Error: 0x([0-9A-Fa-f]{1,7})")
+
+private fun code(error: ExecutorchRuntimeException): Int =
+    NATIVE_ERROR.find(error.message.orEmpty())?.let { it.groupValues[1].toInt(16) } ?: error.errorCode
+
+internal fun fixFor(error: RuntimeException): Said = when ((error as? ExecutorchRuntimeException)?.let(::code)) {
     ExecutorchRuntimeException.OPERATOR_MISSING, ExecutorchRuntimeException.NOT_SUPPORTED, ExecutorchRuntimeException.NOT_IMPLEMENTED ->
         Phrase.UPDATE_FOR_OPERATOR.with()
     ExecutorchRuntimeException.DELEGATE_INVALID_COMPATIBILITY ->
