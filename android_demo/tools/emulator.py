@@ -30,8 +30,10 @@ def main(debug: str, release: str, bundle: str, chat: str, pte: str, screenshots
     step(out, "rotation", lambda: rotate(1), turned(1) + shows("output", "The device"))
     step(out, "upright", lambda: rotate(0), turned(0) + shows("output", "The device"))
     host("bench", bundle, "--adb", "--context", "64", "--prefill", "32", "--repeats", "1")
-    step(out, "bench", lambda: None, shows("output", "phone-bench"))
+    # The model that was loaded for it, with other settings than the user's, is gone behind it.
+    step(out, "bench", lambda: None, shows("output", "phone-bench") + shows("facts", "was loaded last"))
     come_back_by_recents(out)
+    dialogs(out, bundle)
     conversation(out, chat)
     tap("run")  # an answer, in the middle of which the process ends
     adb("shell", f"am force-stop {APP}")
@@ -81,8 +83,25 @@ def come_back_by_recents(out: Path) -> None:
     adb("shell", "input keyevent APP_SWITCH")  # to the task before
     step(out, "recents", lambda: None, rf'resource-id="{APP}:id/open"')
     time.sleep(5)
-    if re.search(shows("stats", "Round"), screen()):
+    if f'resource-id="{APP}:id/busy"' in screen():
         sys.exit("the benchmark runs again after the app was opened from the list of recent ones")
+
+
+def dialogs(out: Path, bundle: str) -> None:
+    """What is asked outlives a turned screen; another app's order is none."""
+    name = Path(bundle).name
+    tap("open")
+    step(out, "open", lambda: None, rf'text="{re.escape(name)}, [^"]*B"')
+    step(out, "open-turned", lambda: rotate(1), turned(1) + rf'(?=.*text="{re.escape(name)}, )')
+    rotate(0)
+    tap_text(rf"{re.escape(name)}, .*")
+    step(out, "opened", lambda: None, shows("facts", "onnx-int4 on ONNX Runtime"))
+    for view, word in (("settings", "Seed"), ("report", "want to add"), ("about", "Licence")):
+        tap(view)
+        step(out, view, lambda: None, rf'text="[^"]*(?i:{word})')
+        adb("shell", "input keyevent BACK")
+    adb("shell", f"am start -W -n {APP}/.MainActivity --es bundle no-such")
+    step(out, "no-order", lambda: None, shows("facts", "onnx-int4 on ONNX Runtime"))
 
 
 def conversation(out: Path, chat: str) -> None:
@@ -108,7 +127,9 @@ def looks(out: Path) -> None:
     adb("shell", f"cmd locale set-app-locales {APP} --locales de")
     step(out, "german", lambda: None, 'text="(?i:Einstellungen)"')
     adb("shell", "settings put system font_scale 2.0")
-    step(out, "large", lambda: None, 'text="(?i:Einstellungen)"')
+    tap("settings")
+    step(out, "large", lambda: None, 'text="(?i:Speichern)"')
+    adb("shell", "input keyevent BACK")
     adb("shell", "settings put system font_scale 1.0")
     adb("shell", f"cmd locale set-app-locales {APP} --locales en")
     adb("shell", "cmd uimode night no")

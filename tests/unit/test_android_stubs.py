@@ -133,13 +133,27 @@ def test_the_emulator_script_runs_to_its_end(tmp_path: Path, monkeypatch: pytest
     views = {
         "facts": "chat-onnx-int4 on ONNX Runtime, on ExecuTorch; chat was loaded last",
         "output": "choices as recorded on ONNX Runtime, on ExecuTorch; The device phone-bench Model: x You: Hello",
-        "stats": "12 tokens/s", "prompt": "Hello", "open": "Settings Einstellungen",
+        "stats": "12 tokens/s", "prompt": "Hello", "open": "Settings Einstellungen", "settings": "", "report": "",
+        "about": "",
     } | dict.fromkeys(("self_test", "run", "chat", "edit", "import_bundle"), "")  # fmt: skip
     nodes = [
         f'<node text="{text}" resource-id="{emulator.APP}:id/{view}" enabled="true" bounds="[0,0][8,8]">'
         for view, text in views.items()
     ]
-    words = ["imported", "USE THIS FOLDER", "Allow", "Settings", "Einstellungen", "Downloads", "Hello"]
+    words = [
+        "tiny, 5 MB",
+        "Seed",
+        "What you want to add",
+        "Licence",
+        "Speichern",
+        "imported",
+        "USE THIS FOLDER",
+        "Allow",
+        "Settings",
+        "Einstellungen",
+        "Downloads",
+        "Hello",
+    ]
     nodes += [f'<node text="{word}" package="com.android.launcher" bounds="[0,0][8,8]">' for word in words]
     shown = '<hierarchy rotation="1"><hierarchy rotation="0">' + "".join(nodes)
     ordered: list[tuple[str, ...]] = []
