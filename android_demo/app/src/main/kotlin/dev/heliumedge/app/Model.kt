@@ -58,7 +58,7 @@ class Model private constructor(context: Context) {
     val session = HeliumSession(loader, { Process.setThreadPriority(Process.THREAD_PRIORITY_DISPLAY) }) { main.post(it) }
 
     /** What the screen shows. */
-    val screen = ScreenText(main)
+    val screen = ScreenText { block, millis -> main.postDelayed(block, millis) }
 
     /** What the screen asks. */
     val questions = Questions()
