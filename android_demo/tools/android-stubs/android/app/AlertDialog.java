@@ -5,7 +5,7 @@ import android.content.DialogInterface;
 import android.view.View;
 import android.widget.Button;
 
-public class AlertDialog {
+public class AlertDialog implements DialogInterface {
     public Button getButton(int whichButton) { return null; }
 
     public void dismiss() {}
@@ -28,6 +28,8 @@ public class AlertDialog {
         public Builder setNeutralButton(int textId, DialogInterface.OnClickListener listener) { return this; }
 
         public Builder setOnCancelListener(DialogInterface.OnCancelListener onCancelListener) { return this; }
+
+        public Builder setOnDismissListener(DialogInterface.OnDismissListener onDismissListener) { return this; }
 
         public AlertDialog show() { return null; }
     }

@@ -7,6 +7,10 @@ public interface DialogInterface {
         void onCancel(DialogInterface dialog);
     }
 
+    interface OnDismissListener {
+        void onDismiss(DialogInterface dialog);
+    }
+
     interface OnClickListener {
         void onClick(DialogInterface dialog, int which);
     }

@@ -1,31 +1,16 @@
 package dev.heliumedge.app
 
 import android.app.Activity
-import android.app.AlertDialog
 import android.view.View
 import android.widget.Button
 import android.widget.EditText
 import android.widget.TextView
-import dev.heliumedge.core.ChatSession
 import dev.heliumedge.core.ChatState
-
-/** As much of a message as a line of the list has room for. */
-private const val SHOWN_CHARACTERS = 80
 
 /** The views of a conversation, shown in place of those of a text while there is one. */
 class ChatPanel(private val activity: Activity, private val chat: ChatState) {
     /** The system message that is written. */
     val system: String get() = activity.findViewById<EditText>(R.id.system).text.toString()
-
-    /** A list of the user's messages; [chosen] gets the place of one. */
-    fun messages(session: ChatSession, chosen: (turn: Int) -> Unit): AlertDialog.Builder {
-        // The last one first: it is the one that most are after.
-        val places = session.editable.asReversed()
-        val texts = places.map { session.turns[it].content.take(SHOWN_CHARACTERS) }
-        return AlertDialog.Builder(activity)
-            .setTitle(R.string.edit_which)
-            .setItems(texts.toTypedArray<CharSequence>()) { _, index -> chosen(places[index]) }
-    }
 
     /** Shows what belongs to a conversation, or hides it. */
     fun update(busy: Boolean) {

@@ -31,10 +31,12 @@ class Importing(private val context: Context, private val model: Model) {
         screen.say(context.getString(R.string.importing))
         val started = session.start { stop ->
             try {
-                copy(source, stop, awake)?.let { use(it, stop) }
+                val folder = copy(source, stop, awake)
+                if (folder == null) model.loading.stopped() else use(folder, stop)
             } finally {
                 isRunning = false
                 show { holds.release() }
+                giveBack()
             }
         }
         if (!started) {
@@ -45,11 +47,19 @@ class Importing(private val context: Context, private val model: Model) {
     }
 
     private fun copy(source: BundleSource, stop: StopSignal, awake: Awake): File? {
-        val copied = model.loading.progress(R.string.copied, stop) { percent ->
-            ImportService.progress(percent)
+        val shown = model.loading.progress(R.string.copied, stop) { ImportService.progress(it) }
+        val copied = { done: Long, total: Long ->
+            // By bytes: one percent of a large bundle may take longer than the processor is kept awake.
             awake.renew()
+            giveBack()
+            shown(done, total)
         }
         return BundleImporter(model.store, model.verified, model.loader::check).import(source, { needed -> model.device.freeBytes(model.folder, needed) }, copied)
+    }
+
+    /** Frees the model that an import does not need, where the system asked for memory while it copied. */
+    private fun giveBack() {
+        if (model.memory.owes() && session.loaded != null) model.loading.free()
     }
 
     /**

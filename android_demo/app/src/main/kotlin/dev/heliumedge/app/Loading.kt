@@ -23,14 +23,28 @@ class Loading(private val context: Context, private val model: Model) {
     var tried: File? = null
         private set
 
-    /** Says which bundle was loaded last, where none is now. */
+    /** Says which bundle was loaded last, where none is now, or which one ended the process. */
     fun offerLast() {
         if (session.loaded != null || session.isBusy) return
-        val last = model.settings.lastBundle ?: return
         // A look at the storage alone, which may be slow, and no work that an order would have to wait for.
         thread(name = "helium-look") {
-            if (isThere(last)) show { if (session.loaded == null && !session.isBusy) screen.facts(said(last)) }
+            val suspect = suspect()
+            val text = suspect ?: model.settings.lastBundle?.takeIf(::isThere)?.let(::said)
+            show {
+                if (text != null && session.loaded == null && !session.isBusy) {
+                    screen.facts(text)
+                    if (suspect != null) screen.say(suspect)
+                }
+            }
         }
+    }
+
+    /** What is said of a bundle that ended the process while it was loaded; null where none did. */
+    private fun suspect(): String? = try {
+        model.guard.suspect()?.takeIf(::isThere)?.let { model.words.suspect(it, model.exitReason()) }
+    } catch (_: StorageException) {
+        // Said when a bundle is opened.
+        null
     }
 
     /** Opens a bundle by its name, as a list or a computer asks for it; false where there is work already. */
@@ -71,10 +85,19 @@ class Loading(private val context: Context, private val model: Model) {
         show { screen.facts(context.getString(R.string.needs, name, model.words.estimate(estimate), free)) }
         val checked = progress(R.string.checked, stop)
         model.chat.pause()
-        val ready = session.load(folder, wanted, stop, anyway) { done, total ->
-            checked(done, total)
-            if (done == total) show { tell(context.getString(R.string.loading), quietly) }
-        } ?: return null
+        val ready = try {
+            session.load(folder, wanted, stop, anyway) { done, total ->
+                checked(done, total)
+                if (done == total) show { tell(context.getString(R.string.loading), quietly) }
+            }
+        } finally {
+            // Stopped or failed it has freed the one before: the screen must not go on to show that.
+            if (session.loaded == null) free()
+        }
+        if (ready == null) {
+            stopped(quietly)
+            return null
+        }
         ready.decoder?.onChunk = { chunk, chunks -> if (chunks > 1) show { screen.stats(context.getString(R.string.chunk, chunk, chunks)) } }
         model.texts.goOn(ready)
         model.settings.lastBundle = folder.name
@@ -86,6 +109,9 @@ class Loading(private val context: Context, private val model: Model) {
         }
         return ready
     }
+
+    /** Says that work was stopped, in place of how far it had come. */
+    fun stopped(quietly: Boolean = false) = show { tell(context.getString(R.string.end_stopped), quietly) }
 
     /** Frees the model. */
     fun unload() {
@@ -120,12 +146,9 @@ class Loading(private val context: Context, private val model: Model) {
         show { if (stored.isNotEmpty()) model.questions.ask(Question.WhichToDelete(stored)) }
     }
 
-    /** Deletes something, and with a bundle the cache that is of no use without it; the loaded bundle is freed before. */
+    /** Deletes something; the loaded bundle is freed before. */
     fun delete(stored: StoredItem): Boolean = session.start {
-        if (stored.kind == StoredKind.BUNDLE) {
-            if (session.loaded?.bundle?.folder?.name == stored.name) free()
-            model.storage.items().filter { it.kind == StoredKind.KEPT_CACHE && it.name == stored.name }.forEach(model.storage::delete)
-        }
+        if (session.loaded?.let { stored.isFolderOf(it.bundle) } == true) free()
         model.storage.delete(stored)
         show { tell(context.getString(R.string.deleted, model.words.stored(stored))) }
         if (session.loaded == null) free()

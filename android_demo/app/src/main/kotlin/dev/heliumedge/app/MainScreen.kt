@@ -1,7 +1,6 @@
 package dev.heliumedge.app
 
 import android.app.Activity
-import android.app.AlertDialog
 import android.content.ClipData
 import android.content.ClipboardManager
 import android.content.Context
@@ -9,10 +8,8 @@ import android.view.View
 import android.view.WindowManager
 import android.widget.Button
 import android.widget.EditText
-import android.widget.TextView
 import dev.heliumedge.core.ChatSession
 import dev.heliumedge.core.HeliumException
-import dev.heliumedge.core.NotEnoughMemoryException
 import dev.heliumedge.core.Phrase
 import dev.heliumedge.core.SessionObserver
 import dev.heliumedge.core.StorageException
@@ -21,7 +18,7 @@ import dev.heliumedge.core.named
 /** The views of the one screen, and what a tap on each does. */
 class MainScreen(private val activity: Activity, private val model: Model, pickFolder: () -> Unit) : SessionObserver {
     private val chat = ChatPanel(activity, model.chat)
-    private val asking = Asking(activity, model, ::guarded)
+    private val asking = Asking(activity, model, ::guarded) { session, turn -> rewrite(session, session.startEdit(turn)) }
     private val shown = ShownText(activity)
     private var action = RunAction.GENERATE
 
@@ -29,9 +26,9 @@ class MainScreen(private val activity: Activity, private val model: Model, pickF
         onClick(R.id.open) { unlessBusy(model.loading.choose()) }
         onClick(R.id.import_bundle, pickFolder)
         onClick(R.id.settings) { model.questions.ask(Question.EditSettings(Draft(model.settings::text))) }
-        onClick(R.id.about) { show(R.string.about, About(activity).text(model.session.loaded?.manifest)) }
+        onClick(R.id.about) { model.questions.ask(Question.About()) }
         onClick(R.id.self_test) { unlessBusy(model.texts.selfTest()) }
-        onClick(R.id.benchmark, ::chooseBenchmark)
+        onClick(R.id.benchmark) { model.questions.ask(Question.WhichBenchmark()) }
         onClick(R.id.chat, ::toggleChat)
         onClick(R.id.regenerate) { unlessBusy(model.texts.answer(null)) }
         onClick(R.id.edit, ::editMessage)
@@ -106,8 +103,7 @@ class MainScreen(private val activity: Activity, private val model: Model, pickF
     private fun editMessage() {
         val session = model.chat.session ?: return
         if (session.editing == null) {
-            // Work may have begun while the list was open, as at the order of a computer.
-            asking.show(chat.messages(session) { turn -> guarded { if (!model.session.isBusy) rewrite(session, session.startEdit(turn)) } })
+            model.questions.ask(Question.WhichMessage())
         } else {
             session.cancelEdit()
             rewrite(session, "")
@@ -127,23 +123,9 @@ class MainScreen(private val activity: Activity, private val model: Model, pickF
         onBusy(false)
     }
 
-    private fun chooseBenchmark() {
-        val kinds = arrayOf<CharSequence>(activity.getString(R.string.benchmark_threads), activity.getString(R.string.benchmark_sustained))
-        val measuring = model.measuring
-        asking.show(
-            AlertDialog.Builder(activity).setItems(kinds) { _, index ->
-                guarded { unlessBusy(if (index == 0) measuring.benchmark() else measuring.sustain()) }
-            },
-        )
-    }
-
     private fun copy(text: String) {
         val clipboard = activity.getSystemService(Context.CLIPBOARD_SERVICE) as ClipboardManager
         clipboard.setPrimaryClip(ClipData.newPlainText("helium-edge", text))
-    }
-
-    private fun show(title: Int, text: String) {
-        asking.show(AlertDialog.Builder(activity).setTitle(title).setMessage(text).setNegativeButton(R.string.close, null))
     }
 
     /** Work that could not begin says so: other work began just before the tap. */
@@ -173,9 +155,9 @@ class MainScreen(private val activity: Activity, private val model: Model, pickF
         if (error.said.phrase == Phrase.BUSY) return model.questions.ask(Question.Told(error))
         model.screen.stats(model.words.headline(error))
         model.screen.say(model.words.spoken(error))
-        val folder = model.loading.tried
-        if (error is NotEnoughMemoryException && folder != null && model.session.loaded == null) {
-            model.questions.ask(Question.LoadAnyway(folder, error))
+        val question = if (model.session.loaded == null) Question.of(error, model.loading.tried) else null
+        if (question != null) {
+            model.questions.ask(question)
         } else if (model.chat.session == null) {
             model.screen.output(model.words.error(error))
         } else {

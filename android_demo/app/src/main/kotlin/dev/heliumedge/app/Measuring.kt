@@ -24,7 +24,7 @@ class Measuring(private val context: Context, private val model: Model) {
     private val loading = model.loading
 
     /** Measures each number of threads, keeps the best one, and measures that one in full; false where there is work already. */
-    fun benchmark(): Boolean = session.start { stop ->
+    fun benchmark(): Boolean = start { stop ->
         val best = ThreadSweep(session) { folder, wanted, signal -> load(folder, wanted, signal) }.run(DeviceProbe.threadsToTry(), stop) { threads ->
             show { screen.stats(context.getString(R.string.trying, threads)) }
         } ?: return@start
@@ -45,7 +45,7 @@ class Measuring(private val context: Context, private val model: Model) {
     }
 
     /** Decodes for five minutes, with how hot the device gets; false where there is work already. */
-    fun sustain(): Boolean = session.start { stop ->
+    fun sustain(): Boolean = start { stop ->
         val ready = session.ready()
         val decoder = ready.decoder ?: return@start
         val report = SustainedBenchmark(decoder, thermal = model.device::thermalStatus).run(windows = WINDOWS, stop = stop) { window ->
@@ -59,7 +59,7 @@ class Measuring(private val context: Context, private val model: Model) {
      * model, which has other settings than the user's, is freed behind it.
      */
     fun measure(order: Order.Measure, extra: (String) -> String?) {
-        val started = session.start { stop ->
+        val started = start { stop ->
             try {
                 val document = remoteAnswer { measure(order.bundle, extra, stop) }
                 publish(document, order)
@@ -83,6 +83,15 @@ class Measuring(private val context: Context, private val model: Model) {
     }
 
     private fun publish(document: String, order: Order.Measure) = RemoteBenchmark.publish(document, File(model.folder, "bench"), order.id)
+
+    /** Begins work, whose rounds are not shown behind its end: a measurement that is over would look like one that goes on. */
+    private fun start(work: (StopSignal) -> Unit): Boolean = session.start { stop ->
+        try {
+            work(stop)
+        } finally {
+            show { screen.stats("") }
+        }
+    }
 
     private fun result(document: String) = show {
         screen.output(document)

@@ -40,11 +40,13 @@ class Model private constructor(context: Context) {
     /** The bundles in it. */
     val store = BundleStore(File(folder, "bundles").apply { mkdirs() })
 
-    /** All that takes space. */
-    val storage = Storage(store, File(context.filesDir, "caches"))
+    private val kept = File(context.filesDir, "reports")
 
-    /** Reports of answers. */
-    val reports = Reports(File(folder, "reports"))
+    /** All that takes space. */
+    val storage = Storage(store, File(context.filesDir, "caches"), kept)
+
+    /** Reports of answers. They hold what was asked: other apps may read shared storage before Android 11. */
+    val reports = Reports(kept)
 
     /** Which files were found right: an import tells it, so that the load behind it reads nothing again. */
     val verified = VerificationLog(File(context.filesDir, "verified.txt"))
@@ -58,7 +60,7 @@ class Model private constructor(context: Context) {
     val session = HeliumSession(loader, { Process.setThreadPriority(Process.THREAD_PRIORITY_DISPLAY) }) { main.post(it) }
 
     /** What the screen shows. */
-    val screen = ScreenText(main)
+    val screen = ScreenText { block, millis -> main.postDelayed(block, millis) }
 
     /** What the screen asks. */
     val questions = Questions()
@@ -83,6 +85,9 @@ class Model private constructor(context: Context) {
     /** Benchmarks. */
     val measuring = Measuring(context, this)
 
+    /** Frees the model where the process would end otherwise. */
+    val memory = MemoryWatch({ importing.isRunning }, { session.observer != null }, loading::unload)
+
     /** Why the process ended that was loading the bundle which the [guard] suspects. */
     fun exitReason(): ExitReason = ExitReason.of(device.exits(), note.lastModified())
 
@@ -95,7 +100,7 @@ class Model private constructor(context: Context) {
             val app = context.applicationContext
             Model(app).also {
                 model = it
-                app.registerComponentCallbacks(MemoryWatch({ it.importing.isRunning }, { it.session.observer != null }, it.loading::unload))
+                app.registerComponentCallbacks(it.memory)
             }
         }
     }

@@ -115,5 +115,4 @@ fun textOf(phrase: Phrase): Int = when (phrase) {
     Phrase.ALLOWED_NUMBERS -> R.string.say_allowed_numbers
     Phrase.ALLOWED_IDS -> R.string.say_allowed_ids
     Phrase.ALLOWED_RUNTIMES -> R.string.say_allowed_runtimes
-    Phrase.USE_OTHER_RUNTIME -> R.string.say_use_other_runtime
 }

@@ -2,6 +2,7 @@ package dev.heliumedge.app
 
 import dev.heliumedge.core.HeliumException
 import dev.heliumedge.core.NotEnoughMemoryException
+import dev.heliumedge.core.Phrase
 import dev.heliumedge.core.StoredItem
 import java.io.File
 
@@ -28,8 +29,31 @@ sealed class Question {
     /** Nothing but that something was not done, beside a text that goes on. */
     class Told(val error: HeliumException) : Question()
 
-    /** What is wrong with the answer that is shown. */
-    class Report(val draft: Draft, val output: String, val answer: Answer?) : Question()
+    /** What is wrong with the answer that is shown; [problem] is why the report could not be kept just now. */
+    class Report(val draft: Draft, val output: String, val answer: Answer?, val problem: HeliumException? = null) : Question() {
+        /** The same once more, with all that was written. */
+        fun again(problem: HeliumException) = Report(draft, output, answer, problem)
+    }
+
+    /** Nothing: what the app says of itself. */
+    class About : Question()
+
+    /** Which benchmark to run. */
+    class WhichBenchmark : Question()
+
+    /** Which message of the conversation to change. */
+    class WhichMessage : Question()
+
+    companion object {
+        /**
+         * What to ask because of an error; null for nothing.
+         *
+         * @param tried The bundle that was tried last.
+         */
+        fun of(error: HeliumException, tried: File?): Question? =
+            // Other kinds of memory that lack are no estimate, which might be wrong, nor need they be of that bundle.
+            if (error is NotEnoughMemoryException && error.said.phrase == Phrase.MEMORY_NEEDED) tried?.let { LoadAnyway(it, error) } else null
+    }
 }
 
 /** Texts of a form that is being filled in, by the names of its fields. */

@@ -1,12 +1,14 @@
 package dev.heliumedge.app
 
-import android.os.Handler
-
 /** How often new text is laid out: each time costs as much as all the text there is. */
 private const val FRAME_MILLIS = 50L
 
-/** What the screen shows, kept without one; the main thread alone touches it. */
-class ScreenText(private val main: Handler) {
+/**
+ * What the screen shows, kept without one; the main thread alone touches it.
+ *
+ * @param later Runs a block in the main thread, so many milliseconds from now.
+ */
+class ScreenText(private val later: (Runnable, Long) -> Unit) {
     /** A screen that shows it. */
     interface View {
         /** What is loaded, or to be done. */
@@ -90,7 +92,7 @@ class ScreenText(private val main: Handler) {
         fresh.append(piece)
         if (isPosted) return
         isPosted = true
-        main.postDelayed({ flush() }, FRAME_MILLIS)
+        later(Runnable { flush() }, FRAME_MILLIS)
     }
 
     /** See [View.draft]; what a screen has got is its own to keep. */

@@ -4,7 +4,6 @@ import android.content.Context
 import dev.heliumedge.core.ChatRole
 import dev.heliumedge.core.ChatSession
 import dev.heliumedge.core.ChatState
-import dev.heliumedge.core.Clock
 import dev.heliumedge.core.GenerationStats
 import dev.heliumedge.core.LoadedBundle
 import dev.heliumedge.core.SelfTest
@@ -18,8 +17,7 @@ private const val FIGURES_NANOS = 1_000_000_000L
 class Texts(private val context: Context, private val model: Model) {
     private val session = model.session
     private val screen = model.screen
-    private val seeds = ChatSeeds()
-    private var figuresAt = 0L
+    private val figuresShown = Seldom(FIGURES_NANOS)
 
     /** The language that the conversation is shown in. */
     @Volatile
@@ -50,7 +48,7 @@ class Texts(private val context: Context, private val model: Model) {
             val chosen = model.settings.load()
             val asked = message ?: before.lastOrNull { it.role == ChatRole.USER }?.content.orEmpty()
             try {
-                model.chat.answer(conversation, message, chosen, stop, Shown(session.ready(), asked, chosen))
+                model.chat.answer(conversation, message, chosen, stop, Shown(session.ready(), asked, chosen.copy(seed = conversation.nextSeed(chosen))))
             } finally {
                 // Without an answer the message is no part of the conversation, and nobody wants to write it again.
                 if (conversation.turns === before) {
@@ -63,16 +61,11 @@ class Texts(private val context: Context, private val model: Model) {
         }
     }
 
-    private inner class Shown(private val ready: LoadedBundle, private val asked: String, private val chosen: Settings) : ChatState.Listener {
-        private var answer: Answer? = null
+    private inner class Shown(ready: LoadedBundle, asked: String, drawn: Settings) : ChatState.Listener {
+        private val answer = Answer.by(ready, asked, drawn)
         private val said = StringBuilder()
 
-        override fun onTranscript(text: String) {
-            // The first one is that of the beginning.
-            val made = answer ?: Answer.by(ready, asked, chosen.copy(seed = seeds.next(ready.manifest.name, chosen.seed)))
-            answer = made
-            show { screen.output(text, made) }
-        }
+        override fun onTranscript(text: String) = show { screen.output(text, answer) }
 
         override fun onPiece(piece: String) {
             said.append(piece)
@@ -90,7 +83,6 @@ class Texts(private val context: Context, private val model: Model) {
 
     /** The conversation goes on with a bundle that was loaded; within work. */
     fun goOn(ready: LoadedBundle) {
-        seeds.loaded(ready.manifest.name)
         language = model.words.language()
         model.chat.reloaded(ready, model.words.labels())
         show { model.chat.session?.let(::transcript) }
@@ -154,9 +146,7 @@ class Texts(private val context: Context, private val model: Model) {
 
     /** Figures of a text that goes on, seldom enough to be read. */
     private fun figures(stats: GenerationStats) {
-        val now = Clock.System.nanos()
-        if (now - figuresAt < FIGURES_NANOS) return
-        figuresAt = now
+        if (!figuresShown.isDue()) return
         val line = model.words.stats(stats)
         show { screen.stats(line) }
     }

@@ -78,9 +78,13 @@ class Words(private val context: Context, private val residentBytes: () -> Long)
             StoredKind.BUNDLE -> R.string.stored_bundle
             StoredKind.ABANDONED_IMPORT -> R.string.stored_unfinished
             StoredKind.KEPT_CACHE -> R.string.stored_cache
+            StoredKind.REPORT -> R.string.stored_report
         }
         return context.getString(kind, stored.name, MemoryEstimate.megabytes(stored.bytes))
     }
+
+    /** That the process ended while it loaded a bundle, and why. */
+    fun suspect(bundle: String, reason: ExitReason): String = "${context.getString(R.string.suspect, bundle)} ${context.getString(reason.text)}"
 
     /** Words of the screen around a conversation. They hold no screen: a conversation outlives many. */
     fun labels() = ChatLabels(

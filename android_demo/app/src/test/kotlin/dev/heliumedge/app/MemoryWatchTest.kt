@@ -8,7 +8,8 @@ class MemoryWatchTest {
     private var needed = false
     private var seen = false
     private var freed = 0
-    private val watch: ComponentCallbacks2 = MemoryWatch({ needed }, { seen }) { freed++ }
+    private val memory = MemoryWatch({ needed }, { seen }) { freed++ }
+    private val watch: ComponentCallbacks2 = memory
 
     @Test
     fun `a process in the background gives the model back`() {
@@ -25,6 +26,25 @@ class MemoryWatchTest {
         watch.onTrimMemory(80)
         watch.onLowMemory()
         assertEquals(0, freed)
+    }
+
+    @Test
+    fun `what the system asked for in vain is known while it goes on, once`() {
+        needed = true
+        watch.onTrimMemory(20)
+        assertEquals("it did not ask", false, memory.owes())
+        for (ask in listOf({ watch.onTrimMemory(40) }, { watch.onLowMemory() })) {
+            ask()
+            assertEquals(listOf(true, false), List(2) { memory.owes() })
+        }
+        watch.onTrimMemory(40)
+        seen = true
+        assertEquals("somebody is back, who wants the model", false, memory.owes())
+        seen = false
+        assertEquals(false, memory.owes())
+        needed = false
+        watch.onTrimMemory(40)
+        assertEquals("it was freed at once", 1 to false, freed to memory.owes())
     }
 
     @Test

@@ -1,9 +1,13 @@
 package dev.heliumedge.app
 
+import dev.heliumedge.core.NotEnoughMemoryException
+import dev.heliumedge.core.Phrase
+import dev.heliumedge.core.StorageException
 import org.junit.Assert.assertEquals
 import org.junit.Assert.assertNull
 import org.junit.Assert.assertSame
 import org.junit.Test
+import java.io.File
 
 class QuestionsTest {
     private val questions = Questions()
@@ -49,6 +53,33 @@ class QuestionsTest {
         questions.detach(old)
         questions.ask(question)
         assertSame(question, asked.single())
+    }
+
+    @Test
+    fun `a report that cannot be kept is asked for again with what was written`() {
+        val report = Question.Report(Draft { "" }, "The device is stupid.", ReportsTest.ANSWER)
+        report.draft.write(Reports.NOTE, "It insults me.")
+        val problem = StorageException("the card is gone")
+        val again = report.again(problem)
+        assertEquals("It insults me.", again.draft.text(Reports.NOTE))
+        assertEquals(listOf<Any?>("The device is stupid.", ReportsTest.ANSWER, problem), listOf(again.output, again.answer, again.problem))
+        questions.ask(report)
+        questions.answered(report)
+        questions.ask(again)
+        questions.attach(screen)
+        assertSame("it is another question than the one that was answered", again, asked.single())
+    }
+
+    @Test
+    fun `only a bundle that its estimate refused may be loaded anyway`() {
+        val needed = NotEnoughMemoryException(Phrase.MEMORY_NEEDED.with(1, 2, 3, 4))
+        val tried = File("bundles/tiny")
+        val anyway = Question.of(needed, tried) as Question.LoadAnyway
+        assertSame(tried, anyway.bundle)
+        assertSame(needed, anyway.error)
+        assertNull(Question.of(needed, null))
+        for (phrase in listOf(Phrase.HEAP_FULL, Phrase.NO_BUFFER)) assertNull(Question.of(NotEnoughMemoryException(phrase.with(1, 2)), tried))
+        assertNull(Question.of(StorageException("the card is gone"), tried))
     }
 
     @Test

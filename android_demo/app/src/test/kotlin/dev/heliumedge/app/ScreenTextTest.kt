@@ -1,7 +1,5 @@
 package dev.heliumedge.app
 
-import android.os.Handler
-import android.os.Looper
 import org.junit.Assert.assertEquals
 import org.junit.Assert.assertNull
 import org.junit.Assert.assertSame
@@ -28,7 +26,10 @@ class ScreenTextTest {
         }
     }
 
-    private val text = ScreenText(Handler(Looper.getMainLooper()))
+    /** What is to be run later, with its delay. */
+    private val waiting = ArrayList<Pair<Runnable, Long>>()
+
+    private val text = ScreenText { block, millis -> waiting.add(block to millis) }
     private val screen = Screen()
 
     @Test
@@ -39,6 +40,23 @@ class ScreenTextTest {
         text.stats("9 tokens/s")
         text.attach(screen)
         assertEquals(listOf("facts loaded", "stats 9 tokens/s", "output The device"), screen.log)
+    }
+
+    @Test
+    fun `pieces that come close together are laid out once, and none twice`() {
+        text.attach(screen)
+        screen.log.clear()
+        listOf("The", " dev", "ice").forEach(text::append)
+        assertEquals("not yet", emptyList<String>(), screen.log)
+        assertEquals(listOf(50L), waiting.map { it.second })
+        waiting.removeAt(0).first.run()
+        text.append(" is")
+        waiting.removeAt(0).first.run()
+        assertEquals(listOf("append The device", "append  is"), screen.log)
+        text.append(" warm")
+        text.output("Passed")
+        waiting.removeAt(0).first.run()
+        assertEquals("what was replaced does not come behind it", listOf("output Passed"), screen.log.drop(2))
     }
 
     @Test

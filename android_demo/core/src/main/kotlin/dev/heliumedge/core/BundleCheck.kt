@@ -29,14 +29,11 @@ public class BundleCheck(private val factories: Map<Runtime, EngineFactory>) {
     }
 
     internal fun factoryOf(manifest: Manifest, wanted: Runtime?): EngineFactory {
-        val runtime = Runtime.values().firstOrNull { it.id == manifest.runtime }
-        if (wanted != null && wanted != runtime) {
+        if (wanted != null && wanted.id != manifest.runtime) {
             throw WrongRuntimeException(
                 Phrase.OTHER_RUNTIME_WANTED.with(manifest.name, manifest.runtime, wanted.id), Phrase.CHOOSE_RUNTIME.with(),
             )
         }
-        return factories[runtime] ?: throw WrongRuntimeException(
-            Phrase.NO_SUCH_RUNTIME.with(manifest.name, manifest.runtime, factories.keys.joinToString { it.id }), Phrase.INSTALL_FULL.with(),
-        )
+        return factories.getValue(RuntimeCheck.requireRuntime(manifest, factories.keys))
     }
 }

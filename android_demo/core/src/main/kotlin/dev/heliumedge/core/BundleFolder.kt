@@ -12,16 +12,16 @@ private const val READ_BYTES = 1 shl 20
 public class BundleFolder internal constructor(
     public val folder: File,
     public val manifest: Manifest,
+    private val manifestHash: String = "",
 ) {
     /** One of its files. */
     public fun file(path: String): File = File(folder, path)
 
     /**
-     * sha256 of the manifest's file, which lists those of all others: what tells one bundle from another.
-     *
-     * @throws StorageException It cannot be read any more.
+     * sha256 of the manifest, which lists those of all other files: what tells one bundle from another. It is that of the
+     * manifest which was read, whatever lies in the folder since: another bundle may have taken its place.
      */
-    public fun manifestSha256(): String = sha256(file(MANIFEST_NAME)) { true }.orEmpty()
+    public fun manifestSha256(): String = manifestHash
 
     /**
      * Compares the sha256 of every file with the manifest.
@@ -63,18 +63,21 @@ public class BundleFolder internal constructor(
             val file = File(folder, MANIFEST_NAME)
             if (!file.isFile) throw NotABundleException(Phrase.NO_MANIFEST.with(folder.path))
             if (file.length() > MAX_MANIFEST_BYTES) throw ManifestException("${file.length()} bytes is no manifest")
-            val text = readText(file)
+            val bytes = readBytes(file)
+            val text = bytes.toString(Charsets.UTF_8)
             val manifest = ManifestReader.parse(text)
             ManifestSeal.problem(text, manifest.schemaVersion)?.let { throw DamagedFileException("$MANIFEST_NAME $it") }
             manifest.files.forEach { checkSize(folder, it) }
-            return BundleFolder(folder, manifest)
+            return BundleFolder(folder, manifest, hexadecimal(MessageDigest.getInstance("SHA-256").digest(bytes)))
         }
     }
 }
 
 /** The whole of a UTF-8 text file. */
-internal fun readText(file: File): String = try {
-    file.readText(Charsets.UTF_8)
+internal fun readText(file: File): String = readBytes(file).toString(Charsets.UTF_8)
+
+private fun readBytes(file: File): ByteArray = try {
+    file.readBytes()
 } catch (error: IOException) {
     throw StorageException(Phrase.CANNOT_READ.with(file.name, error.message.orEmpty()), error)
 }

@@ -65,18 +65,20 @@ public class BundleLoader(
         val start = Clock.System.nanos()
         val engine = suitable.factoryOf(bundle.manifest, settings.runtime).open(bundle, settings.threads, allocator)
         var decoder: Decoder? = null
+        var classifier: Classifier? = null
         try {
-            val classifier = if (bundle.manifest.task != Task.LANGUAGE_MODEL) Classifier(bundle.manifest, engine) else null
+            classifier = if (bundle.manifest.task != Task.LANGUAGE_MODEL) Classifier(bundle.manifest, engine) else null
             decoder = if (classifier == null) Decoder(bundle.manifest, engine, allocator) else null
             // Everything now, under the guard: what is too much ends the process here and not in the first text.
-            if (decoder != null && !decoder.warmUp(stop)) {
-                decoder.close()
+            if (decoder?.warmUp(stop) == false || classifier?.warmUp(stop) == false) {
+                decoder?.close()
+                classifier?.close()
                 return null
             }
             return LoadedBundle(bundle, tokenizer, engine.name, decoder, classifier, Clock.System.nanos() - start, settings)
         } catch (error: Throwable) {
             // A cache of gigabytes is not left to the garbage collector.
-            decoder?.close() ?: engine.close()
+            decoder?.close() ?: classifier?.close() ?: engine.close()
             throw error
         }
     }

@@ -49,7 +49,7 @@ public class ChatSession(private val bundle: LoadedBundle, private val labels: C
     @Volatile
     private var state: State = before?.state ?: State("", emptyList(), 0)
 
-    /** Answers so far; each draws other random numbers. */
+    /** Answers so far; each draws other random numbers. Touched by the thread that works. */
     private var answers: Long = before?.answers ?: 0L
 
     init {
@@ -73,6 +73,9 @@ public class ChatSession(private val bundle: LoadedBundle, private val labels: C
 
     /** The place in [turns] of the message that is being changed; null where none is. */
     public val editing: Int? get() = state.editing
+
+    /** The seed that the next answer draws from; for the thread that works. */
+    public fun nextSeed(settings: Settings): Long = settings.seed + answers
 
     /** Starts anew, with this system message or, where it is empty, with none. */
     public fun reset(system: String = "") {
@@ -134,7 +137,8 @@ public class ChatSession(private val bundle: LoadedBundle, private val labels: C
         val unseen = if (asked.lastIndex < before.forgotten) 0 else before.forgotten
         val answer = StringBuilder()
         var told = false
-        val chosen = settings.copy(seed = settings.seed + answers++)
+        val chosen = settings.copy(seed = nextSeed(settings))
+        answers++
         listener.onTranscript(text(asked, unseen) + opening())
         try {
             bundle.answer(system + asked.drop(unseen), chosen, stop, stats) { _, piece ->

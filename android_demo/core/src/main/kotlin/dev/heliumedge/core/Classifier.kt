@@ -42,6 +42,19 @@ public class Classifier(private val manifest: Manifest, private val engine: Grap
         return List(if (perToken) ids.size else 1) { scores(it * labels) }
     }
 
+    /**
+     * Runs the graph once, so that its time and memory are not those of the first text.
+     *
+     * @return False when [stop] ended it.
+     * @throws EngineException The runtime stopped.
+     */
+    internal fun warmUp(stop: StopSignal?): Boolean {
+        // One token before the padding, which a graph may look for.
+        val token = manifest.tokens.bos ?: 0
+        for (index in 0 until width) step.ids.put(index, (if (index == 0) token else manifest.tokens.pad ?: token).toLong())
+        return engine.unlessStopped(stop) { step.run(0, 0) } != null && stop?.isRequested != true
+    }
+
     override fun close() {
         step.close()
         engine.close()

@@ -262,19 +262,7 @@ public class Decoder(
         }
     }
 
-    /** Runs a call that [stop] may interrupt; null when it did, before or during the call. */
-    private inline fun <T> unlessStopped(stop: StopSignal?, call: () -> T): T? {
-        if (stop == null) return call()
-        if (!stop.attach(engine)) return null
-        try {
-            return call()
-        } catch (error: EngineException) {
-            // An interrupted call ends as a failed one; it has advanced nothing.
-            if (stop.isRequested) return null else throw error
-        } finally {
-            stop.detach(engine)
-        }
-    }
+    private inline fun <T> unlessStopped(stop: StopSignal?, call: () -> T): T? = engine.unlessStopped(stop, call)
 
     private fun run(chunk: Chunk, ids: IntArray): Logits {
         val any = anyGraph

@@ -160,6 +160,20 @@ public class HeliumSession(
         worker.shutdown()
     }
 
+    /**
+     * Runs what follows work that was stopped, as putting back what there was, by a signal of its own which [stop] reaches
+     * like the first. Within [start].
+     */
+    internal fun <T> withFurtherSignal(block: (StopSignal) -> T): T {
+        val stop = StopSignal()
+        stops.add(stop)
+        try {
+            return block(stop)
+        } finally {
+            stops.remove(stop)
+        }
+    }
+
     private fun enqueue(work: (StopSignal) -> Unit) {
         val stop = StopSignal()
         stops.add(stop)

@@ -121,7 +121,6 @@ public enum class Phrase(internal val english: String) {
     ALLOWED_NUMBERS("Allowed: numbers."),
     ALLOWED_IDS("Allowed: whole numbers with blanks between them."),
     ALLOWED_RUNTIMES("Allowed: %1\$s, or nothing."),
-    USE_OTHER_RUNTIME("Choose the other runtime in the settings, or export with a recipe of the target %1\$s."),
     ;
 
     /** The phrase with its values. */

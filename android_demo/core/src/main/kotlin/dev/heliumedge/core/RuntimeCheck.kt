@@ -3,15 +3,15 @@ package dev.heliumedge.core
 /** What every runtime compares of a manifest with itself. */
 public object RuntimeCheck {
     /**
-     * Refuses a bundle for another runtime.
+     * Refuses a bundle for another runtime than those that are there.
      *
-     * @param target Target of the recipes that export for [runtime].
+     * @return The runtime that it is for.
      * @throws WrongRuntimeException It is for another one.
      */
-    public fun requireRuntime(manifest: Manifest, runtime: Runtime, target: String) {
-        if (manifest.runtime == runtime.id) return
-        throw WrongRuntimeException(Phrase.NO_SUCH_RUNTIME.with(manifest.name, manifest.runtime, runtime.id), Phrase.USE_OTHER_RUNTIME.with(target))
-    }
+    public fun requireRuntime(manifest: Manifest, there: Collection<Runtime>): Runtime =
+        there.firstOrNull { it.id == manifest.runtime } ?: throw WrongRuntimeException(
+            Phrase.NO_SUCH_RUNTIME.with(manifest.name, manifest.runtime, there.joinToString { it.id }), Phrase.INSTALL_FULL.with(),
+        )
 
     /**
      * Refuses a bundle that needs a newer runtime: older ones load some graphs and compute nonsense.

@@ -30,3 +30,17 @@ public class StopSignal {
         if (requested) engine.resume()
     }
 }
+
+/** Runs a call that [stop] may interrupt; null when it did, before or during the call. */
+internal inline fun <T> GraphEngine.unlessStopped(stop: StopSignal?, call: () -> T): T? {
+    if (stop == null) return call()
+    if (!stop.attach(this)) return null
+    try {
+        return call()
+    } catch (error: EngineException) {
+        // An interrupted call ends as a failed one; it has advanced nothing.
+        if (stop.isRequested) return null else throw error
+    } finally {
+        stop.detach(this)
+    }
+}

@@ -27,7 +27,8 @@ public class ThreadSweep(
 ) {
     /**
      * Tries each number in turn, and leaves the bundle loaded with the best one. Stopped or failed it leaves it as it was
-     * loaded before, unless other work waits, which will load or free what it likes. Within [HeliumSession.start].
+     * loaded before, unless other work waits, which will load or free what it likes, or this is stopped in its turn, which
+     * leaves nothing loaded. Within [HeliumSession.start].
      *
      * @param candidates Numbers of threads, as [DeviceProbe.threadsToTry] has them; at least one.
      * @param trying Called with each number that is about to be tried.
@@ -71,10 +72,10 @@ public class ThreadSweep(
         return ThreadTrial(threads, report.prefill.mean, report.decode.mean)
     }
 
-    private fun restore(folder: File, settings: Settings) {
-        if (session.hasNext || session.loaded?.settings?.threads == settings.threads) return
-        // By a signal of its own: the one that ended the sweep would end this as well.
-        load(folder, settings, StopSignal())
+    // By a signal of its own: the one that ended the sweep would end this as well. The signal is there before one looks for
+    // work that waits, which would otherwise come in between and stop nothing.
+    private fun restore(folder: File, settings: Settings) = session.withFurtherSignal { stop ->
+        if (!session.hasNext && session.loaded?.settings?.threads != settings.threads) load(folder, settings, stop)
     }
 
     public companion object {

@@ -79,6 +79,8 @@ class BundleCheckTest {
         check.check(manifest, Runtime.ONNX)
         val wanted = assertFails<WrongRuntimeException> { check.check(manifest, Runtime.EXECUTORCH) }
         assertEquals(Phrase.OTHER_RUNTIME_WANTED, wanted.said.phrase)
+        val other = assertFails<WrongRuntimeException> { RuntimeCheck.requireRuntime(manifest, listOf(Runtime.EXECUTORCH)) }
+        assertEquals(other.message, assertFails<WrongRuntimeException> { BundleCheck(mapOf(Runtime.EXECUTORCH to Versioned(null))).check(manifest) }.message)
         BundleCheck(mapOf(Runtime.ONNX to EngineFactory { _, _, _ -> error("opened") })).check(manifest.copy(runtimeMinVersion = "99"))
         BundleCheck(mapOf(Runtime.ONNX to Versioned(null))).check(manifest.copy(runtimeMinVersion = "99"))
         val never = object : EngineFactory {

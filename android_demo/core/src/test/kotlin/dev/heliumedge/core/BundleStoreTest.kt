@@ -31,7 +31,7 @@ class BundleStoreTest {
     fun prepare() {
         folder = temporary.newFolder("bundles")
         store = BundleStore(folder)
-        storage = Storage(store, File(temporary.root, "caches"))
+        storage = Storage(store, File(temporary.root, "caches"), File(temporary.root, "reports"))
     }
 
     private fun import(cutAt: Long = Long.MAX_VALUE): File? =
@@ -92,6 +92,57 @@ class BundleStoreTest {
         assertEquals(emptyList<String>(), folder.list()!!.toList())
         assertFails<StorageException> { storage.delete(items[0]) }
         assertFails<StorageException> { store.delete(temporary.newFolder("elsewhere")) }
+    }
+
+    @Test
+    fun `the cache of a bundle goes behind it, and not while another bundle uses it`() {
+        val imported = import()!!
+        imported.copyRecursively(File(folder, "twin"))
+        val cache = storage.cacheOf(BundleFolder.open(imported)).apply { writeText("kept") }
+        val (first, twin) = storage.items().filter { it.kind == StoredKind.BUNDLE }
+        storage.delete(twin)
+        assertTrue("it is that of $name as well", cache.exists())
+        val elsewhere = StoredItem(StoredKind.BUNDLE, "elsewhere", 0, temporary.newFolder("elsewhere").also { File(imported, MANIFEST_NAME).copyTo(File(it, MANIFEST_NAME)) })
+        assertFails<StorageException> { storage.delete(elsewhere) }
+        assertTrue("what cannot be deleted keeps it", cache.exists())
+        storage.delete(first)
+        assertFalse(cache.exists())
+    }
+
+    @Test
+    fun `a manifest that cannot be read hides nothing else`() {
+        import()
+        val broken = File(folder, "broken").apply { mkdirs() }
+        // A file that the system has and nobody can read at its beginning.
+        Files.createSymbolicLink(File(broken, MANIFEST_NAME).toPath(), File("/proc/self/mem").toPath())
+        assertFails<StorageException> { BundleFolder.open(broken) }
+        val items = storage.items()
+        assertEquals(listOf("broken", name), items.map { it.name })
+        storage.delete(items[0])
+        assertEquals(listOf(name), folder.list()!!.toList())
+    }
+
+    @Test
+    fun `reports are listed, and go`() {
+        File(temporary.root, "reports").mkdirs()
+        File(temporary.root, "reports/report-1.txt").writeText("bad")
+        val item = storage.items().single()
+        assertEquals(listOf(StoredKind.REPORT, "report-1.txt", 3L), listOf(item.kind, item.name, item.bytes))
+        storage.delete(item)
+        assertEquals(emptyList<StoredItem>(), storage.items())
+        assertEquals(emptyList<StoredItem>(), Storage(store, File(temporary.root, "caches")).items())
+    }
+
+    @Test
+    fun `a push that ends while it is listed is known as the bundle that it became`() {
+        val pushed = File(folder, name)
+        bundle.copyRecursively(pushed)
+        assertTrue(File(pushed, MANIFEST_NAME).delete())
+        assertNull(import(cutAt = 3_000_000))
+        val items = storage.items()
+        File(bundle, MANIFEST_NAME).copyTo(File(pushed, MANIFEST_NAME))
+        val opened = BundleFolder.open(pushed)
+        assertEquals(listOf(name to true, name to false), items.map { it.name to it.isFolderOf(opened) })
     }
 
     @Test

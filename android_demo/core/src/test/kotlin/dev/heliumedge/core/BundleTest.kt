@@ -32,6 +32,20 @@ class BundleTest {
     }
 
     @Test
+    fun `a bundle that was opened stays the one that was read`() {
+        val folder = copy()
+        val bundle = BundleFolder.open(folder)
+        val manifest = bundle.file(MANIFEST_NAME)
+        val known = sha256(manifest) { true }
+        assertEquals(known, bundle.manifestSha256())
+        manifest.writeText(ManifestSeal.seal(manifest.readText().replaceFirst("\"cache_len\": 1024", "\"cache_len\":  1024")))
+        assertEquals("another one takes its place", known, bundle.manifestSha256())
+        assertTrue(BundleFolder.open(folder).manifestSha256() != known)
+        assertTrue(manifest.delete())
+        assertEquals("a push that begins takes it away", known, bundle.manifestSha256())
+    }
+
+    @Test
     fun `manifests good and bad get the verdict of the reference`() {
         val cases = Vectors.cases("manifests.json")
         assertTrue(cases.size > 100)

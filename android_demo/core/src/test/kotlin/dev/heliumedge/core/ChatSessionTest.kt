@@ -300,6 +300,24 @@ class ChatSessionTest {
     }
 
     @Test
+    fun `each answer draws from the next seed, which is known before`() {
+        val drawing = Settings(seed = 7, generation = GenerationOverrides(temperature = 1e6))
+        val session = ChatSession(bundle(), labels)
+        val seeds = ArrayList<Long>()
+        val drawn = List(3) {
+            seeds.add(session.nextSeed(drawing))
+            if (it == 0) session.say("One?", drawing) else session.regenerate(drawing, stop, GenerationStats(), screen)
+            session.turns.last().content
+        }
+        assertEquals(listOf(7L, 8L, 9L), seeds)
+        val again = ChatSession(bundle(), labels)
+        again.say("One?", drawing.copy(seed = seeds[1]))
+        assertEquals("the seed is what it takes to see an answer again", drawn[1], again.turns.last().content)
+        assertTrue("$drawn", drawn.toSet().size == 3)
+        assertEquals("the bundle was loaded again", 10L, ChatSession(bundle(), labels, session).nextSeed(drawing))
+    }
+
+    @Test
     fun `stop strings and settings hold, and a bundle that is loaded again goes on`() {
         val generation = fakeManifest().generation.copy(maxNewTokens = 50, stopStrings = listOf("User:"))
         val session = ChatSession(bundle(generation = generation), labels)

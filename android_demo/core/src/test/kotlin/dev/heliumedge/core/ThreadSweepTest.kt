@@ -103,10 +103,28 @@ class ThreadSweepTest {
 
     @Test
     fun `no bundle, and one of a classifier, are refused`() {
-        assertTrue(run { stop -> ThreadSweep(session, { now }).run(listOf(1), stop) } is InvalidRequestException)
-        val classifier = BundleFolder(temporary.root, fakeManifest())
-        val loaded = LoadedBundle(classifier, Tokenizer.open(Vectors.file("tokenizers/tiny.json")), "fake", null, null, 0)
-        assertFails<InvalidRequestException> { loaded.requireDecoder() }
+        fun refused() = (run { stop -> ThreadSweep(session, { now }).run(listOf(1), stop) } as InvalidRequestException).said.phrase
+        assertEquals(Phrase.NOT_LOADED, refused())
+        val classifier = Vectors.classifier(File(temporary.root, "classifier"))
+        run { stop -> session.load(classifier, before, stop) }
+        assertEquals(Phrase.CLASSIFIES, refused())
+        assertEquals("it is not loaded anew", listOf(before.threads), loads)
+    }
+
+    @Test
+    fun `who stops again, or leaves, stops what restores as well`() {
+        run { stop -> session.load(bundle, before, stop) }
+        var reached = false
+        val sweep = ThreadSweep(session, { now }) { folder, settings, stop ->
+            if (settings == before) {
+                session.stop()
+                reached = stop.isRequested
+            }
+            session.load(folder, settings, stop, anyway = true)
+        }
+        assertNull(run { stop -> sweep.run(listOf(1, 2, 4), stop) { if (it == 4) stop.request() } })
+        assertTrue("the load that restores is stopped", reached)
+        assertNull("nothing is left loaded", session.loaded)
     }
 
     @Test

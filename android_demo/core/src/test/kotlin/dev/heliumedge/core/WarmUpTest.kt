@@ -110,6 +110,26 @@ class WarmUpTest {
     }
 
     @Test
+    fun `a classifier runs one call under the guard, which ends with a stop`() {
+        val folder = Vectors.classifier(File(temporary.root, "classifier"))
+        val suspects = ArrayList<String?>()
+        val engine = FakeEngine(4096) { 300 }.apply { beforeRun = { suspects.add(CrashGuard(note).suspect()) } }
+        loader(engine, BufferAllocator.Direct).load(folder, Settings())!!.use { loaded ->
+            val tokens = loaded.manifest.tokens
+            val call = engine.calls.single()
+            assertEquals(listOf(tokens.bos ?: 0) + List(loaded.classifier!!.width - 1) { tokens.pad ?: tokens.bos ?: 0 }, call.ids)
+            assertEquals(listOf<String?>("classifier"), suspects)
+        }
+        val stop = StopSignal()
+        val stopped = FakeEngine(4096) { 300 }.apply { beforeRun = { stop.request() } }
+        assertNull(loader(stopped, BufferAllocator.Direct).load(folder, Settings(), stop = stop))
+        assertEquals(listOf(true, 1), listOf(stopped.closed, stopped.closedSteps))
+        val failing = FakeEngine(4096) { 300 }.apply { beforeRun = { throw EngineException("no such kernel", "Take another graph.") } }
+        assertFails<EngineException> { loader(failing, BufferAllocator.Direct).load(folder, Settings()) }
+        assertEquals(listOf(true, 1), listOf(failing.closed, failing.closedSteps))
+    }
+
+    @Test
     fun `a load that is stopped in it gives everything back`() {
         val engine = FakeEngine(4096) { 300 }.apply { recordsCache = false }
         val allocator = CountingAllocator()

@@ -16,6 +16,15 @@ object Vectors {
     fun document(path: String): Case = Case((Json.parse(file(path).readText()) as Json.Obj).fields)
 
     fun bundle(name: String): File = file("bundles/$name")
+
+    /** A bundle in [folder] that labels texts, by its manifest: its files are those of a language model. */
+    fun classifier(folder: File): File {
+        bundle("in_place").copyRecursively(folder)
+        val text = cases("manifests.json").first { it.text("what") == "a model of the kind token_classification" }.text("text")
+        // The seal is looked for at the beginning of a line.
+        File(folder, MANIFEST_NAME).writeText(ManifestSeal.seal(text.replace("\"manifest_sha256\"", "\n  \"manifest_sha256\"")))
+        return folder
+    }
 }
 
 /** A JSON object whose fields are known to be there. */

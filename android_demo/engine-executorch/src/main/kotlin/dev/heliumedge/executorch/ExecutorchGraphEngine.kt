@@ -123,7 +123,7 @@ internal fun GraphSpec.methodName(): String = method ?: throw GraphMismatchExcep
 
 /** The manifest, unless it alone tells that the bundle cannot run here. */
 internal fun checked(manifest: Manifest, version: String?): Manifest {
-    RuntimeCheck.requireRuntime(manifest, Runtime.EXECUTORCH, "xnnpack")
+    RuntimeCheck.requireRuntime(manifest, listOf(Runtime.EXECUTORCH))
     if (manifest.target == "coreml") {
         throw WrongRuntimeException(Phrase.APPLE_ONLY.with(manifest.name), Phrase.EXPORT_TARGET.with("xnnpack"))
     }

@@ -114,7 +114,7 @@ public class OrtGraphEngine(
 
 /** Refuses a bundle by its manifest; the library is started where its version matters. */
 internal fun checkManifest(manifest: Manifest, version: (OrtEnvironment) -> String) {
-    RuntimeCheck.requireRuntime(manifest, Runtime.ONNX, "onnx")
+    RuntimeCheck.requireRuntime(manifest, listOf(Runtime.ONNX))
     val remedy = if (manifest.cache?.dtype == Dtype.INT8) Phrase.UPDATE_OR_PLAIN_CACHE else Phrase.UPDATE_OR_MIN_RUNTIME
     RuntimeCheck.requireVersion(manifest, "ONNX Runtime", remedy.with()) { version(startedEnvironment()) }
 }
