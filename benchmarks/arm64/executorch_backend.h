@@ -3,6 +3,7 @@
 
 #include <cstring>
 #include <map>
+#include <set>
 #include <stdexcept>
 #include <memory>
 
@@ -22,19 +23,18 @@ class ExecutorchBackend : public Backend {
  public:
   explicit ExecutorchBackend(const std::string& folder) : folder_(folder) {}
 
-  void run(const Graph& graph, const std::vector<Buffer>& inputs, const std::vector<Buffer>& outputs) override {
-    Module& program = module(graph.file);
-    const auto meta = program.method_meta(graph.method);
-    check(graph, meta.error());
-    for (size_t i = 0; i < meta->num_outputs(); ++i) {
-      if (!meta->output_tensor_meta(i)->is_memory_planned()) throw std::runtime_error("export the bundle again");
-    }
+  void run(const Graph& graph, const std::vector<Buffer>& inputs, const std::vector<Buffer>&) override {
+    Module& program = module(graph);
     tensors_.clear();
     auto results = program.execute(graph.method, values(inputs));
     check(graph, results.error());
+    results_ = std::move(*results);
+  }
+
+  // Outputs lie in the program's own memory until its next call.
+  void fetch(const Graph& graph, const std::vector<Buffer>& outputs) override {
     for (size_t i = 0; i < outputs.size(); ++i) {
-      // In the program's own memory, until the next call.
-      const auto& result = results->at(i).toTensor();
+      const auto& result = results_.at(i).toTensor();
       if (result.nbytes() != outputs[i].bytes()) throw std::runtime_error(graph.outputs[i].name + ": another shape than expected");
       std::memcpy(outputs[i].data, result.const_data_ptr(), result.nbytes());
     }
@@ -63,14 +63,22 @@ class ExecutorchBackend : public Backend {
     return result;
   }
 
-  Module& module(const std::string& file) {
-    std::unique_ptr<Module>& module = modules_[file];
-    if (!module) module = std::make_unique<Module>(folder_ + "/" + file, Module::LoadMode::Mmap);
+  Module& module(const Graph& graph) {
+    std::unique_ptr<Module>& module = modules_[graph.file];
+    if (!module) module = std::make_unique<Module>(folder_ + "/" + graph.file, Module::LoadMode::Mmap);
+    if (!known_.insert(graph.file + ":" + graph.method).second) return *module;
+    const auto meta = module->method_meta(graph.method);
+    check(graph, meta.error());
+    for (size_t i = 0; i < meta->num_outputs(); ++i) {
+      if (!meta->output_tensor_meta(i)->is_memory_planned()) throw std::runtime_error(graph.file + ": export the bundle again");
+    }
     return *module;
   }
 
   std::string folder_;
   std::vector<executorch::extension::TensorPtr> tensors_;
+  std::vector<EValue> results_;
+  std::set<std::string> known_;
   std::map<std::string, std::unique_ptr<Module>> modules_;
 };
 

@@ -144,6 +144,7 @@ class Host {
       }
     }
     backend.run(graph, inputs, outputs);
+    backend.fetch(graph, outputs);
     for (size_t i = 0; i < fresh.size(); ++i) append(cache_.at(i), fresh[i], width, count);
     const int64_t values = (script_.all_logits ? count : 1) * script_.vocab;
     out.write(reinterpret_cast<const char*>(logits.data()), values * static_cast<int64_t>(sizeof(float)));

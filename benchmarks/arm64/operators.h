@@ -84,6 +84,7 @@ inline void run_job(std::istream& script, Backend& backend, std::istream& values
   helium_edge_begin();
   backend.run(graph, inputs, outputs);
   helium_edge_end();
+  backend.fetch(graph, outputs);
   for (size_t i : own) {
     out.write(static_cast<const char*>(outputs[i].data), static_cast<std::streamsize>(outputs[i].bytes()));
   }
